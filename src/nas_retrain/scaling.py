@@ -1,0 +1,70 @@
+"""The paper's two rules, as pure functions of a cell graph: initial variances and the learning rate.
+
+Source: Chen, Wu, Wang, Hanin, "Principled Architecture-aware Scaling of Hyperparameters", ICLR 2024
+(arXiv 2402.17440).
+
+Contract: on the base network the rules change nothing. Every variance factor is He's 2.0 and the learning-rate
+factor is 1.0, both exactly. The theory covers the first step of networks without normalisation layers; nothing here
+depends on width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Literal
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.graph import CellGraph, Edge
+
+InDegree = Literal["source", "target"]
+
+HE_GAIN_SQUARED = 2.0
+"""E[relu(z)^2] = E[z^2] / 2 for symmetric z, so a variance of 2 / fan-in keeps the signal's scale (He et al. 2015)."""
+
+
+def variance_factors(graph: CellGraph, in_degree: InDegree) -> dict[Edge, float]:
+    """The factor C of each live layer: its weights are drawn with variance C / fan-in.
+
+    in_degree: whose in-degree divides. "target", C(l', l) = 2 / d_in(l), is what appendix A derives (eq. 12) and
+    what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed and what
+    the paper's experiments ran. They agree where every vertex has one incoming edge.
+    """
+    degrees = graph.in_degrees
+    return {
+        edge: HE_GAIN_SQUARED / degrees[edge.source if in_degree == "source" else edge.target] for edge in graph.layers
+    }
+
+
+def learning_rate_factor(
+    graph: CellGraph,
+    base: CellGraph,
+    *,
+    depth_offset: int = 1,
+    kernel_factor: bool = False,
+    base_kernel_size: float = 3.0,
+) -> float:
+    """The maximal learning rate over the base network's (paper eq. 8, with `kernel_factor` eq. 9).
+
+    factor = [sum_p L_p^3 / sum_base L_p^3]^(-1/2) * q_base / q, where p runs over all input-to-output paths, L_p is
+    `depth_offset` plus the layers on the path, and q is the mean kernel size of the live layers. Cells without
+    layers have no kernel of their own and keep the base network's.
+
+    Raises NasRetrainError for a cell without a path from input to output: no rate exists for it.
+    """
+    depths, base_depths = graph.path_depths(depth_offset), base.path_depths(depth_offset)
+    if not depths or not base_depths:
+        raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
+    factor = math.sqrt(_sum_of_cubes(base_depths) / _sum_of_cubes(depths))
+    if kernel_factor:
+        factor *= _mean_kernel_size(base, base_kernel_size) / _mean_kernel_size(graph, base_kernel_size)
+    return factor
+
+
+def _sum_of_cubes(depths: Counter[int]) -> int:
+    return sum(paths * depth**3 for depth, paths in depths.items())
+
+
+def _mean_kernel_size(graph: CellGraph, without_layers: float) -> float:
+    sizes = [edge.operation.kernel_size for edge in graph.layers]
+    return sum(sizes) / len(sizes) if sizes else without_layers

@@ -1,0 +1,1 @@
+"""Search spaces: enumerate cells, name them, and turn names into graphs. No torch here."""
