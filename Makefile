@@ -1,0 +1,75 @@
+# nas-retrain: `make help` lists what there is to do.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+BENCH ?= 201
+DATASET ?= cifar10
+PROFILE ?= full
+LAUNCHER ?= local
+ARGS ?=
+CHOICE = bench="'$(BENCH)'" dataset=$(DATASET) profile=$(PROFILE) launcher=$(LAUNCHER)
+
+.PHONY: help
+help: ## Say what each target does
+	@echo "nas-retrain: retrain NAS benchmarks with architecture-aware hyperparameters"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  BENCH=$(BENCH) DATASET=$(DATASET) PROFILE=$(PROFILE) LAUNCHER=$(LAUNCHER) choose files of configs/; ARGS=\"key=value ...\" sets any key:"
+	@echo "  make retrain BENCH=201 DATASET=cifar100 ARGS=\"cells=sample:100 seeds=[777]\""
+	@echo "  Every key with its meaning is in configs/; $(BIN)/python scripts/retrain.py --help lists them."
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: install
+install: $(READY) ## Install the locked packages into .venv
+
+.PHONY: dry-run
+dry-run: PROFILE = dry
+dry-run: DATASET = digits
+dry-run: LAUNCHER = local
+dry-run: retrain ## Retrain a sample of cells on scikit-learn's digits, here, in minutes; writes results/201/digits
+
+.PHONY: retrain
+retrain: $(READY) ## Plan, base rate, trainings and analysis; run again to continue
+	$(BIN)/python scripts/retrain.py $(CHOICE) $(ARGS)
+
+.PHONY: plan
+plan: $(READY) ## Print what retrain would do and what it would cost; starts nothing
+	$(BIN)/python scripts/plan.py $(CHOICE) $(ARGS)
+
+.PHONY: status
+status: $(READY) ## Tell where a retraining stands
+	$(BIN)/python scripts/status.py $(CHOICE) $(ARGS)
+
+.PHONY: analyze
+analyze: $(READY) ## Compare rankings: ORIGINAL=path RETRAINED=path (default: this results folder)
+	$(BIN)/python scripts/analyze.py $(CHOICE) $(if $(ORIGINAL),"original='$(ORIGINAL)'") $(if $(RETRAINED),"retrained='$(RETRAINED)'") $(ARGS)
+
+.PHONY: cells
+cells: $(READY) ## Write the table of all cells, results/201/cells.csv
+	$(BIN)/python scripts/cells.py $(CHOICE) $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Measure speed on this machine; writes results/bench
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+.PHONY: test
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

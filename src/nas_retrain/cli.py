@@ -1,0 +1,38 @@
+"""What the scripts share: compose the configuration with Hydra, run a stage, and tell errors in a sentence."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from nas_retrain.config import Settings, to_settings
+from nas_retrain.errors import NasRetrainError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def run(stage: Callable[[Settings], None], config: str = "config") -> None:
+    """Run a stage with the settings that the command line asks for; exits with 2 and a message on a user's mistake."""
+
+    @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
+    def main(composed: DictConfig) -> None:
+        try:
+            stage(to_settings(composed))
+        except NasRetrainError as error:
+            sys.exit(_tell(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    # Hydra reads 201 as a number, but names of group files are strings.
+    sys.argv = [re.sub(r"^bench=(\d+)$", r"bench='\1'", argument) for argument in sys.argv]
+    main()
+
+
+def _tell(error: NasRetrainError) -> int:
+    print(f"\nnas-retrain: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+    return 2

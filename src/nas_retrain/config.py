@@ -1,0 +1,176 @@
+"""The pipeline's settings: composed by Hydra from configs/, checked and frozen here.
+
+Every key has one default, in a YAML file; nothing here repeats it. A misspelt key, a missing one or a value of the
+wrong kind is one NasRetrainError that names the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.scaling import InDegree
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BenchSettings(_Section):
+    """The search space and its constants in the learning-rate rule (configs/bench)."""
+
+    name: Literal["201"]
+    depth_offset: Annotated[int, Field(ge=0)]
+    base_kernel_size: Rate
+
+
+class DatasetSettings(_Section):
+    """A data set, its preparation, and its base learning rate if one is recorded (configs/dataset)."""
+
+    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits"]
+    classes: Positive
+    image_channels: Annotated[int, Field(ge=1, le=4)]
+    image_size: Positive
+    train_images: Positive
+    test_images: Positive
+    mean: tuple[float, ...]
+    std: tuple[Rate, ...]
+    flip: bool
+    padding: Annotated[int, Field(ge=0)]
+    train_subset: Positive | None
+    dry_train_subset: Positive | None
+    base_rate: Rate | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSettings:
+        if not len(self.mean) == len(self.std) == self.image_channels:
+            raise ValueError(f"mean and std need one value for each of the {self.image_channels} image channels")
+        if self.train_subset is not None and self.train_subset > self.train_images:
+            raise ValueError(f"train_subset {self.train_subset} is larger than the {self.train_images} training images")
+        return self
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images seen in one epoch."""
+        return self.train_subset or self.train_images
+
+
+class RecipeSettings(_Section):
+    """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
+
+    learning_rate: Rate | Literal["rule"]
+    initialisation: Literal["stock", "in_degree"]
+    in_degree: InDegree
+    kernel_factor: bool
+
+
+class NetworkSettings(_Section):
+    """The size of the network that a cell is stacked into."""
+
+    channels: Positive
+    cells_per_stage: Positive
+
+
+class TrainingSettings(_Section):
+    """What all recipes share: SGD with momentum and a cosine schedule to zero, stepped per epoch."""
+
+    epochs: Positive
+    batch_size: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class BaseRateSettings(_Section):
+    """The grid of the base learning-rate search."""
+
+    lowest: Rate
+    highest: Rate
+    points: Positive
+    epochs: Positive
+    seeds: Seeds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BaseRateSettings:
+        if self.lowest > self.highest:
+            raise ValueError("lowest is above highest")
+        return self
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The learning rates to try, evenly spaced in the logarithm, rising."""
+        steps = max(1, self.points - 1)
+        ratio = self.highest / self.lowest
+        return tuple(float(f"{self.lowest * ratio ** (step / steps):.4g}") for step in range(self.points))
+
+
+class LauncherSettings(_Section):
+    """Where and how trainings run (configs/launcher)."""
+
+    name: Literal["local"]
+    device: Literal["auto", "cuda", "mps", "cpu"]
+    workers: Positive | Literal["auto"]
+    checkpoint_every: Positive
+    max_hours: Annotated[float, Field(ge=0)]
+
+
+class Settings(_Section):
+    """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
+
+    bench: BenchSettings
+    dataset: DatasetSettings
+    recipes: Annotated[dict[str, RecipeSettings], Field(min_length=1)]
+    network: NetworkSettings
+    training: TrainingSettings
+    base_rate: BaseRateSettings
+    launcher: LauncherSettings
+    profile: Literal["full", "dry"]
+    results_dir: Path
+    data_dir: Path
+    cells: str | tuple[int, ...]
+    sample_seed: int
+    seeds: Seeds
+
+    def identity(self, recipe: str) -> dict[str, Any]:
+        """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
+        return {
+            "bench": self.bench.model_dump(),
+            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"}),
+            "network": self.network.model_dump(),
+            "training": self.training.model_dump(),
+            "recipe": self.recipes[recipe].model_dump(),
+        }
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """A short hash of settings, the same for the same values on any machine."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def to_settings(composed: DictConfig) -> Settings:
+    """Check a composed configuration; raises NasRetrainError naming every key at fault."""
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = "".join(f"\n  {_fault(dict(fault))}" for fault in error.errors())
+        raise NasRetrainError(f"Settings that cannot be used:{faults}\nSee configs/ for each key's meaning.") from None
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: there is no such key"
+    got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
