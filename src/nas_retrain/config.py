@@ -99,6 +99,7 @@ class BaseRateSettings(_Section):
     points: Positive
     epochs: Positive
     seeds: Seeds
+    in_degree: InDegree
 
     @model_validator(mode="after")
     def _ordered(self) -> BaseRateSettings:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge, Operation, lowest_member
-from nas_retrain.scaling import learning_rate_factor, variance_factors
+from nas_retrain.scaling import InDegree, learning_rate_factor, variance_factors
 
 NAME = "201"
 VERTICES = 4
@@ -114,6 +114,11 @@ def cell_at(index: int) -> str:
     return cells()[index]
 
 
+def graph_at(index: int) -> CellGraph:
+    """The graph of the cell at an official index; raises NasRetrainError if there is none."""
+    return parse(cell_at(index))
+
+
 def base_cell() -> int:
     """The official index of the lowest-numbered cell that is the base network."""
     return next(index for index, arch in enumerate(cells()) if parse(arch).network_class == BASE.network_class)
@@ -126,12 +131,15 @@ def network_classes() -> tuple[int, ...]:
 
 
 @cache
-def target_initialisation_classes() -> tuple[int, ...]:
-    """Like `network_classes`, but cells are told apart too if their "target" initial variances differ.
+def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
+    """The class of every cell within which one training stands for all, named like `network_classes`.
 
-    Under "source" the members of one network class are always initialised alike; under "target" they are not, since
-    contracting a skip moves edges from one vertex to another.
+    in_degree: the convention of the initialisation, None for the stock one. Under "source" and stock these are the
+    network classes. Under "target" cells are told apart too if their initial variances differ, since contracting a
+    skip moves edges from one vertex to another.
     """
+    if in_degree != "target":
+        return network_classes()
     return tuple(lowest_member(_initialised_formula(parse(arch)) for arch in cells()))
 
 
@@ -146,8 +154,8 @@ def parameters(
     """Trainable parameters of the network built from a cell, dead edges left out."""
     total = image_channels * channels * 9 + 2 * channels
     for stage in range(STAGES):
-        width = channels * 2**stage
-        total += cells_per_stage * sum(width**2 * e.operation.kernel_size**2 + 2 * width for e in graph.layers)
+        width = channels << stage
+        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 + 2 * width for e in graph.layers)
         if stage:
             half = width // 2
             total += half * width * 9 + 2 * width + width * width * 9 + 2 * width + half * width
@@ -165,14 +173,14 @@ def flops(
 ) -> int:
     """Multiply-accumulates of convolutions and readout for one image (the benchmark's "FLOPs"), dead edges left out."""
     size = image_size
-    total = image_channels * channels * 9 * size**2
+    total = image_channels * channels * 9 * size * size
     for stage in range(STAGES):
-        width = channels * 2**stage
+        width = channels << stage
         if stage:
             half = width // 2
             size = (size + 1) // 2
-            total += (half * width * 9 + width * width * 9 + half * width) * size**2
-        total += cells_per_stage * sum(width**2 * e.operation.kernel_size**2 for e in graph.layers) * size**2
+            total += (half * width * 9 + width * width * 9 + half * width) * size * size
+        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 for e in graph.layers) * size * size
     return total + width * classes
 
 

@@ -1,0 +1,102 @@
+"""The base learning rate: the paper's grid search on the base network (section 4), and its record.
+
+The base rate is the one that gives the smallest training loss after one epoch, averaged over seeds; of equal ones
+the largest. It holds for one network, data set, batch size and budget, and is never carried to another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas_retrain.plan import BASE_RATE, Training
+from nas_retrain.store import RunRecord, replacing
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One rate of the grid and the training loss that each seed reached with it, infinite where it diverged."""
+
+    learning_rate: float
+    losses: tuple[float, ...]
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean over seeds; infinite if any diverged."""
+        return sum(self.losses) / len(self.losses)
+
+
+@dataclass(frozen=True)
+class BaseRateSearch:
+    """A finished grid search."""
+
+    grid: tuple[GridPoint, ...]
+
+    @property
+    def chosen(self) -> GridPoint:
+        """The point of smallest mean loss; the largest rate of several."""
+        return min(self.grid, key=lambda point: (point.mean_loss, -point.learning_rate))
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the choice is the grid's lowest or highest rate, so that a better one may lie outside."""
+        return self.chosen in (self.grid[0], self.grid[-1]) and len(self.grid) > 1
+
+
+def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> BaseRateSearch | None:
+    """The search's outcome from stored records; None while any of its trainings is missing."""
+    by_key = {record.key: record for record in stored if record.recipe == BASE_RATE}
+    losses: dict[float, list[float]] = {}
+    for training in trainings:
+        record = by_key.get(training.key)
+        if record is None or training.learning_rate is None:
+            return None
+        diverged = record.status == "diverged" or record.train_loss is None
+        losses.setdefault(training.learning_rate, []).append(math.inf if diverged else float(record.train_loss or 0.0))
+    return BaseRateSearch(tuple(GridPoint(rate, tuple(values)) for rate, values in sorted(losses.items())))
+
+
+def write_search(search: BaseRateSearch, folder: Path) -> None:
+    """Write base_rate.json (the choice and the whole grid) and figures/base_rate.png below a results folder."""
+    grid = [
+        {
+            "learning_rate": point.learning_rate,
+            "mean_train_loss": _finite(point.mean_loss),
+            "train_losses": [_finite(loss) for loss in point.losses],
+        }
+        for point in search.grid
+    ]
+    found = {"base_rate": search.chosen.learning_rate, "at_edge_of_grid": search.at_edge, "grid": grid}
+    with replacing(folder / "base_rate.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    _draw(search, folder / "figures" / "base_rate.png")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _draw(search: BaseRateSearch, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rates = [point.learning_rate for point in search.grid]
+    losses = np.array([point.losses for point in search.grid])
+    losses[~np.isfinite(losses)] = np.nan
+    means = np.array([point.mean_loss for point in search.grid])
+    means[~np.isfinite(means)] = np.nan
+    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(np.repeat(rates, losses.shape[1]), losses.ravel(), ".", color="0.6", label="one seed")
+    axes.plot(rates, means, "-o", color="#0072B2", markersize=4, label="mean over seeds")
+    chosen = search.chosen
+    axes.axvline(chosen.learning_rate, color="#D55E00", linewidth=1, label=f"base rate {chosen.learning_rate:.3g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss after the search's epochs (nats)")
+    axes.set_title("Base network (skip-only cell)")
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,125 @@
+"""A data set on the device, and augmentation there: flip and zero-padded random crop for a whole batch at once.
+
+Training images are stored zero-padded as a flat table of pixels, each pixel's channels packed into one integer.
+Shuffling, cropping and flipping a batch is then a single gather of pixels, and its result is already laid out
+channels-last. Nothing is computed per image in Python, and nothing crosses between host and device per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nas_retrain.config import DatasetSettings
+from nas_retrain.data import sources
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """One data set's tensors, all on one device.
+
+    pixels: packed training pixels, shape (images * padded * padded,), uint8 for one channel and int32 for two to
+    four. train_labels: (images,). test_images: normalised floats (tests, channels, size, size), channels-last.
+    scale, shift: turn pixel values into normalised ones, shape (channels, 1, 1).
+    """
+
+    pixels: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    scale: Tensor
+    shift: Tensor
+    image_size: int
+    padding: int
+    flip: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lives."""
+        return self.pixels.device
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """For each image of an epoch, in order: which it is, where its crop starts and whether it is mirrored."""
+
+    order: Tensor
+    tops: Tensor
+    lefts: Tensor
+    mirrored: Tensor
+
+
+def load(dataset: DatasetSettings, data_dir: Path, device: torch.device) -> DeviceData:
+    """Read a data set and place it on the device; see `sources.read` for what is raised."""
+    train, test = sources.read(dataset, data_dir)
+    return to_device(dataset, train, test, device)
+
+
+def to_device(dataset: DatasetSettings, train: sources.Part, test: sources.Part, device: torch.device) -> DeviceData:
+    """Pack, pad and normalise images already read."""
+    scale = 1.0 / torch.tensor(dataset.std, dtype=torch.float32).view(-1, 1, 1)
+    shift = -torch.tensor(dataset.mean, dtype=torch.float32).view(-1, 1, 1) * scale
+    test_images = torch.from_numpy(np.ascontiguousarray(test[0])).permute(0, 3, 1, 2).float() * scale + shift
+    return DeviceData(
+        pixels=_pack(train[0], dataset.padding).to(device),
+        train_labels=torch.from_numpy(train[1]).to(device),
+        test_images=test_images.contiguous(memory_format=torch.channels_last).to(device),
+        test_labels=torch.from_numpy(test[1]).to(device),
+        scale=scale.to(device),
+        shift=shift.to(device),
+        image_size=dataset.image_size,
+        padding=dataset.padding,
+        flip=dataset.flip,
+    )
+
+
+def _pack(images: NDArray[np.uint8], padding: int) -> Tensor:
+    number, height, width, channels = images.shape
+    lanes = 1 if channels == 1 else 4
+    padded = np.zeros((number, height + 2 * padding, width + 2 * padding, lanes), dtype=np.uint8)
+    padded[:, padding : padding + height, padding : padding + width, :channels] = images
+    table = torch.from_numpy(padded.reshape(-1))
+    return table if lanes == 1 else table.view(torch.int32)
+
+
+def draw_augmentation(data: DeviceData, generator: torch.Generator) -> Augmentation:
+    """Draw one epoch's order, crops and flips on the CPU, so that they are the same on every device."""
+    number = len(data.train_labels)
+    order = torch.randperm(number, generator=generator)
+    offsets = torch.randint(0, 2 * data.padding + 1, (2, number), generator=generator)
+    mirrored = torch.rand(number, generator=generator) < (0.5 if data.flip else 0.0)
+    return Augmentation(*(drawn.to(data.device) for drawn in (order, offsets[0], offsets[1], mirrored)))
+
+
+def augment(data: DeviceData, order: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor) -> Tensor:
+    """Cropped, flipped and normalised images of shape (len(order), channels, size, size), channels-last.
+
+    tops, lefts: the crop's first row and column in the padded image. A mirrored image is the crop mirrored.
+    """
+    size = data.image_size
+    padded = size + 2 * data.padding
+    span = torch.arange(size, device=data.device, dtype=torch.int32)
+    rows = (order * padded + tops).int()[:, None] + span
+    columns = torch.where(mirrored[:, None], size - 1 - span, span) + lefts.int()[:, None]
+    places = rows[:, :, None] * padded + columns[:, None, :]
+    gathered = data.pixels.index_select(0, places.view(-1)).view(torch.uint8).view(len(order), size, size, -1)
+    images = gathered[..., : len(data.scale)].permute(0, 3, 1, 2)
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(data.scale).add_(data.shift)
+
+
+def training_batches(data: DeviceData, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of shuffled, augmented images and their labels; the last batch may be smaller."""
+    drawn = draw_augmentation(data, generator)
+    labels = data.train_labels[drawn.order]
+    for start in range(0, len(labels), batch_size):
+        batch = slice(start, start + batch_size)
+        yield (
+            augment(data, drawn.order[batch], drawn.tops[batch], drawn.lefts[batch], drawn.mirrored[batch]),
+            labels[batch],
+        )

@@ -1,0 +1,180 @@
+"""Read image data sets from their published files into numpy arrays, checking what is read.
+
+A missing, truncated or foreign file is one NasRetrainError that names the file, what was expected and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas_retrain import safe_pickle
+from nas_retrain.config import DatasetSettings
+from nas_retrain.errors import NasRetrainError
+
+Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images of shape (number, height, width, channels) and their labels of shape (number,)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one data set's files lie below data_dir, how they are read, and how they come there."""
+
+    folder: str
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    label_key: str
+    remedy: str
+    archive: tuple[str, str, str] | None = None
+    """URL, file name and MD5 of an archive that holds the folder."""
+
+    def paths(self, data_dir: Path) -> list[Path]:
+        """Every file that must be there."""
+        return [data_dir / self.folder / name for name in self.train_files + self.test_files]
+
+
+SOURCES = {
+    "cifar10": Source(
+        folder="cifar-10-batches-py",
+        train_files=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test_files=("test_batch",),
+        label_key="labels",
+        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in data_dir",
+        archive=(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
+        ),
+    ),
+    "cifar100": Source(
+        folder="cifar-100-python",
+        train_files=("train",),
+        test_files=("test",),
+        label_key="fine_labels",
+        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in data_dir",
+        archive=(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+    "imagenet16_120": Source(
+        folder="ImageNet16",
+        train_files=tuple(f"train_data_batch_{number}" for number in range(1, 11)),
+        test_files=("val_data",),
+        label_key="labels",
+        remedy="Get the 16x16 'Downsampled image data' (python files, train and val) from https://image-net.org and "
+        "unpack them in this folder",
+    ),
+}
+
+
+def missing_files(dataset: DatasetSettings, data_dir: Path) -> list[Path]:
+    """The data set's files that are not there; empty for digits, which scikit-learn ships."""
+    source = SOURCES.get(dataset.name)
+    return [path for path in source.paths(data_dir) if not path.is_file()] if source else []
+
+
+def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
+    """Download and unpack a data set of which nothing is there yet.
+
+    Raises NasRetrainError if files are missing and cannot be had: no network, no automatic download, or a folder
+    that holds some files and lacks others (which is left as it is).
+    """
+    missing = missing_files(dataset, data_dir)
+    if not missing:
+        return
+    source = SOURCES[dataset.name]
+    remedy = f"{source.remedy} (data_dir is {data_dir}), or name the folder that has it: ARGS='data_dir=/path'."
+    if source.archive is None or len(missing) < len(source.paths(data_dir)):
+        names = ", ".join(str(path) for path in missing)
+        raise NasRetrainError(f"{dataset.name}: missing {names}. {remedy}")
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    url, name, md5 = source.archive
+    try:
+        download_and_extract_archive(url, str(data_dir), filename=name, md5=md5)
+    except (OSError, RuntimeError) as error:
+        raise NasRetrainError(f"{dataset.name}: {missing[0]} is missing and {url} gave: {error}. {remedy}") from error
+
+
+def read(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
+    """Training part (cut to `train_subset`) and test part of a data set.
+
+    Raises NasRetrainError for files that are missing, truncated or not of this data set.
+    """
+    train, test = _digits(dataset) if dataset.name == "digits" else _pickled(dataset, data_dir)
+    if dataset.train_subset is not None:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(train[1]))[: dataset.train_subset])
+        train = train[0][chosen], train[1][chosen]
+    return train, test
+
+
+def _digits(dataset: DatasetSettings) -> tuple[Part, Part]:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    images = bunch.images.astype(np.uint8)[..., np.newaxis]
+    labels = bunch.target.astype(np.int64)
+    if dataset.train_images + dataset.test_images != len(labels):
+        raise NasRetrainError(f"digits: dataset.train_images and dataset.test_images must add up to {len(labels)}.")
+    order = np.random.default_rng(0).permutation(len(labels))
+    train, test = order[: dataset.train_images], order[dataset.train_images :]
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _pickled(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
+    source = SOURCES[dataset.name]
+
+    def part(names: tuple[str, ...], expected: int) -> Part:
+        batches = [_read_batch(data_dir / source.folder / name, dataset, source) for name in names]
+        images = np.concatenate([batch[0] for batch in batches])
+        labels = np.concatenate([batch[1] for batch in batches])
+        if len(labels) != expected:
+            raise NasRetrainError(
+                f"{data_dir / source.folder}: {', '.join(names)} hold {len(labels):,} images of classes 1 to "
+                f"{dataset.classes}, expected {expected:,}. {source.remedy}."
+            )
+        return images, labels
+
+    return part(source.train_files, dataset.train_images), part(source.test_files, dataset.test_images)
+
+
+def _read_batch(path: Path, dataset: DatasetSettings, source: Source) -> Part:
+    size, channels = dataset.image_size, dataset.image_channels
+
+    def check(condition: Callable[[], bool], expected: str) -> None:
+        if not condition():
+            raise NasRetrainError(f"{path}: expected {expected}, as in {dataset.name}. {source.remedy}.")
+
+    try:
+        batch: Any = safe_pickle.load(path)
+    except FileNotFoundError:
+        raise NasRetrainError(f"{dataset.name}: missing {path}. {source.remedy}.") from None
+    check(lambda: isinstance(batch, dict) and {"data", source.label_key} <= batch.keys(), f"'{source.label_key}'")
+    data = batch["data"]
+    check(
+        lambda: (
+            isinstance(data, np.ndarray)
+            and data.dtype == np.uint8
+            and data.ndim == 2
+            and data.shape[1] == channels * size * size
+        ),
+        f"rows of {channels * size * size} bytes ({channels} channels of {size}x{size})",
+    )
+    try:
+        labels = np.asarray(batch[source.label_key], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        labels = np.empty(0, dtype=np.int64)
+    check(lambda: labels.shape == (len(data),), f"one whole-numbered label for each of the {len(data)} images")
+    if dataset.name == "imagenet16_120":  # labels are 1 to 1000, of which the first 120 are kept
+        check(lambda: bool(np.all((labels >= 1) & (labels <= 1000))), "labels 1 to 1000")
+        kept = labels <= dataset.classes
+        data, labels = data[kept], labels[kept] - 1
+    check(lambda: bool(np.all((labels >= 0) & (labels < dataset.classes))), f"labels 0 to {dataset.classes - 1}")
+    return data.reshape(-1, channels, size, size).transpose(0, 2, 3, 1), labels

@@ -1,0 +1,1 @@
+"""Cell graphs as torch modules, with stock or architecture-aware initialisation."""

@@ -1,0 +1,191 @@
+"""NAS-Bench-201's network, built from the live part of a cell graph.
+
+Stem, three stages of cells at C, 2C and 4C channels with a stride-2 residual block between stages, then BatchNorm,
+ReLU, global average pooling and a linear readout. Every convolution is ReLU, convolution without bias, BatchNorm.
+
+The mathematics is that of one module per edge, in fewer kernels: a vertex's ReLU and pooling are computed once for
+all the edges that read them, and convolutions of one source vertex and kernel size are one convolution whose output
+channels are theirs side by side. BatchNorm works per channel and stock initialisation depends on fan-in alone, so
+joining changes neither. Dead edges are never built.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_retrain.graph import CellGraph, Edge
+from nas_retrain.scaling import HE_GAIN_SQUARED, InDegree, variance_factors
+
+STAGES = 3
+
+REDUCTION_DEGREES: dict[InDegree, tuple[int, int, int]] = {"source": (2, 1, 2), "target": (1, 2, 2)}
+"""In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
+
+"target" is the rule: the second convolution and the shortcut meet in one sum. "source" is what the paper's
+experiments ran, which is not the in-degree of the source vertex (that would be 1 throughout).
+"""
+
+
+class Vertex(nn.Module):
+    """All that is read from one vertex of a cell: skips, one shared pooling, and one convolution per kernel size."""
+
+    def __init__(self, edges: list[Edge], channels: int) -> None:
+        super().__init__()
+        self.skips = [edge.target for edge in edges if edge.operation.kind == "skip"]
+        self.pools = [edge.target for edge in edges if edge.operation.kind == "pool"]
+        layers = sorted((edge for edge in edges if edge.operation.kind == "layer"), key=_kernel_size)
+        self.joined = [list(group) for _, group in itertools.groupby(layers, key=_kernel_size)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels, len(group) * channels, size := _kernel_size(group[0]), padding=size // 2, bias=False)
+            for group in self.joined
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(len(group) * channels) for group in self.joined)
+
+    def forward(self, value: Tensor) -> list[tuple[int, Tensor]]:
+        """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex."""
+        sent = [(target, value) for target in self.skips]
+        if self.pools:
+            pooled = functional.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
+            sent += [(target, pooled) for target in self.pools]
+        if self.joined:
+            rectified = functional.relu(value)
+            for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
+                parts = norm(convolution(rectified)).chunk(len(group), dim=1)
+                sent += [(edge.target, part) for edge, part in zip(group, parts, strict=True)]
+        return sent
+
+    def weights(self) -> list[tuple[Edge, Tensor]]:
+        """Each edge's share of the joined weights, as views of shape (channels, channels, kernel, kernel)."""
+        return [
+            (edge, part)
+            for group, convolution in zip(self.joined, self.convolutions, strict=True)
+            for edge, part in zip(group, cast("nn.Conv2d", convolution).weight.chunk(len(group)), strict=True)
+        ]
+
+
+class Cell(nn.Module):
+    """A cell: every vertex is the sum of what its live edges bring."""
+
+    def __init__(self, graph: CellGraph, channels: int) -> None:
+        super().__init__()
+        self.size = graph.vertices
+        reading: dict[int, list[Edge]] = {}
+        for edge in sorted(graph.live.edges):
+            reading.setdefault(edge.source, []).append(edge)
+        self.sources = list(reading)
+        self.vertices = nn.ModuleList(Vertex(edges, channels) for edges in reading.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        values: list[Tensor | None] = [x] + [None] * (self.size - 1)
+        for source, vertex in zip(self.sources, self.vertices, strict=True):
+            for target, sent in vertex(values[source]):
+                held = values[target]
+                values[target] = sent if held is None else held + sent
+        return cast("Tensor", values[-1])
+
+
+class Reduction(nn.Module):
+    """The residual block between stages: halves the image, doubles the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(2 * channels)
+        self.second = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(2 * channels)
+        self.shortcut = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to (batch, 2 channels, height / 2, width / 2), rounded up."""
+        branch = self.first_norm(self.first(functional.relu(x)))
+        branch = self.second_norm(self.second(functional.relu(branch)))
+        return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
+
+
+class Network(nn.Module):
+    """The whole network of a connected cell; maps images (batch, image_channels, height, width) to logits."""
+
+    def __init__(
+        self, graph: CellGraph, *, channels: int, cells_per_stage: int, classes: int, image_channels: int
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels)
+        blocks: list[nn.Module] = []
+        for stage in range(STAGES):
+            if stage:
+                blocks.append(Reduction(channels))
+                channels *= 2
+            blocks += [Cell(graph, channels) for _ in range(cells_per_stage)]
+        self.blocks = nn.Sequential(*blocks)
+        self.last_norm = nn.BatchNorm2d(channels)
+        self.readout = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        features = self.blocks(self.stem_norm(self.stem(images)))
+        return cast("Tensor", self.readout(functional.relu(self.last_norm(features)).mean((2, 3))))
+
+
+def build(
+    graph: CellGraph,
+    *,
+    channels: int,
+    cells_per_stage: int,
+    classes: int,
+    image_channels: int,
+    in_degree: InDegree | None,
+    seed: int,
+) -> Network:
+    """A network on the CPU, initialised from `seed` alone and laid out channels-last.
+
+    in_degree: the convention of the paper's initialisation, or None for PyTorch's default one.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(
+            graph,
+            channels=channels,
+            cells_per_stage=cells_per_stage,
+            classes=classes,
+            image_channels=image_channels,
+        )
+        if in_degree is not None:
+            _initialise_by_in_degree(network, graph, in_degree)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _initialise_by_in_degree(network: Network, graph: CellGraph, in_degree: InDegree) -> None:
+    """Draw every weight from N(0, C / fan-in) with the factors C of `variance_factors` (paper eq. 4).
+
+    Stem and reduction blocks follow `REDUCTION_DEGREES`; the readout has variance (2 / fan-in)^2 and no bias.
+    """
+    factors = variance_factors(graph, in_degree)
+    with torch.no_grad():
+        _draw(network.stem.weight, HE_GAIN_SQUARED)
+        for block in network.blocks:
+            if isinstance(block, Reduction):
+                convolutions = (block.first, block.second, block.shortcut)
+                for convolution, degree in zip(convolutions, REDUCTION_DEGREES[in_degree], strict=True):
+                    _draw(convolution.weight, HE_GAIN_SQUARED / degree)
+            else:
+                for vertex in cast("Cell", block).vertices:
+                    for edge, weight in cast("Vertex", vertex).weights():
+                        _draw(weight, factors[edge])
+        network.readout.weight.normal_(0.0, HE_GAIN_SQUARED / network.readout.in_features)
+        network.readout.bias.zero_()
+
+
+def _draw(weight: Tensor, factor: float) -> None:
+    fan_in = weight[0].numel()
+    weight.normal_(0.0, (factor / fan_in) ** 0.5)
+
+
+def _kernel_size(edge: Edge) -> int:
+    return edge.operation.kernel_size

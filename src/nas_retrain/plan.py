@@ -1,0 +1,220 @@
+"""From settings to trainings: cells x recipes x seeds, one training per network class, less what is stored."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_retrain.config import Settings, digest
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.scaling import InDegree, learning_rate_factor
+from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import RunKey, RunRecord, replacing
+
+BASE_RATE = "base_rate"
+"""The recipe name under which trainings of the base learning-rate search are recorded."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training to do, with every choice of the recipe resolved to a number.
+
+    cell: the official index of the network class's representative. learning_rate is None where no path leads from
+    input to output: nothing is trained then. in_degree is None for PyTorch's stock initialisation.
+    """
+
+    bench: str
+    dataset: str
+    recipe: str
+    cell: int
+    arch: str
+    network_class: int
+    seed: int
+    epochs: int
+    learning_rate: float | None
+    in_degree: InDegree | None
+    config_hash: str
+
+    @property
+    def key(self) -> RunKey:
+        """What its record will be found by."""
+        return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
+
+    @property
+    def label(self) -> str:
+        """A short name for messages and file names, unique among the trainings of one results folder."""
+        return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
+
+
+def chosen_cells(settings: Settings) -> tuple[int, ...]:
+    """The official indices that `cells` asks for, without repeats; `sample:n` gives class representatives.
+
+    A sample is drawn among connected classes, since the disconnected one has nothing to train. Raises
+    NasRetrainError for a form or index that does not exist.
+    """
+    wanted = settings.cells
+    count = len(nas_bench_201.cells())
+    if isinstance(wanted, tuple):
+        for index in wanted:
+            nas_bench_201.cell_at(index)
+        return tuple(dict.fromkeys(wanted))
+    if wanted == "all":
+        return tuple(range(count))
+    first, colon, last = wanted.partition(":")
+    if first == "sample" and last.isdecimal():
+        classes = [
+            cell for cell in sorted(set(nas_bench_201.network_classes())) if nas_bench_201.graph_at(cell).connected
+        ]
+        if not 0 < int(last) <= len(classes):
+            raise NasRetrainError(f"cells={wanted}: there are {len(classes):,} connected network classes to sample.")
+        return tuple(random.Random(settings.sample_seed).sample(classes, int(last)))
+    if colon and first.isdecimal() and last.isdecimal():
+        if not 0 <= int(first) < int(last) <= count:
+            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {count}.")
+        return tuple(range(int(first), int(last)))
+    raise NasRetrainError(f"cells={wanted!r} is none of: all, a list [0,5,6111], a range '0:100', sample:60.")
+
+
+def needs_base_rate(settings: Settings) -> bool:
+    """Whether some recipe follows the learning-rate rule while no base rate is recorded for the data set."""
+    return settings.dataset.base_rate is None and any(
+        recipe.learning_rate == "rule" for recipe in settings.recipes.values()
+    )
+
+
+def recipe_trainings(settings: Settings, base_rate: float | None) -> list[Training]:
+    """Every training that the settings ask for, cell by cell.
+
+    base_rate: of the learning-rate rule; may be None if no recipe follows it. Members of one network class share
+    one training, named after the class's lowest index. Under the "target" convention, classes whose members are
+    initialised differently are split (see `nas_bench_201.training_classes`).
+    """
+    trainings: list[Training] = []
+    classes = {name: nas_bench_201.training_classes(_in_degree(settings, name)) for name in settings.recipes}
+    done: set[tuple[str, int]] = set()
+    for cell in chosen_cells(settings):
+        for recipe in settings.recipes:
+            network_class = classes[recipe][cell]
+            if (recipe, network_class) in done:
+                continue
+            done.add((recipe, network_class))
+            trainings += _class_trainings(settings, recipe, network_class, base_rate)
+    return trainings
+
+
+def _class_trainings(settings: Settings, name: str, network_class: int, base_rate: float | None) -> Iterable[Training]:
+    recipe = settings.recipes[name]
+    graph = nas_bench_201.graph_at(network_class)
+    identity = settings.identity(name)
+    learning_rate: float | None
+    if recipe.learning_rate == "rule":
+        if base_rate is None:
+            raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
+        identity |= {"base_rate": base_rate}
+        learning_rate = base_rate
+        if graph.connected:
+            learning_rate *= learning_rate_factor(
+                graph,
+                nas_bench_201.BASE,
+                depth_offset=settings.bench.depth_offset,
+                kernel_factor=recipe.kernel_factor,
+                base_kernel_size=settings.bench.base_kernel_size,
+            )
+    else:
+        learning_rate = recipe.learning_rate
+    config_hash = digest(identity)
+    for seed in settings.seeds:
+        yield Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            recipe=name,
+            cell=network_class,
+            arch=nas_bench_201.cell_at(network_class),
+            network_class=network_class,
+            seed=seed,
+            epochs=settings.training.epochs,
+            learning_rate=learning_rate if graph.connected else None,
+            in_degree=_in_degree(settings, name),
+            config_hash=config_hash,
+        )
+
+
+def _in_degree(settings: Settings, recipe: str) -> InDegree | None:
+    chosen = settings.recipes[recipe]
+    return chosen.in_degree if chosen.initialisation == "in_degree" else None
+
+
+def base_rate_trainings(settings: Settings) -> list[Training]:
+    """The grid search's trainings: the base network at each rate of the grid with each seed (paper section 4)."""
+    cell = nas_bench_201.base_cell()
+    search = settings.base_rate
+    shared = settings.identity(next(iter(settings.recipes)))
+    shared["training"] |= {"epochs": search.epochs}
+    return [
+        Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            recipe=BASE_RATE,
+            cell=cell,
+            arch=nas_bench_201.cell_at(cell),
+            network_class=cell,
+            seed=seed,
+            epochs=search.epochs,
+            learning_rate=rate,
+            in_degree=search.in_degree,
+            config_hash=digest(shared | {"recipe": {"learning_rate": rate, "in_degree": search.in_degree}}),
+        )
+        for rate in search.grid
+        for seed in search.seeds
+    ]
+
+
+def remaining(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> list[Training]:
+    """The trainings of which no record is stored."""
+    done = {record.key for record in stored}
+    return [training for training in trainings if training.key not in done]
+
+
+def claim_results_folder(settings: Settings) -> None:
+    """Make the results folder this configuration's own, or check that it is.
+
+    What decides results is written to settings.json at the first run; recipes may be added later, and cells and
+    seeds extended. Raises NasRetrainError naming each key that differs, or the path that cannot be written.
+    """
+    path = settings.results_dir / "settings.json"
+    now = _deciding(settings)
+    if path.exists():
+        try:
+            before: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise NasRetrainError(f"{path} cannot be read ({error}). Give another folder: results_dir=...") from error
+        differences = [
+            f"\n  {key}: {known} there, {_flat(now)[key]} now"
+            for key, known in _flat(before).items()
+            if key in _flat(now) and _flat(now)[key] != known
+        ]
+        if differences:
+            raise NasRetrainError(
+                f"{settings.results_dir} holds results made with other settings:{''.join(differences)}\n"
+                "Use those settings again, or give these results a folder of their own: ARGS='results_dir=...'"
+            )
+        now["recipes"] = before.get("recipes", {}) | now["recipes"]
+        if now == before:
+            return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(now, indent=2) + "\n")
+
+
+def _deciding(settings: Settings) -> dict[str, Any]:
+    sections = ("bench", "dataset", "network", "training", "base_rate", "recipes")
+    return settings.model_dump(mode="json", include=set(sections), exclude={"dataset": {"dry_train_subset"}})
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
