@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import torch
 from tqdm import tqdm
@@ -32,7 +32,7 @@ from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
-from nas_retrain.store import RunWriter
+from nas_retrain.store import RunKey, RunWriter
 from nas_retrain.training import choose_device, prepare_process, train
 
 ATTEMPTS = 2
@@ -76,18 +76,32 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise NasRetrainError(f"Cannot write {path}: {error.strerror}. Give another folder: results_dir=...") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+        if not _lock(file):
             raise NasRetrainError(
-                f"Another run works on {folder} ({file.read().strip()}). Wait for it, stop it, or give this run a "
-                "folder of its own: results_dir=..."
-            ) from None
+                f"Another run works on {folder} ({holder(folder)}). Wait for it, stop it, or give this run a folder of "
+                "its own: results_dir=..."
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
         file.flush()
         yield
+
+
+def holder(folder: Path) -> str | None:
+    """Who works on a results folder now; None if nobody does."""
+    try:
+        with (folder / ".lock").open() as file:
+            return None if _lock(file) else file.read().strip() or "just starting"
+    except OSError:
+        return None
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Worker:
@@ -194,6 +208,20 @@ def _log_failure(training: Training, message: str, settings: Settings) -> None:
     failure = {"key": training.key, "when": datetime.now(UTC).isoformat(timespec="seconds"), "error": message}
     with path.open("a") as file:
         file.write(json.dumps(failure) + "\n")
+
+
+def failed_keys(settings: Settings) -> dict[RunKey, str]:
+    """The trainings that failed here at any time, with their last error; a later success does not remove them."""
+    try:
+        lines = failure_log(settings).read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    failures: dict[RunKey, str] = {}
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # a torn line tells nothing
+            failure = json.loads(line)
+            failures[RunKey(*failure["key"])] = failure["error"]
+    return failures
 
 
 def checkpoint_path(training: Training, settings: Settings) -> Path:

@@ -153,7 +153,8 @@ def _read_batch(path: Path, dataset: DatasetSettings, source: Source) -> Part:
             raise NasRetrainError(f"{path}: expected {expected}, as in {dataset.name}. {source.remedy}.")
 
     try:
-        batch: Any = safe_pickle.load(path)
+        with path.open("rb") as file:
+            batch: Any = safe_pickle.load(file, path)
     except FileNotFoundError:
         raise NasRetrainError(f"{dataset.name}: missing {path}. {source.remedy}.") from None
     check(lambda: isinstance(batch, dict) and {"data", source.label_key} <= batch.keys(), f"'{source.label_key}'")
