@@ -1,0 +1,25 @@
+"""Hypothesis strategies: random cell graphs and random NAS-Bench-201 cells."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nas_retrain.graph import CellGraph, Edge, Operation
+from nas_retrain.spaces import nas_bench_201
+
+OPERATIONS = [None, Operation("skip"), Operation("pool", 3), Operation("layer", 1), Operation("layer", 3)]
+
+
+@st.composite
+def cell_graphs(draw: st.DrawFn, operations: list[Operation | None] = OPERATIONS, most: int = 6) -> CellGraph:
+    vertices = draw(st.integers(2, most))
+    edges = [
+        Edge(source, target, operation)
+        for target in range(1, vertices)
+        for source in range(target)
+        if (operation := draw(st.sampled_from(operations))) is not None
+    ]
+    return CellGraph(vertices, tuple(draw(st.permutations(edges))))
+
+
+cells = st.integers(0, 15624).map(nas_bench_201.cell_at)

@@ -1,0 +1,269 @@
+"""The network against one module per edge, written here from the benchmark's description alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nas_retrain.graph import Edge
+from nas_retrain.networks import nas_bench_201 as networks
+from nas_retrain.scaling import InDegree, variance_factors
+from nas_retrain.spaces import nas_bench_201
+from tests.strategies import cells
+
+SMALL = {"channels": 4, "cells_per_stage": 2, "classes": 7, "image_channels": 3}
+
+
+class OracleCell(nn.Module):
+    """Four vertices; one module for each of the six edges."""
+
+    def __init__(self, arch: str, channels: int) -> None:
+        super().__init__()
+        self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+        self.live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
+        self.edges = nn.ModuleDict()
+        for (source, target), operation in self.operations.items():
+            if operation in ("nor_conv_1x1", "nor_conv_3x3") and (source, target) in self.live:
+                size = int(operation[-1])
+                self.edges[f"{source}{target}"] = nn.Sequential(
+                    nn.ReLU(),
+                    nn.Conv2d(channels, channels, size, padding=size // 2, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for vertex in (1, 2, 3):
+            total = torch.zeros_like(x)
+            for source in range(vertex):
+                operation = self.operations[source, vertex]
+                if (source, vertex) not in self.live:
+                    continue
+                if operation == "skip_connect":
+                    total = total + values[source]
+                elif operation == "avg_pool_3x3":
+                    pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+                    total = total + pool(values[source])
+                else:
+                    total = total + self.edges[f"{source}{vertex}"](values[source])
+            values.append(total)
+        return values[-1]
+
+
+class OracleReduction(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide))
+        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide))
+        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(channels, wide, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) + self.downsample(x)
+
+
+class Oracle(nn.Module):
+    """The straightforward network: what the fast one must equal."""
+
+    def __init__(self, arch: str, channels: int, cells_per_stage: int, classes: int, image_channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        blocks: list[nn.Module] = [OracleCell(arch, channels) for _ in range(cells_per_stage)]
+        for wide in (2 * channels, 4 * channels):
+            blocks += [OracleReduction(wide // 2), *(OracleCell(arch, wide) for _ in range(cells_per_stage))]
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.last(self.blocks(self.stem(x))))
+
+
+def pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor of the oracle's with the part of the network's parameters and buffers that corresponds to it."""
+    matched: list[tuple[Tensor, Tensor]] = []
+
+    def norm(theirs: nn.Module, ours: nn.Module, part: slice = slice(None)) -> None:
+        matched.extend(
+            (getattr(theirs, name), getattr(ours, name)[part])
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+
+    matched.append((oracle.stem[0].weight, network.stem.weight))
+    norm(oracle.stem[1], network.stem_norm)
+    for theirs, ours in zip(oracle.blocks, network.blocks, strict=True):
+        if isinstance(theirs, OracleReduction):
+            matched.append((theirs.a[1].weight, ours.first.weight))
+            matched.append((theirs.b[1].weight, ours.second.weight))
+            matched.append((theirs.downsample[1].weight, ours.shortcut.weight))
+            norm(theirs.a[2], ours.first_norm)
+            norm(theirs.b[2], ours.second_norm)
+            continue
+        for vertex in ours.vertices:
+            for group, convolution, batch_norm in zip(vertex.joined, vertex.convolutions, vertex.norms, strict=True):
+                width = convolution.in_channels
+                for place, edge in enumerate(group):
+                    part = slice(place * width, (place + 1) * width)
+                    module = theirs.edges[f"{edge.source}{edge.target}"]
+                    matched.append((module[1].weight, convolution.weight[part]))
+                    norm(module[2], batch_norm, part)
+    norm(oracle.last[0], network.last_norm)
+    matched.append((oracle.classifier.weight, network.readout.weight))
+    matched.append((oracle.classifier.bias, network.readout.bias))
+    return matched
+
+
+def build_both(arch: str, in_degree: InDegree | None, seed: int = 0) -> tuple[networks.Network, Oracle]:
+    network = networks.build(nas_bench_201.parse(arch), **SMALL, in_degree=in_degree, seed=seed)
+    oracle = Oracle(arch, **SMALL)
+    with torch.no_grad():
+        for theirs, ours in pairs(network, oracle):
+            theirs.copy_(ours)
+    return network.double(), oracle.double()
+
+
+@settings(max_examples=40)
+@given(cells, st.sampled_from(["source", "target", None]), st.integers(0, 1000))
+def test_outputs_and_gradients_equal_one_module_per_edge(arch: str, in_degree: InDegree | None, seed: int) -> None:
+    if not nas_bench_201.parse(arch).connected:
+        return
+    network, oracle = build_both(arch, in_degree, seed)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(5, 3, 12, 12, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 7, (5,), generator=generator)
+    for step in range(2):  # training mode, then evaluation with the statistics that training left
+        if step:
+            network.eval()
+            oracle.eval()
+        ours, theirs = network(images), oracle(images)
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+        for model in (network, oracle):
+            model.zero_grad()
+        nn.functional.cross_entropy(ours, labels).backward()
+        nn.functional.cross_entropy(theirs, labels).backward()
+        gradients = gradient_pairs(network, oracle)
+        assert gradients
+        for theirs_gradient, ours_gradient in gradients:
+            torch.testing.assert_close(ours_gradient, theirs_gradient, rtol=1e-6, atol=1e-9)
+    for theirs_state, ours_state in pairs(network, oracle):
+        torch.testing.assert_close(ours_state, theirs_state, rtol=1e-8, atol=1e-9)
+
+
+def gradient_pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tensor]]:
+    """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
+    ours = networks.build(nas_bench_201.parse(arch_of(oracle)), **SMALL, in_degree=None, seed=0).double()
+    theirs = Oracle(arch_of(oracle), **SMALL).double()
+    with torch.no_grad():
+        for copy, model in ((ours, network), (theirs, oracle)):
+            for held, parameter in zip(copy.parameters(), model.parameters(), strict=True):
+                held.copy_(parameter.grad)
+            for held in copy.buffers():
+                held.zero_()
+    return pairs(ours, theirs)
+
+
+def arch_of(oracle: Oracle) -> str:
+    cell = next(block for block in oracle.blocks if isinstance(block, OracleCell))
+    return nas_bench_201.format_cell(tuple(cell.operations[ends] for ends in nas_bench_201.EDGES))
+
+
+@settings(max_examples=40)
+@given(cells)
+def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
+    graph = nas_bench_201.parse(arch)
+    if not graph.connected:
+        return
+    oracle = Oracle(arch, channels=8, cells_per_stage=1, classes=10, image_channels=1)
+    sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1}
+    expected = sum(parameter.numel() for parameter in oracle.parameters())
+    assert nas_bench_201.parameters(graph, **sizes) == expected
+    network = networks.build(graph, **sizes, in_degree=None, seed=0)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+    counted = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal counted
+        pixels = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+        counted += module.weight.numel() * pixels
+
+    for module in oracle.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    oracle(torch.zeros(2, 1, 16, 16))
+    assert nas_bench_201.flops(graph, **sizes, image_size=16) == counted
+
+
+def test_dead_branches_are_not_built() -> None:
+    arch = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|"
+    network = networks.build(nas_bench_201.parse(arch), **SMALL, in_degree=None, seed=0)
+    base = networks.build(nas_bench_201.BASE, **SMALL, in_degree=None, seed=0)
+    assert [tuple(p.shape) for p in network.parameters()] == [tuple(p.shape) for p in base.parameters()]
+
+
+@pytest.mark.parametrize("size", [7, 8, 14, 16, 28, 32])
+def test_any_image_size_works(size: int) -> None:
+    network = networks.build(nas_bench_201.BASE, **SMALL, in_degree=None, seed=0)
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+DENSE = "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+
+
+@pytest.mark.parametrize("in_degree", ["source", "target"])
+def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree) -> None:
+    graph = nas_bench_201.parse(DENSE)
+    network = networks.build(
+        graph, channels=64, cells_per_stage=1, classes=100, image_channels=3, in_degree=in_degree, seed=3
+    )
+    factors = variance_factors(graph, in_degree)
+
+    def variance(weight: Tensor) -> float:
+        return float(weight.detach().var()) * weight[0].numel()
+
+    weights: list[tuple[Edge, Tensor]] = [
+        pair
+        for block in network.blocks
+        if isinstance(block, networks.Cell)
+        for v in block.vertices
+        for pair in v.weights()
+    ]
+    assert {edge for edge, _ in weights} == set(graph.layers)
+    for edge, weight in weights:
+        assert variance(weight) == pytest.approx(factors[edge], rel=0.12)
+    reduction = next(block for block in network.blocks if isinstance(block, networks.Reduction))
+    found = [variance(module.weight) for module in (reduction.first, reduction.second, reduction.shortcut)]
+    assert found == pytest.approx([1.0, 2.0, 1.0] if in_degree == "source" else [2.0, 1.0, 1.0], rel=0.1)
+    assert float(network.readout.weight.detach().std()) == pytest.approx(2 / 256, rel=0.05)
+    assert not network.readout.bias.any()
+
+
+def test_stock_initialisation_is_torch_s_own() -> None:
+    """Joined convolutions are drawn from the same uniform distribution as separate ones."""
+    network = networks.build(
+        nas_bench_201.parse(DENSE), channels=32, cells_per_stage=1, classes=10, image_channels=3, in_degree=None, seed=3
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            values = module.weight.detach().flatten()
+            assert float(values.abs().max()) <= bound
+            assert float(values.var()) == pytest.approx(bound**2 / 3, rel=0.15)
+
+
+def test_initialisation_depends_on_the_seed_alone() -> None:
+    def first_weights(seed: int) -> Tensor:
+        return networks.build(nas_bench_201.parse(DENSE), **SMALL, in_degree="source", seed=seed).stem.weight
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    once = first_weights(5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(once, first_weights(5))
+    assert not torch.equal(once, first_weights(6))
