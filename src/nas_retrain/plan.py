@@ -58,6 +58,8 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     wanted = settings.cells
     count = len(nas_bench_201.cells())
     if isinstance(wanted, tuple):
+        if not wanted:
+            raise NasRetrainError("cells=[] chooses no cell.")
         for index in wanted:
             nas_bench_201.cell_at(index)
         return tuple(dict.fromkeys(wanted))

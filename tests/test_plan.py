@@ -1,0 +1,191 @@
+"""Plans: which trainings the settings ask for, once per network class, less what is stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_retrain import plan
+from nas_retrain.cli import CONFIGS
+from nas_retrain.config import Settings, to_settings
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import RunRecord
+from tests.conftest import MakeSettings
+from tests.test_store import a_record
+
+
+def as_stored(training: plan.Training) -> RunRecord:
+    """A record with this training's key."""
+    shared = {field: getattr(training, field) for field in training.key._fields}
+    return replace(a_record(), **shared)
+
+
+def test_every_form_of_cells(make_settings: MakeSettings) -> None:
+    assert plan.chosen_cells(make_settings("cells=all")) == tuple(range(15625))
+    assert plan.chosen_cells(make_settings("cells=[5,0,5,6111]")) == (5, 0, 6111)
+    assert plan.chosen_cells(make_settings("cells='100:103'")) == (100, 101, 102)
+    assert plan.chosen_cells(make_settings("cells='15620:15625'")) == tuple(range(15620, 15625))
+    sample = plan.chosen_cells(make_settings("cells=sample:40"))
+    assert sample == plan.chosen_cells(make_settings("cells=sample:40"))
+    assert sample != plan.chosen_cells(make_settings("cells=sample:40", "sample_seed=1"))
+    assert len(set(sample)) == 40
+    classes = nas_bench_201.network_classes()
+    assert all(classes[cell] == cell and nas_bench_201.graph_at(cell).connected for cell in sample)
+    assert len(plan.chosen_cells(make_settings("cells=sample:5259"))) == 5259
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("some", "none of: all"),
+        ("'5:'", "none of: all"),
+        ("sample:0", "5,259 connected"),
+        ("sample:5260", "5,259 connected"),
+        ("'7:7'", "0 <= a < b <= 15625"),
+        ("'0:15626'", "0 <= a < b <= 15625"),
+        ("[3,15625]", "15625 is out of range.*0 to 15624"),
+        ("[-1]", "-1 is out of range"),
+        ("[]", "chooses no cell"),
+    ],
+)
+def test_cells_that_do_not_exist_are_told(make_settings: MakeSettings, cells: str, told: str) -> None:
+    with pytest.raises(NasRetrainError, match=told):
+        plan.chosen_cells(make_settings(f"cells={cells}"))
+
+
+def test_the_whole_benchmark_is_one_training_per_class_recipe_and_seed(make_settings: MakeSettings) -> None:
+    settings = make_settings("cells=all", "seeds=[1,2,3]")
+    trainings = plan.recipe_trainings(settings, 1.0)
+    assert len(trainings) == 5260 * 2 * 3
+    assert len({training.key for training in trainings}) == len(trainings)
+    assert len({training.label for training in trainings}) == len(trainings)
+    never_trained = {training.network_class for training in trainings if training.learning_rate is None}
+    assert len(never_trained) == 1
+    assert not nas_bench_201.graph_at(never_trained.pop()).connected
+
+
+def test_members_of_one_class_share_one_training(make_settings: MakeSettings) -> None:
+    classes = nas_bench_201.network_classes()
+    twin = next(cell for cell in range(15625) if classes[cell] != cell and nas_bench_201.graph_at(cell).connected)
+    trainings = plan.recipe_trainings(make_settings(f"cells=[{twin},{classes[twin]}]", "seeds=[1]"), 1.0)
+    assert [training.cell for training in trainings] == [classes[twin]] * 2  # one for each recipe
+
+
+def test_under_the_target_convention_members_initialised_differently_are_trained_apart(
+    make_settings: MakeSettings,
+) -> None:
+    settings = make_settings(
+        "cells=all", "seeds=[1]", "recipe=[initialisation_only]", "recipes.initialisation_only.in_degree=target"
+    )
+    trained = {training.network_class for training in plan.recipe_trainings(settings, None)}
+    assert trained == set(nas_bench_201.training_classes("target"))
+    assert len(trained) > 5260
+
+
+@given(
+    base_rate=st.floats(0.01, 10.0),
+    cell=st.integers(0, 15624).filter(lambda cell: nas_bench_201.graph_at(cell).connected),
+)
+def test_recipes_resolve_to_rates_and_initialisations(base_rate: float, cell: int) -> None:
+
+    recipes = "recipe=[benchmark,architecture_aware,learning_rate_only,initialisation_only]"
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        settings = to_settings(compose("config", overrides=[recipes, f"cells=[{cell}]", "seeds=[1]"]))
+    by_recipe = {training.recipe: training for training in plan.recipe_trainings(settings, base_rate)}
+    depths = nas_bench_201.graph_at(cell).path_depths()
+    rule = base_rate * sum(paths * depth**3 for depth, paths in depths.items()) ** -0.5
+    assert by_recipe["benchmark"].learning_rate == by_recipe["initialisation_only"].learning_rate == 0.1
+    assert by_recipe["architecture_aware"].learning_rate == pytest.approx(rule)
+    assert by_recipe["learning_rate_only"].learning_rate == pytest.approx(rule)
+    assert by_recipe["benchmark"].in_degree is None
+    assert by_recipe["learning_rate_only"].in_degree is None
+    assert by_recipe["architecture_aware"].in_degree == by_recipe["initialisation_only"].in_degree == "source"
+
+
+def test_the_key_changes_with_what_decides_the_result_only(make_settings: MakeSettings) -> None:
+    def key(base_rate: float, *overrides: str) -> list[plan.RunKey]:
+        return [training.key for training in plan.recipe_trainings(make_settings("cells=[5]", *overrides), base_rate)]
+
+    assert key(1.0) == key(1.0, "launcher.checkpoint_every=1")
+    other_rate = key(2.0)
+    assert [a == b for a, b in zip(key(1.0), other_rate, strict=True)] == [True, True, False, False]
+    assert not set(key(1.0)) & set(key(1.0, "training.epochs=7"))
+
+
+def test_what_is_stored_is_not_planned_again(make_settings: MakeSettings) -> None:
+    trainings = plan.recipe_trainings(make_settings("cells=sample:3"), 1.0)
+    stored = [as_stored(training) for training in trainings[::2]]
+    assert plan.remaining(trainings, stored) == trainings[1::2]
+    assert plan.remaining(trainings, [as_stored(training) for training in trainings]) == []
+
+
+def test_a_rule_without_a_base_rate_is_refused(make_settings: MakeSettings) -> None:
+    with pytest.raises(NasRetrainError, match=r"architecture_aware.*base rate"):
+        plan.recipe_trainings(make_settings(), None)
+    assert plan.needs_base_rate(make_settings())
+    assert not plan.needs_base_rate(make_settings("recipe=[benchmark]"))
+    assert not plan.needs_base_rate(make_settings("dataset.base_rate=0.5"))
+
+
+def test_the_search_trains_the_base_network_at_every_rate_and_seed(make_settings: MakeSettings) -> None:
+    settings = make_settings("base_rate.points=4", "base_rate.seeds=[1,2]")
+    search = plan.base_rate_trainings(settings)
+    assert {(t.learning_rate, t.seed) for t in search} == {(r, s) for r in settings.base_rate.grid for s in (1, 2)}
+    assert len({training.key for training in search}) == 8
+    assert {training.epochs for training in search} == {1}
+    graph = nas_bench_201.graph_at(search[0].cell)
+    assert graph.layers == ()
+    assert graph.path_depths() == {1: 1}
+    # The seeds, cells and recipes of the comparison do not change what was searched.
+    again = plan.base_rate_trainings(
+        make_settings("base_rate.points=4", "base_rate.seeds=[1,2]", "cells=[1]", "training.epochs=9")
+    )
+    assert again == search
+
+
+class TestResultsFolder:
+    def claim(self, settings: Settings) -> dict[str, object]:
+        plan.claim_results_folder(settings)
+        written: dict[str, object] = json.loads((settings.results_dir / "settings.json").read_text())
+        return written
+
+    def test_the_same_settings_may_come_again_with_other_cells_seeds_and_machines(
+        self, make_settings: MakeSettings
+    ) -> None:
+        first = self.claim(make_settings())
+        assert self.claim(make_settings("cells=all", "seeds=[5]", "launcher.workers=7", "data_dir=/x")) == first
+
+    def test_recipes_may_be_added(self, make_settings: MakeSettings) -> None:
+        self.claim(make_settings("recipe=[benchmark]"))
+        both = self.claim(make_settings("recipe=[initialisation_only]"))
+        assert set(both["recipes"]) == {"benchmark", "initialisation_only"}  # type: ignore[call-overload]
+
+    @pytest.mark.parametrize(
+        ("override", "told"),
+        [
+            ("training.epochs=3", "training.epochs: 2 there, 3 now"),
+            ("dataset=cifar10", "dataset.name: digits there, cifar10 now"),
+            ("recipes.benchmark.learning_rate=0.2", "recipes.benchmark.learning_rate: 0.1 there, 0.2 now"),
+            ("base_rate.points=5", "base_rate.points: 19 there, 5 now"),
+        ],
+    )
+    def test_other_settings_are_refused_key_by_key(self, make_settings: MakeSettings, override: str, told: str) -> None:
+        before = self.claim(make_settings())
+        other = make_settings(override)
+        with pytest.raises(NasRetrainError, match=told) as error:
+            plan.claim_results_folder(other)
+        assert "results_dir=" in str(error.value)
+        assert json.loads((other.results_dir / "settings.json").read_text()) == before
+
+    def test_a_damaged_file_is_named(self, make_settings: MakeSettings) -> None:
+        settings = make_settings()
+        self.claim(settings)
+        (settings.results_dir / "settings.json").write_text('{"bench"')
+        with pytest.raises(NasRetrainError, match=r"settings\.json"):
+            plan.claim_results_folder(settings)

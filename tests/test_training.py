@@ -1,0 +1,183 @@
+"""One training: deterministic, resumable to the last bit, and a record whatever happens."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from nas_retrain import plan, training
+from nas_retrain.config import Settings
+from nas_retrain.data import batches
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan import Training
+from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import RunRecord
+from tests.conftest import MakeSettings
+
+CPU = torch.device("cpu")
+CELL = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+TIMES = ("seconds", "images_per_second", "started", "finished")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    training.prepare_process(CPU)
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_num_threads(threads)
+
+
+def one_training(settings: Settings, recipe: str = "benchmark") -> Training:
+    return next(planned for planned in plan.recipe_trainings(settings, 0.5) if planned.recipe == recipe)
+
+
+def run(planned: Training, settings: Settings, checkpoint: Path) -> RunRecord:
+    data = batches.load(settings.dataset, settings.data_dir, CPU)
+    return training.train(planned, settings, data, checkpoint)
+
+
+def timeless(record: RunRecord) -> dict[str, object]:
+    return {name: value for name, value in asdict(record).items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("recipe", ["benchmark", "architecture_aware", "learning_rate_only", "initialisation_only"])
+def test_the_same_seed_gives_the_same_figures_and_another_gives_others(
+    make_settings: MakeSettings, tmp_path: Path, recipe: str
+) -> None:
+    settings = make_settings(f"cells=[{CELL}]", f"recipe=[{recipe}]")
+    planned = one_training(settings, recipe)
+    first = run(planned, settings, tmp_path / "a")
+    torch.manual_seed(5)  # what happens elsewhere in the process has no part in it
+    torch.rand(3)
+    assert timeless(run(planned, settings, tmp_path / "b")) == timeless(first)
+    other = run(replace(planned, seed=planned.seed + 1), settings, tmp_path / "c")
+    assert other.train_loss != first.train_loss
+    assert first.status == "finished"
+    assert first.test_loss is not None
+    assert first.epochs == 2
+    assert first.key == planned.key
+
+
+def test_training_learns(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings(f"cells=[{CELL}]", "training.epochs=8")
+    record = run(one_training(settings), settings, tmp_path / "checkpoint")
+    assert record.test_accuracy > 80  # ten digits: chance is 10
+
+
+def test_the_schedule_is_torchs_cosine_to_zero() -> None:
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = CosineAnnealingLR(optimiser, T_max=7)
+    for epoch in range(7):
+        assert training.cosine(0.3, epoch, 7) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        optimiser.step()
+        schedule.step()
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_diverged(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings(f"cells=[{CELL}]", "training.epochs=50", "recipes.benchmark.learning_rate=1e30")
+    record = run(one_training(settings), settings, tmp_path / "checkpoint")
+    assert (record.status, record.train_loss, record.test_loss) == ("diverged", None, None)
+    assert (record.train_accuracy, record.test_accuracy) == (10.0, 10.0)
+    assert record.seconds < 10  # it did not go on for 50 epochs
+    json.dumps(asdict(record), allow_nan=False)
+
+
+def test_a_disconnected_cell_is_recorded_and_not_trained(make_settings: MakeSettings, tmp_path: Path) -> None:
+    cell = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
+    settings = make_settings(f"cells=[{cell}]")
+    for recipe in ("benchmark", "architecture_aware"):
+        record = run(one_training(settings, recipe), settings, tmp_path / "checkpoint")
+        assert (record.status, record.learning_rate, record.test_accuracy) == ("disconnected", None, 10.0)
+        assert record.seconds == 0.0
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings(f"cells=[{CELL}]", "training.epochs=8", "launcher.checkpoint_every=1")
+    planned = one_training(settings)
+    undisturbed = run(planned, settings, tmp_path / "undisturbed.pt")
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    # One process imports torch once and forks children that train; each is killed after a random time.
+    code = f"""
+        import dataclasses, json, os, pathlib, random, signal, time
+        from tests.test_training import CPU, one_training, run
+        from nas_retrain import training
+        from nas_retrain.config import Settings
+        folder = pathlib.Path({str(tmp_path)!r})
+        settings = Settings.model_validate_json((folder / "settings.json").read_text())
+        training.prepare_process(CPU)
+        moments = random.Random()
+        killed = 0
+        while not (folder / "record.json").exists():
+            child = os.fork()
+            if child == 0:
+                record = run(one_training(settings), settings, folder / "killed.pt")
+                (folder / "record.tmp").write_text(json.dumps(dataclasses.asdict(record)))
+                (folder / "record.tmp").rename(folder / "record.json")
+                os._exit(0)
+            if killed < 8:
+                time.sleep(moments.uniform(0.05, {undisturbed.seconds / 3}))
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            killed += os.WIFSIGNALED(status)
+        print(killed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1], timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 1
+    record = RunRecord(**json.loads((tmp_path / "record.json").read_text()))
+    assert timeless(record) == timeless(undisturbed)
+    states = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed")]
+    assert states[0]["progress"]["epoch"] == states[1]["progress"]["epoch"] == 7
+    for part in ("network", "optimiser"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_told_and_the_training_starts_over(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings(f"cells=[{CELL}]", "launcher.checkpoint_every=1")
+    planned = one_training(settings)
+    checkpoint = tmp_path / "checkpoint"
+    expected = timeless(run(planned, settings, checkpoint))
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: random.randrange(1, len(whole) - 1)])
+    with pytest.warns(UserWarning, match="not a readable checkpoint.*starts over"):
+        assert timeless(run(planned, settings, checkpoint)) == expected
+    checkpoint.write_bytes(whole)
+    other = replace(planned, seed=1)
+    with pytest.warns(UserWarning, match="another training's checkpoint"):
+        run(other, settings, checkpoint)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_naming_it(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc] file write failed")
+
+    settings = make_settings(f"cells=[{CELL}]", "launcher.checkpoint_every=1")
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(NasRetrainError, match=rf"{tmp_path}/checkpoint.*file write failed.*full"):
+        run(one_training(settings), settings, tmp_path / "checkpoint")
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
+def test_a_device_that_is_absent_is_told_with_those_present() -> None:
+    assert training.choose_device("cpu") == CPU
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(NasRetrainError, match=rf"launcher\.device={absent}.*cpu"):
+        training.choose_device(absent)
