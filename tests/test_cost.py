@@ -1,0 +1,55 @@
+"""The estimate before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas_retrain import cost, plan
+from nas_retrain.spaces import nas_bench_201
+from tests.conftest import MakeSettings
+from tests.test_plan import as_stored
+
+CPU = torch.device("cpu")
+
+
+def test_counts_are_those_of_the_plan(make_settings: MakeSettings) -> None:
+    settings = make_settings("cells=sample:5", "seeds=[1,2]")
+    trainings = plan.recipe_trainings(settings, 1.0)
+    found = cost.estimate(trainings, [], settings, CPU, workers=2)
+    assert (found.trainings, found.epochs, found.images) == (20, 40, 40 * 600)
+    assert found.hours == pytest.approx(found.seconds / 2 / 3600)
+    assert 0 < found.slowest <= found.fastest
+
+
+def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSettings) -> None:
+    settings = make_settings("cells=sample:8", "seeds=[1]", "recipe=[benchmark]")
+    trainings = plan.recipe_trainings(settings, None)
+    network = settings.network
+
+    def per_image(training: plan.Training) -> float:  # an exactly linear machine
+        work = nas_bench_201.flops(
+            nas_bench_201.parse(training.arch), channels=network.channels, cells_per_stage=network.cells_per_stage,
+            classes=10, image_channels=1, image_size=8,
+        )  # fmt: skip
+        return 1e-4 + 1e-9 * work
+
+    stored = [
+        replace(as_stored(training), cell=training.cell, images_per_second=1 / per_image(training), device="cpu")
+        for training in trainings[:5]
+    ]
+    found = cost.estimate(trainings[5:], stored, settings, CPU, workers=1)
+    assert "5 finished trainings" in found.measured_on
+    images = settings.training.epochs * 600 + cost.EVALUATION_SHARE * 1197
+    slowest_known = min(per_image(training) for training in trainings[:5])
+    expected = sum(max(per_image(training), slowest_known) * images for training in trainings[5:])
+    assert found.seconds == pytest.approx(expected, rel=1e-6)
+
+
+def test_nothing_to_train_costs_nothing(make_settings: MakeSettings) -> None:
+    disconnected = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
+    settings = make_settings(f"cells=[{disconnected}]")
+    found = cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU, workers=2)
+    assert (found.trainings, found.hours) == (0, 0.0)
