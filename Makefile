@@ -53,7 +53,7 @@ status: $(READY) ## Tell where a retraining stands
 	$(BIN)/python scripts/status.py $(CHOICE) $(ARGS)
 
 .PHONY: analyze
-analyze: $(READY) ## Compare rankings: ORIGINAL=path RETRAINED=path (default: this results folder)
+analyze: $(READY) ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
 	$(BIN)/python scripts/analyze.py $(CHOICE) $(if $(ORIGINAL),"original='$(ORIGINAL)'") $(if $(RETRAINED),"retrained='$(RETRAINED)'") $(ARGS)
 
 .PHONY: cells

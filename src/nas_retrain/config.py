@@ -125,6 +125,19 @@ class LauncherSettings(_Section):
     max_hours: Annotated[float, Field(ge=0)]
 
 
+class AnalysisSettings(_Section):
+    """How rankings are compared."""
+
+    column: str | None
+    recipe: str
+    control: str
+    top_by: Literal["original", "retrained"]
+    bootstrap_draws: Positive
+    null_draws: Positive
+    largest_moves: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Settings(_Section):
     """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
 
@@ -141,6 +154,9 @@ class Settings(_Section):
     cells: str | tuple[int, ...]
     sample_seed: int
     seeds: Seeds
+    original: Path | None
+    retrained: Path | None
+    analysis: AnalysisSettings
 
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""

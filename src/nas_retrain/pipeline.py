@@ -1,4 +1,4 @@
-"""The stages that a user runs: retrain, plan and status. Each is safe to run again at any time."""
+"""The stages that a user runs: retrain, plan, status and analyse. Each is safe to run again at any time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from nas_retrain import base_rate as base_rates
 from nas_retrain import cost as costs
 from nas_retrain import launch, plan, store
+from nas_retrain.analysis import stage as analysis
 from nas_retrain.config import Settings
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
@@ -79,8 +80,9 @@ def retrain(settings: Settings) -> None:
     with launch.exclusive(settings.results_dir):
         plan.claim_results_folder(settings)
         failed = _train_missing(made, settings)
-        frame = store.merge(settings.results_dir)
-    _analyse(frame, settings)
+        store.merge(settings.results_dir)
+        stored = _read_store(settings)
+        _analyse_recipes(make_plan(settings, stored), stored, settings)
     if failed:
         raise NasRetrainError(
             f"{len(failed)} training(s) failed; {launch.failure_log(settings)} has each error. The others are stored: "
@@ -191,9 +193,33 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours < 100 else f"{hours:,.0f} hours"
 
 
-def _analyse(frame: pd.DataFrame, settings: Settings) -> None:
-    counts = Counter(frame["status"])
+def analyse(settings: Settings) -> None:
+    """Compare `original` with `retrained` if an original is given, else the recipes of this results folder.
+
+    Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
+    """
+    if settings.original is not None:
+        say(f"{analysis.compare_sources(settings)}/report.md")
+        return
+    stored = _read_store(settings)
+    if not stored:
+        raise NasRetrainError(
+            f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
+        )
+    store.merge(settings.results_dir)
+    _analyse_recipes(make_plan(settings, stored), stored, settings)
+
+
+def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) -> None:
+    wanted = {training.key for training in made.recipes}
+    records = [record for record in stored if record.key in wanted]
+    counts = Counter(record.status for record in records)
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
+    folders = analysis.compare_recipes(settings, store.to_frame(records))
+    for folder in folders:
+        say(f"{folder}/report.md")
+    if not folders:
+        say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
 
 
 def status(settings: Settings) -> None:

@@ -1,0 +1,206 @@
+"""How far two rankings of the same cells agree: Kendall's tau among the top K percent, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from nas_retrain.benchmark import Accuracies, per_cell
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.spaces import nas_bench_201
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+TOP_PERCENTS = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 1)
+"""The K of the paper's figure 4."""
+
+LEVEL = 0.95
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Side:
+    """One set of accuracies, aligned with the cells of a comparison.
+
+    accuracy: mean over the cell's trainings, percent. trainings: how many there are. unit: cells with the same
+    number share one result, so they share its noise.
+    """
+
+    name: str
+    accuracy: Floats
+    trainings: Integers
+    unit: Integers
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of accuracies of the same cells. cells: official indices, rising. classes: their network classes."""
+
+    cells: Integers
+    classes: Integers
+    original: Side
+    retrained: Side
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+def compare(original: Accuracies, retrained: Accuracies) -> Comparison:
+    """Put two sources side by side, on the cells that both have; raises NasRetrainError if there are fewer than two.
+
+    Where both hold results of network classes, one cell stands for each class; otherwise a class's result stands for
+    every member, as the original benchmark lists them all.
+    """
+    if original.per_class and retrained.per_class:
+        original = Accuracies(original.name, original.runs)
+        retrained = Accuracies(retrained.name, retrained.runs)
+    left, right = per_cell(original), per_cell(retrained)
+    cells = left.index.intersection(right.index).sort_values()
+    if len(cells) < 2:
+        raise NasRetrainError(
+            f"{original.name} and {retrained.name} have {len(cells)} cell(s) in common; a comparison needs two."
+        )
+    classes = np.array(nas_bench_201.network_classes())[cells]
+    return Comparison(cells.to_numpy(), classes, _side(original, left, cells), _side(retrained, right, cells))
+
+
+def _side(accuracies: Accuracies, table: pd.DataFrame, cells: pd.Index) -> Side:
+    rows = table.loc[cells]
+    unit = np.unique(rows["unit"].to_numpy(), return_inverse=True)[1]
+    return Side(accuracies.name, rows["accuracy"].to_numpy(), rows["trainings"].to_numpy(), unit.astype(np.int64))
+
+
+def top_counts(accuracy: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> dict[int, int]:
+    """How many cells the top K percent are: the nearest whole number, and every cell that ties with the last one."""
+    falling = -np.sort(-accuracy)
+    counts = {}
+    for percent in percents:
+        last = max(1, round(len(falling) * percent / 100)) - 1
+        counts[percent] = int(np.searchsorted(-falling, -falling[last], side="right"))
+    return counts
+
+
+def kendall_tau(x: Floats, y: Floats) -> float:
+    """Kendall's tau-b; NaN for fewer than two cells and where one side is constant."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(stats.kendalltau(x, y).statistic)
+
+
+def top_taus(original: Floats, retrained: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> Floats:
+    """Kendall's tau-b among the top K percent by `original`, for each K."""
+    order = np.argsort(-original, kind="stable")
+    x, y = original[order], retrained[order]
+    return np.array([kendall_tau(x[:count], y[:count]) for count in top_counts(original, percents).values()])
+
+
+def bootstrap_weights(classes: Integers, draws: int, seed: int) -> NDArray[np.float32]:
+    """How often each cell is in each resample of the network classes: shape (cells, draws).
+
+    Classes are drawn, not cells, since members of one class are the same network.
+    """
+    numbers = np.unique(classes, return_inverse=True)[1]
+    count = int(numbers.max()) + 1
+    generator = np.random.default_rng(seed)
+    weights = np.empty((count, draws), dtype=np.float32)
+    for draw in range(draws):
+        weights[:, draw] = np.bincount(generator.integers(0, count, count), minlength=count)
+    return weights[numbers]
+
+
+def bootstrap_taus(
+    original: Floats, retrained: Floats, weights: NDArray[np.float32], percents: tuple[int, ...] = TOP_PERCENTS
+) -> Floats:
+    """Kendall's tau-b of every resample, for each K: shape (len(percents), draws); NaN where it is undefined.
+
+    The top K percent are those of the whole set, resampled. A resample's tau is a quadratic form in its weights, so
+    all resamples and all K come from one pass over the pairs of cells, sorted by `original`: O(cells^2 draws), as
+    matrix products. A cell drawn twice is tied with itself in both rankings, which tau-b leaves out.
+    """
+    order = np.argsort(-original, kind="stable")
+    x, y, weights = original[order], retrained[order], weights[order]
+    counts = top_counts(original, percents)
+    concordance = np.zeros(weights.shape[1])
+    taus: dict[int, Floats] = {}
+    first = 0
+    for stop in sorted(set(counts.values())):
+        while first < stop:
+            end = min(first + _BLOCK, stop)
+            signs = np.sign(x[first:end, None] - x[None, :end]).astype(np.float32)
+            signs *= np.sign(y[first:end, None] - y[None, :end]).astype(np.float32)
+            signs *= np.arange(end)[None, :] < np.arange(first, end)[:, None]  # each pair once
+            concordance += np.einsum("id,id->d", signs @ weights[:end], weights[first:end], dtype=np.float64)
+            first = end
+        scale = np.sqrt(_untied(x[:stop], weights[:stop]) * _untied(y[:stop], weights[:stop]))
+        taus[stop] = np.divide(concordance, scale, out=np.full(len(scale), np.nan), where=scale > 0)
+    return np.array([taus[counts[percent]] for percent in percents])
+
+
+def _untied(values: Floats, weights: NDArray[np.float32]) -> Floats:
+    """The number of pairs with different values in each resample."""
+    order = np.argsort(values, kind="stable")
+    groups = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+    sizes = np.add.reduceat(weights[order], groups, axis=0).astype(np.float64)
+    untied: Floats = (sizes.sum(0) ** 2 - (sizes**2).sum(0)) / 2
+    return untied
+
+
+def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws; NaN where fewer than half of them are defined."""
+    defined = draws[np.isfinite(draws)]
+    if len(defined) == 0 or 2 * len(defined) < len(draws):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def agreement(
+    comparison: Comparison, draws: int, seed: int, by: Literal["original", "retrained"] = "original"
+) -> pd.DataFrame:
+    """One row a K: top_percent, cells, kendall_tau with its interval, spearman, overlap and ties.
+
+    by: which side's ranking says what the top K percent are. overlap: the share of them that are also among the
+    other side's best as many. ties: the share of pairs among them that are tied on either side.
+    """
+    sides = (comparison.original, comparison.retrained)
+    ranked, other = sides if by == "original" else sides[::-1]
+    x, y = ranked.accuracy, other.accuracy
+    taus = bootstrap_taus(x, y, bootstrap_weights(comparison.classes, draws, seed))
+    order, rows = np.argsort(-x, kind="stable"), []
+    for (percent, count), resampled in zip(top_counts(x).items(), taus, strict=True):
+        top = order[:count]
+        low, high = interval(resampled)
+        rows.append(
+            {
+                "top_percent": percent,
+                "cells": count,
+                "kendall_tau": kendall_tau(x[top], y[top]),
+                "tau_low": low,
+                "tau_high": high,
+                "spearman": _spearman(x[top], y[top]),
+                "overlap": float(np.isin(top, np.argsort(-y, kind="stable")[:count]).mean()),
+                "ties": _tied_share(x[top], y[top]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _spearman(x: Floats, y: Floats) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def _tied_share(x: Floats, y: Floats) -> float:
+    def pairs(*values: Floats) -> float:
+        sizes = np.unique(np.column_stack(values), axis=0, return_counts=True)[1]
+        return float((sizes * (sizes - 1) / 2).sum())
+
+    everything = len(x) * (len(x) - 1) / 2
+    return (pairs(x) + pairs(y) - pairs(x, y)) / everything if everything else 0.0

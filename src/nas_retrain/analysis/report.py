@@ -1,0 +1,216 @@
+"""The report of a comparison: report.md, and report.html in one self-contained file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import markdown
+import numpy as np
+import pandas as pd
+
+from nas_retrain.analysis import figures
+from nas_retrain.analysis.tables import BEYOND_NOISE, Findings
+from nas_retrain.store import replacing
+
+SIGNIFICANT = 0.05
+LOW_CEILING = 0.7
+"""A noise ceiling below which a comparison of rankings is an illustration only."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }}
+table {{ border-collapse: collapse; margin: 1em 0; font-size: 85%; display: block; overflow-x: auto }}
+th, td {{ padding: 0.2em 0.6em; border-bottom: 1px solid #ddd }}
+img {{ max-width: 100% }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def write(
+    findings: Findings,
+    folder: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    attribution: pd.DataFrame | None = None,
+) -> None:
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`.
+
+    facts: what the report says of its settings, by name. attribution: see `tables.attribution`. Raises
+    NasRetrainError if the folder cannot be written.
+    """
+    tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
+    for name, table in tables.items():
+        with replacing(folder / "tables" / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+    drawn = figures.draw_all(findings, folder / "figures")
+    text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
+    with replacing(folder / "report.md") as temporary:
+        temporary.write_text(text)
+    with replacing(folder / "report.html") as temporary:
+        temporary.write_text(_page(text, title, folder))
+
+
+def _page(text: str, title: str, folder: Path) -> str:
+    def embedded(match: re.Match[str]) -> str:
+        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{content}"'
+
+    body = markdown.markdown(text, extensions=["tables"])
+    return _PAGE.format(title=title, body=re.sub(r'src="(figures/[^"]+\.png)"', embedded, body))
+
+
+def _sections(
+    findings: Findings, title: str, facts: Mapping[str, str], drawn: Sequence[str], attribution: pd.DataFrame | None
+) -> list[str]:
+    comparison = findings.comparison
+    original, retrained = comparison.original.name, comparison.retrained.name
+    parts = [f"# {title}", *(f"- {sentence}" for sentence in statements(findings))]
+    parts = [parts[0], "\n".join(parts[1:])]
+    parts += [f"![The three panels](figures/{drawn[0]}.png)"]
+    parts += [
+        f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "
+        f"{facts['top K % by']}, with its interval, beside the noise ceiling. Right: spread among each side's own top "
+        "K %. Intervals are 95 %, from resampled network classes.*",
+        "## Ranking change",
+        _table(findings.ranking_change),
+        "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
+        "differed, each cell with as many trainings as it has. p_value: how often that gives a tau as low as the "
+        "observed one; p_holm: adjusted for there being several K. tau_original_again, tau_retrained_again: each side "
+        "against its own repetition. ties: share of pairs tied on either side.*",
+        "## Gains",
+        f"![Gains](figures/{drawn[1]}.png)",
+        _table(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
+        "*selection: the part of a decile's mean gain that comes from sorting cells by an accuracy that holds noise. "
+        "By learning-rate factor: tables/accuracy_gain.csv.*",
+    ]
+    if attribution is not None and len(attribution) > 1:
+        parts += [
+            "## Where the gain comes from",
+            _table(attribution),
+            f"*Mean gain of each recipe over {original} on the same cells, in points.*",
+        ]
+    parts += [
+        "## Spread among the best",
+        _table(findings.performance_gap),
+        "*Standard deviation of accuracy among each side's own top K %, in points.*",
+        "## Largest moves",
+    ]
+    moves = findings.largest_moves
+    if len(moves):
+        parts += ["![Cells](figures/largest_moves.png)"] if "largest_moves" in drawn else []
+        parts += [
+            _table(moves.groupby(moves["move"] > 0, sort=False).head(10)),
+            "*Ranks are from 1, the best. noise: standard deviation of the move if the networks were merely trained "
+            f"again{f'; listed are moves of more than {BEYOND_NOISE:g} of these' if findings.ceiling else ''}. "
+            "Dotted edges lead nowhere.*",
+        ]
+    else:
+        parts += [f"No cell moved by more than {BEYOND_NOISE:g} standard deviations of what training again gives."]
+    parts += ["## Noise of training", _noise_text(findings)]
+    if len(findings.noise_levels):
+        parts += [
+            _table(findings.noise_levels[findings.noise_levels["accuracy"].isna()].drop(columns="accuracy")),
+            "*Standard deviation of one training's accuracy, in points, pooled; by level: tables/noise.csv.*",
+        ]
+    parts += ["## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    return parts
+
+
+def _table(table: pd.DataFrame) -> str:
+    shown = table.copy()
+    for name in shown.select_dtypes("number"):
+        digits = 3 if shown[name].dropna().abs().lt(1).all() else 2
+        whole = shown[name].dropna().mod(1).eq(0).all()
+        shown[name] = [
+            "" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.{digits}f}" for value in shown[name]
+        ]
+    for name in shown.select_dtypes(["object", "string"]):
+        shown[name] = [str(value).replace("|", "\\|") for value in shown[name]]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def _noise_text(findings: Findings) -> str:
+    names = {side: getattr(findings.comparison, side).name for side in findings.noise}
+    unknown = [names[side] for side, level in findings.noise.items() if level is None]
+    if unknown:
+        return (
+            f"No network class was trained twice in {' and '.join(unknown)}: its noise is unknown, and so is the noise "
+            "ceiling. Train at least two seeds."
+        )
+    known = [
+        f"{names[side]}: {level.deviation:.2f} points, from {level.classes:,} network classes"
+        for side, level in findings.noise.items()
+        if level is not None
+    ]
+    return f"One training scatters by (standard deviation) {'; '.join(known)} that were trained more than once."
+
+
+def statements(findings: Findings) -> list[str]:
+    """What the numbers show and do not show, in plain sentences."""
+    table = findings.ranking_change
+    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
+    overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
+    tau, low, high = (_number(overall[name]) for name in ("kendall_tau", "tau_low", "tau_high"))
+    found = [
+        f"Over {overall['cells']:,.0f} cells the two rankings agree with Kendall's tau = {tau} [{low}, {high}].",
+    ]
+    if findings.ceiling is None:
+        found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
+    else:
+        found += _against_ceiling(table)
+    direction = "higher" if gain["mean_gain"] > 0 else "lower"
+    certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
+    found.append(
+        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
+        f"[{gain['gain_low']:+.2f}, {gain['gain_high']:+.2f}]{'' if certain else ', which may be no difference'}; "
+        f"{gain['share_improved']:.0%} of cells are higher."
+    )
+    deciles = findings.accuracy_gain[findings.accuracy_gain["grouping"] == "decile"].tail(5)
+    if len(deciles) == 5:
+        better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
+        found.append(
+            f"Of the five deciles of the strongest cells by original accuracy, {better} gain on average beyond doubt."
+        )
+    found.append(
+        "That two rankings differ does not say which of them is better: that needs each network at its own best "
+        "hyperparameters."
+    )
+    return found
+
+
+def _against_ceiling(table: pd.DataFrame) -> list[str]:
+    ceiling, beyond = (_number(table.iloc[0][name]) for name in ("tau_ceiling", "beyond_noise"))
+    found = [
+        f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling); the observed tau lies "
+        f"{beyond} below it."
+    ]
+    changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
+    level = f"(5 % level, adjusted for {table['p_holm'].notna().sum()} tests)"
+    if len(changed):
+        among = ", ".join(map(str, changed))
+        found.append(f"The ranking changed more than training again explains {level} among the top {among} %.")
+    else:
+        found.append(f"At no K did the ranking change more than training again explains {level}.")
+    if table.iloc[0]["tau_ceiling"] < LOW_CEILING:
+        found.append(
+            f"A ceiling of {ceiling} means that these accuracies hardly rank the networks at all: take this report as "
+            "an illustration of the pipeline, not as evidence on the recipes."
+        )
+    return found
+
+
+def _number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
