@@ -61,8 +61,10 @@ cells: $(READY) ## Write the table of all cells, results/201/cells.csv
 	$(BIN)/python scripts/cells.py $(CHOICE) $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure speed on this machine; writes results/bench
-	$(BIN)/python scripts/bench.py $(ARGS)
+bench: PROFILE = dry
+bench: DATASET = digits
+bench: $(READY) ## Measure training speed with one process and with one a core; writes results/201/digits/speed.csv
+	$(BIN)/python scripts/bench.py $(CHOICE) $(ARGS)
 
 .PHONY: test
 test: $(READY) ## Run the tests

@@ -107,14 +107,14 @@ def _points(
         return known, f"{len(known):,} finished trainings"
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
-    data = _made_up_images(settings, device)
+    data = made_up_images(settings, device)
     return [
-        (float(_flops(cell, settings.network, settings.dataset)), _seconds_per_image(cell, settings, data))
+        (float(_flops(cell, settings.network, settings.dataset)), seconds_per_image(cell, settings, data))
         for cell in [*cells, nas_bench_201.base_cell()]
     ], f"a few steps on this machine ({device.type})"
 
 
-def _made_up_images(settings: Settings, device: torch.device) -> DeviceData:
+def made_up_images(settings: Settings, device: torch.device) -> DeviceData:
     """As many random images as one step needs: on the CPU few, since its speed hardly depends on the batch."""
     dataset = settings.dataset
     number = min(settings.training.batch_size, 32 if device.type == "cpu" else settings.training.batch_size)
@@ -125,7 +125,10 @@ def _made_up_images(settings: Settings, device: torch.device) -> DeviceData:
     return to_device(dataset, (images, labels), (images, labels), device)
 
 
-def _seconds_per_image(cell: int, settings: Settings, data: DeviceData, budget: float = 0.5) -> float:
+def seconds_per_image(
+    cell: int, settings: Settings, data: DeviceData, budget: float = 0.5, most_steps: int = 50
+) -> float:
+    """Seconds that a training step takes for one image, over steps of about `budget` seconds after a first one."""
     network = networks.build(
         nas_bench_201.graph_at(cell),
         channels=settings.network.channels,
@@ -149,7 +152,7 @@ def _seconds_per_image(cell: int, settings: Settings, data: DeviceData, budget: 
 
     step()  # kernels are chosen and memory is allocated in the first one
     steps, begun = 0, time.perf_counter()
-    while steps == 0 or (time.perf_counter() - begun < budget and steps < 50):
+    while steps == 0 or (time.perf_counter() - begun < budget and steps < most_steps):
         step()
         steps += 1
     return (time.perf_counter() - begun) / steps / number

@@ -127,7 +127,7 @@ def _gap(axes: Axes, findings: Findings) -> None:
 
 
 def _gains(findings: Findings) -> Figure:
-    figure = Figure(figsize=(10.0, 3.2), layout="constrained")
+    figure = Figure(figsize=(10.0, 3.5), layout="constrained")
     decile, factor = figure.subplots(1, 2)
     table = findings.accuracy_gain
     rows = table[table["grouping"] == "decile"]
@@ -141,7 +141,7 @@ def _gains(findings: Findings) -> Figure:
             markersize=14,
             label="from sorting by noise alone",
         )
-        decile.legend(loc="best")
+        figure.legend(*decile.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     decile.set(xlabel="decile of the original accuracy (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11))
     overall = table.iloc[0]
     decile.set_title(
@@ -170,7 +170,8 @@ def _moves(findings: Findings) -> Figure | None:
         return None
     columns = max(len(rising), len(falling))
     rows = [part for part in (rising, falling) if len(part)]
-    figure = Figure(figsize=(2.5 * columns + 0.2, 1.9 * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(2.5 * columns + 0.2, 1.9 * len(rows) + 0.5), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, part in zip(grid, rows, strict=True):
         for axes in line:

@@ -59,7 +59,7 @@ class NoiseLevel:
 def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
     """Estimate the noise from trainings of the same network class; None where no class was trained twice.
 
-    The cells without a path are left out: they are not trained, so chance is all that they show.
+    Replicates that all agree to the last digit are copies of one result, not trainings, and tell nothing. The cells without a path are left out: they are not trained, so chance is all that they show.
     """
     replicates = accuracies.runs[_connected()[accuracies.runs["index"]]]
     classes = np.array(nas_bench_201.network_classes())[replicates["index"]]
@@ -67,7 +67,7 @@ def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
     table = pd.DataFrame({"mean": grouped.mean(), "degrees": grouped.size() - 1})
     table["squares"] = grouped.var() * table["degrees"]
     table = table[table["degrees"] > 0].sort_values("mean")
-    if table.empty:
+    if not table["squares"].any():
         return None
     total = int(table["degrees"].sum())
     bins = int(np.clip(total // BIN_REPLICATES, 1, MOST_BINS))
