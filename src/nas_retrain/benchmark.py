@@ -36,8 +36,7 @@ class Accuracies:
 def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
     """`runs` with its columns in order and sorted, if it can be what it says; raises NasRetrainError, naming `source`.
 
-    Refused are cells outside the benchmark, a repeated training, an accuracy that is not a percentage, and
-    accuracies that look like fractions (all at most 1).
+    Refused are cells outside the benchmark, a repeated training, and an accuracy that is not a percentage.
     """
     if runs.empty:
         raise NasRetrainError(f"{source} holds no accuracies.")
@@ -56,8 +55,6 @@ def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
             f"{source}: cell {row['index']:.0f} has the accuracy {row['accuracy']}; percentages from 0 to 100 are "
             "expected. Leave out cells without a result."
         )
-    if runs["accuracy"].max() <= 1.0:
-        raise NasRetrainError(f"{source}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
     return runs
 
 
@@ -90,6 +87,8 @@ def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
     runs = checked(
         pd.DataFrame({"index": table["index"].astype(int), "seed": 0, "accuracy": table[there[0]].astype(float)}), path
     )
+    if runs["accuracy"].max() <= 1.0:
+        raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
     _check_names(zip(table["index"].astype(int), table["arch"], strict=True), path)
     return Accuracies(path.name.removesuffix(".gz").removesuffix(".csv"), runs)
 
