@@ -95,7 +95,7 @@ def _draw(search: BaseRateSearch, path: Path) -> None:
     axes.plot(rates, means, "-o", color="#0072B2", markersize=4, label="mean over seeds")
     chosen = search.chosen
     axes.axvline(chosen.learning_rate, color="#D55E00", linewidth=1, label=f"base rate {chosen.learning_rate:.3g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss after the search's epochs (nats)")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (nats)")
     axes.set_title("Base network (skip-only cell)")
     axes.legend(frameon=False)
     with replacing(path) as temporary:

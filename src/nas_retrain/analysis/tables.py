@@ -116,7 +116,7 @@ def holm(p_values: Floats) -> Floats:
 
 def accuracy_gain(comparison: Comparison, again: Ceiling | None, weights: NDArray[np.float32]) -> pd.DataFrame:
     """Retrained minus original accuracy, in points: over all cells, per decile of the original accuracy (1 is the
-    lowest) and per learning-rate factor.
+    lowest) and per learning-rate factor. A group of one network class has no interval.
 
     selection: the part of a decile's mean gain that is there though nothing changed, since cells were sorted by an
     accuracy that holds noise.
@@ -131,7 +131,8 @@ def accuracy_gain(comparison: Comparison, again: Ceiling | None, weights: NDArra
     for grouping, name, part in groups:
         if not len(part):
             continue
-        low, high = interval(weighted_means(gain[part], weights[part]))
+        several = len(np.unique(comparison.classes[part])) > 1
+        low, high = interval(weighted_means(gain[part], weights[part])) if several else (np.nan, np.nan)
         quartiles = np.quantile(gain[part], [0.05, 0.25, 0.5, 0.75, 0.95])
         selection = np.nan
         if again is not None:
