@@ -6,17 +6,30 @@ percent. A training that a source does not have is absent, never filled in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import bz2
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from nas_retrain import safe_pickle
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import replacing
 
 COLUMNS = ["index", "seed", "accuracy"]
+
+NATS_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"}
+"""What NATS-Bench calls our data sets. Its "cifar10-valid" is another one, trained on half of the images."""
+
+_NATS_COLUMNS = ["index", "arch", "dataset", "epochs", "seed", "test_set", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,8 @@ def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
 def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
     names = nas_bench_201.cells()
     for index, arch in cells:
+        if not 0 <= index < len(names):
+            raise NasRetrainError(f"{source}: cell index {index} is out of range 0 to {len(names) - 1}.")
         if names[index] != arch:
             raise NasRetrainError(f"{source}: cell {index} is {names[index]} in NAS-Bench-201, not {arch!r}.")
 
@@ -126,16 +141,78 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     return from_runs(found, recipe)
 
 
-def read(path: Path, dataset: str, *, recipe: str, column: str | None = None) -> Accuracies:
-    """Accuracies of a data set from any source, told by its name: a runs.parquet of ours, or a CSV file.
+def read_nats(folder: Path, dataset: str, *, epochs: int, test_set: str) -> Accuracies:
+    """Accuracies of every seed from a NATS-Bench topology folder with one <index>.pickle.pbz2 a cell ("-simple").
 
-    recipe: which one to take from runs of ours. column: see `read_csv`.
+    epochs: which of its trainings, 12 or 200. test_set: "ori-test" (all test images), or "x-valid" or "x-test" (a
+    half each) where there are these. Unpacking takes minutes for all cells, so what was read is kept beside the
+    folder as <folder>.accuracies.parquet and used until the folder changes. Raises NasRetrainError for a folder
+    without cells, a damaged or foreign file, and a choice that no cell has.
     """
+    table = _nats_table(folder)
+    here = table[table["dataset"] == NATS_NAMES.get(dataset, dataset)]
+    chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
+    if chosen.empty:
+        there = sorted({f"{row.test_set} after {row.epochs} epochs" for row in here.itertuples()})
+        raise NasRetrainError(
+            f"{folder} has no {test_set} after {epochs} epochs for {dataset}; it has {', '.join(there) or 'nothing'}. "
+            "Choose with analysis.test_set=... and analysis.epochs=..."
+        )
+    return Accuracies(f"{folder.name}-{epochs}-epochs", checked(chosen, folder))
+
+
+def _nats_table(folder: Path) -> pd.DataFrame:
+    """Every last-epoch test accuracy of a folder, from the copy beside it if that is newer than the folder."""
+    copy = folder.with_name(f"{folder.name}.accuracies.parquet")
+    if copy.exists() and copy.stat().st_mtime_ns > folder.stat().st_mtime_ns:
+        return pd.read_parquet(copy)
+    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", path.name))
+    if not paths:
+        raise NasRetrainError(
+            f"{folder} has no files like 000000.pickle.pbz2, one a cell, as NATS-Bench lays them out."
+        )
+    rows: list[tuple[object, ...]] = []
+    for path in tqdm(paths, desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
+        rows += _nats_cell(path)
+    table = pd.DataFrame(rows, columns=_NATS_COLUMNS)
+    _check_names(zip(table["index"], table["arch"], strict=True), folder)
+    try:
+        with replacing(copy) as temporary:
+            table.to_parquet(temporary, index=False)
+    except NasRetrainError as error:
+        warnings.warn(f"{error} It will be read anew next time.", stacklevel=2)
+    return table
+
+
+def _nats_cell(path: Path) -> Iterator[tuple[object, ...]]:
+    index = int(path.name.split(".")[0])
+    with safe_pickle.damage_reported(path):
+        with bz2.open(path) as file:
+            content: Any = safe_pickle.load(file, path)
+        for trained in content.values():
+            if trained["arch_index"] != index:
+                raise NasRetrainError(f"{path} holds cell {trained['arch_index']}, not the one that it is named after.")
+            for (dataset, seed), result in trained["all_results"].items():
+                epochs = int(result["epochs"])
+                for test_set in result["eval_names"]:
+                    accuracy = float(result["eval_acc1es"][f"{test_set}@{epochs - 1}"])
+                    yield index, str(trained["arch_str"]), str(dataset), epochs, int(seed), str(test_set), accuracy
+
+
+def read(
+    path: Path, dataset: str, *, recipe: str, column: str | None = None, epochs: int = 200, test_set: str = "ori-test"
+) -> Accuracies:
+    """Accuracies of a data set from any source: a NATS folder, or by its name a runs.parquet of ours or a CSV file.
+
+    recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see `read_nats`.
+    """
+    if path.is_dir():
+        return read_nats(path, dataset, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
         return read_runs(path, dataset, recipe)
     if path.name.endswith((".csv", ".csv.gz")):
         return read_csv(path, dataset, column)
-    raise NasRetrainError(f"{path}: expected a .csv, .csv.gz or .parquet file.")
+    raise NasRetrainError(f"{path}: expected a NATS-Bench folder or a .csv, .csv.gz or .parquet file.")
 
 
 def per_cell(accuracies: Accuracies) -> pd.DataFrame:

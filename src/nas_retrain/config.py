@@ -129,6 +129,8 @@ class AnalysisSettings(_Section):
     """How rankings are compared."""
 
     column: str | None
+    epochs: Positive
+    test_set: Literal["ori-test", "x-valid", "x-test"]
     recipe: str
     control: str
     top_by: Literal["original", "retrained"]

@@ -28,7 +28,14 @@ def compare_sources(settings: Settings) -> Path:
     chosen = settings.analysis
     retrained_path = settings.retrained or settings.results_dir / "runs.parquet"
     original, retrained = (
-        benchmark.read(path, settings.dataset.name, recipe=chosen.recipe, column=chosen.column)
+        benchmark.read(
+            path,
+            settings.dataset.name,
+            recipe=chosen.recipe,
+            column=chosen.column,
+            epochs=chosen.epochs,
+            test_set=chosen.test_set,
+        )
         for path in (settings.original, retrained_path)
     )
     folder = settings.results_dir / "comparisons" / f"{original.name}_to_{retrained.name}"
