@@ -53,3 +53,24 @@ def test_nothing_to_train_costs_nothing(make_settings: MakeSettings) -> None:
     settings = make_settings(f"cells=[{disconnected}]")
     found = cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU, workers=2)
     assert (found.trainings, found.hours) == (0, 0.0)
+
+
+def test_speed_is_measured_on_one_thread_as_a_worker_trains(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measured(*_: object) -> float:
+        seen.append(torch.get_num_threads())
+        return 1e-3
+
+    monkeypatch.setattr(cost, "seconds_per_image", measured)
+    before = torch.get_num_threads()
+    settings = make_settings("cells=sample:5")
+    torch.set_num_threads(2)
+    try:
+        cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU, workers=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}

@@ -108,10 +108,17 @@ def _points(
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
     data = made_up_images(settings, device)
-    return [
-        (float(_flops(cell, settings.network, settings.dataset)), seconds_per_image(cell, settings, data))
-        for cell in [*cells, nas_bench_201.base_cell()]
-    ], f"a few steps on this machine ({device.type})"
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as a worker trains
+    try:
+        measured = [
+            (float(_flops(cell, settings.network, settings.dataset)), seconds_per_image(cell, settings, data))
+            for cell in [*cells, nas_bench_201.base_cell()]
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    return measured, f"a few steps on this machine ({device.type})"
 
 
 def made_up_images(settings: Settings, device: torch.device) -> DeviceData:
