@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy.stats import kendalltau
 
 from nas_retrain import pipeline
 from nas_retrain.errors import NasRetrainError
@@ -89,6 +90,15 @@ def test_a_run_leaves_every_record_the_base_rate_and_tables(undisturbed: Path) -
     assert ruled
     assert all(record.learning_rate is not None and record.learning_rate <= found["base_rate"] for record in ruled)
     assert not list((undisturbed / "checkpoints").glob("*"))
+    runs = pd.read_parquet(undisturbed / "runs.parquet")
+    means = runs.pivot_table(index="cell", columns="recipe", values="test_accuracy")
+    means = means.loc[means["architecture_aware"].notna()]
+    change = pd.read_csv(undisturbed / "tables" / "ranking_change.csv").set_index("top_percent")
+    expected = kendalltau(means["benchmark"], means["architecture_aware"]).statistic
+    assert change.loc[100, "kendall_tau"] == pytest.approx(expected, abs=1e-5)
+    gain = pd.read_csv(undisturbed / "tables" / "accuracy_gain.csv")["mean_gain"][0]
+    assert gain == pytest.approx((means["architecture_aware"] - means["benchmark"]).mean(), abs=1e-4)
+    assert f"tau = {expected:.3f}" in (undisturbed / "report.md").read_text()
 
 
 def test_run_again_it_trains_nothing(undisturbed: Path, tmp_path: Path) -> None:
