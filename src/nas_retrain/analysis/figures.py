@@ -152,8 +152,8 @@ def _gains(findings: Findings) -> Figure:
     _bars(factor, rows, rows["group"].astype(float).tolist())
     factor.set(xlabel="learning-rate factor of the cell", ylabel="mean gain (points)", xscale="log")
     factor.set_title("By learning-rate factor")
-    for formatted in (factor.xaxis.set_major_formatter, factor.xaxis.set_minor_formatter):
-        formatted("{x:g}")
+    factor.set_xticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"])
+    factor.xaxis.set_minor_formatter("")
     return figure
 
 
