@@ -19,17 +19,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nas_retrain import safe_pickle
+from nas_retrain import official_file, safe_pickle
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import replacing
 
 COLUMNS = ["index", "seed", "accuracy"]
 
-NATS_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"}
-"""What NATS-Bench calls our data sets. Its "cifar10-valid" is another one, trained on half of the images."""
+PUBLISHED_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"}
+"""What the published files call our data sets. Their "cifar10-valid" is another one, trained on half of the images."""
 
-_NATS_COLUMNS = ["index", "arch", "dataset", "epochs", "seed", "test_set", "accuracy"]
+_PUBLISHED_COLUMNS = ["index", "arch", "dataset", "epochs", "seed", "test_set", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -141,41 +141,35 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     return from_runs(found, recipe)
 
 
-def read_nats(folder: Path, dataset: str, *, epochs: int, test_set: str) -> Accuracies:
-    """Accuracies of every seed from a NATS-Bench topology folder with one <index>.pickle.pbz2 a cell ("-simple").
+def read_published(path: Path, dataset: str, *, epochs: int, test_set: str) -> Accuracies:
+    """Accuracies of every seed as the benchmark's authors published them.
 
-    epochs: which of its trainings, 12 or 200. test_set: "ori-test" (all test images), or "x-valid" or "x-test" (a
-    half each) where there are these. Unpacking takes minutes for all cells, so what was read is kept beside the
-    folder as <folder>.accuracies.parquet and used until the folder changes. Raises NasRetrainError for a folder
-    without cells, a damaged or foreign file, and a choice that no cell has.
+    path: NAS-Bench-201's own file (NAS-Bench-201-v1_1-096897.pth), or a NATS-Bench topology folder with one
+    <index>.pickle.pbz2 a cell ("-simple"); both hold the same trainings. epochs: which of them, 12 or 200. test_set:
+    "ori-test" (all test images), or "x-valid" or "x-test" (a half each) where there are these. Reading takes minutes,
+    so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
+    NasRetrainError for a damaged or foreign file, a folder without cells, and a choice that no cell has.
     """
-    table = _nats_table(folder)
-    here = table[table["dataset"] == NATS_NAMES.get(dataset, dataset)]
+    table = _published_table(path)
+    here = table[table["dataset"] == PUBLISHED_NAMES.get(dataset, dataset)]
     chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
     if chosen.empty:
         there = sorted({f"{row.test_set} after {row.epochs} epochs" for row in here.itertuples()})
         raise NasRetrainError(
-            f"{folder} has no {test_set} after {epochs} epochs for {dataset}; it has {', '.join(there) or 'nothing'}. "
+            f"{path} has no {test_set} after {epochs} epochs for {dataset}; it has {', '.join(there) or 'nothing'}. "
             "Choose with analysis.test_set=... and analysis.epochs=..."
         )
-    return Accuracies(f"{folder.name}-{epochs}-epochs", checked(chosen, folder))
+    return Accuracies(f"{path.name.removesuffix('.pth')}-{epochs}-epochs", checked(chosen, path))
 
 
-def _nats_table(folder: Path) -> pd.DataFrame:
-    """Every last-epoch test accuracy of a folder, from the copy beside it if that is newer than the folder."""
-    copy = folder.with_name(f"{folder.name}.accuracies.parquet")
-    if copy.exists() and copy.stat().st_mtime_ns > folder.stat().st_mtime_ns:
+def _published_table(path: Path) -> pd.DataFrame:
+    """Every last-epoch test accuracy, from the copy beside `path` if that is newer."""
+    copy = path.with_name(f"{path.name}.accuracies.parquet")
+    if copy.exists() and copy.stat().st_mtime_ns > path.stat().st_mtime_ns:
         return pd.read_parquet(copy)
-    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", path.name))
-    if not paths:
-        raise NasRetrainError(
-            f"{folder} has no files like 000000.pickle.pbz2, one a cell, as NATS-Bench lays them out."
-        )
-    rows: list[tuple[object, ...]] = []
-    for path in tqdm(paths, desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
-        rows += _nats_cell(path)
-    table = pd.DataFrame(rows, columns=_NATS_COLUMNS)
-    _check_names(zip(table["index"], table["arch"], strict=True), folder)
+    rows = _nats_rows(path) if path.is_dir() else _official_rows(path)
+    table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
+    _check_names(zip(table["index"], table["arch"], strict=True), path)
     try:
         with replacing(copy) as temporary:
             table.to_parquet(temporary, index=False)
@@ -184,35 +178,60 @@ def _nats_table(folder: Path) -> pd.DataFrame:
     return table
 
 
+def _nats_rows(folder: Path) -> Iterator[tuple[object, ...]]:
+    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", path.name))
+    if not paths:
+        raise NasRetrainError(
+            f"{folder} has no files like 000000.pickle.pbz2, one a cell, as NATS-Bench lays them out."
+        )
+    for path in tqdm(paths, desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
+        yield from _nats_cell(path)
+
+
 def _nats_cell(path: Path) -> Iterator[tuple[object, ...]]:
-    index = int(path.name.split(".")[0])
     with safe_pickle.damage_reported(path):
         with bz2.open(path) as file:
             content: Any = safe_pickle.load(file, path)
         for trained in content.values():
-            if trained["arch_index"] != index:
-                raise NasRetrainError(f"{path} holds cell {trained['arch_index']}, not the one that it is named after.")
-            for (dataset, seed), result in trained["all_results"].items():
-                epochs = int(result["epochs"])
-                for test_set in result["eval_names"]:
-                    accuracy = float(result["eval_acc1es"][f"{test_set}@{epochs - 1}"])
-                    yield index, str(trained["arch_str"]), str(dataset), epochs, int(seed), str(test_set), accuracy
+            yield from _results(int(path.name.split(".")[0]), trained, path)
+
+
+def _official_rows(path: Path) -> Iterator[tuple[object, ...]]:
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    cells = official_file.load(path)
+    with safe_pickle.damage_reported(path):
+        for index, budgets in cells.items():
+            for trained in budgets.values():
+                yield from _results(index, trained, path)
+
+
+def _results(index: int, trained: Any, path: Path) -> Iterator[tuple[object, ...]]:  # noqa: ANN401
+    """A row for each data set, seed and test set in the state of the packages' ArchResults."""
+    if trained["arch_index"] != index:
+        raise NasRetrainError(f"{path} holds cell {trained['arch_index']} in the place of cell {index}.")
+    for (dataset, seed), result in trained["all_results"].items():
+        epochs = int(result["epochs"])
+        for test_set in result["eval_names"]:
+            accuracy = float(result["eval_acc1es"][f"{test_set}@{epochs - 1}"])
+            yield index, str(trained["arch_str"]), str(dataset), epochs, int(seed), str(test_set), accuracy
 
 
 def read(
     path: Path, dataset: str, *, recipe: str, column: str | None = None, epochs: int = 200, test_set: str = "ori-test"
 ) -> Accuracies:
-    """Accuracies of a data set from any source: a NATS folder, or by its name a runs.parquet of ours or a CSV file.
+    """Accuracies of a data set from any source: a NATS folder, or by its name a .pth, a runs.parquet of ours or a CSV.
 
-    recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see `read_nats`.
+    recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see
+    `read_published`.
     """
-    if path.is_dir():
-        return read_nats(path, dataset, epochs=epochs, test_set=test_set)
+    if path.is_dir() or path.suffix == ".pth":
+        return read_published(path, dataset, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
         return read_runs(path, dataset, recipe)
     if path.name.endswith((".csv", ".csv.gz")):
         return read_csv(path, dataset, column)
-    raise NasRetrainError(f"{path}: expected a NATS-Bench folder or a .csv, .csv.gz or .parquet file.")
+    raise NasRetrainError(f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file.")
 
 
 def per_cell(accuracies: Accuracies) -> pd.DataFrame:
