@@ -35,10 +35,14 @@ class _Memo(list[Any]):
             super().__setitem__(place, value)
 
 
-class _LastEpochs(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_PythonUnpickler: Any = pickle._Unpickler
+"""The pickle module's own unpickler in Python: slower than the one in C, but its steps can be replaced."""
+
+
+class _LastEpochs(_PythonUnpickler):  # type: ignore[misc]
     """An unpickler that admits plain containers and numpy arrays only, and cuts curves to their last epoch."""
 
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="latin1")
