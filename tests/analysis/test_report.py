@@ -100,7 +100,11 @@ def test_two_tables_on_disk_become_tables_figures_and_pages(tmp_path: Path, make
     folder = settings.results_dir / "comparisons" / "before_to_after"
     change = pd.read_csv(folder / "tables" / "ranking_change.csv")
     assert list(change.columns[:5]) == ["top_percent", "cells", "kendall_tau", "tau_low", "tau_high"]
-    assert change["tau_ceiling"].head(8).between(0.5, 0.99).all()
+    top = change.head(8)
+    assert top["tau_ceiling"].between(0.5, 0.99).all()
+    assert (top["tau_ceiling"] > top["ceiling_low"]).all()
+    assert (top["tau_ceiling"] < top["ceiling_high"]).all()
+    assert top["beyond_noise"].between(top["beyond_low"], top["beyond_high"]).all()
     for name in ("accuracy_gain", "performance_gap", "largest_moves", "noise"):
         assert not pd.read_csv(folder / "tables" / f"{name}.csv").empty
     text, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()

@@ -97,8 +97,7 @@ def _tau(axes: Axes, findings: Findings) -> None:
     axes.fill_between(x, table["tau_low"], table["tau_high"], color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(x, table["kendall_tau"], "o-", color=BLUE, markersize=3, label="tau, 95 % interval")
     if findings.ceiling is not None:
-        low, high = np.quantile(findings.ceiling.taus, [0.025, 0.975], axis=1)
-        axes.fill_between(x, low, high, color=ORANGE, alpha=0.25, linewidth=0)
+        axes.fill_between(x, table["ceiling_low"], table["ceiling_high"], color=ORANGE, alpha=0.25, linewidth=0)
         axes.plot(x, table["tau_ceiling"], "--", color=ORANGE, label="noise ceiling, 95 % of retrainings")
     axes.axhline(0, color=GREY, linewidth=0.6)
     axes.set(xlabel="top K % of cells", ylabel="Kendall's tau", xlim=(103, -2), ylim=(None, 1.02))

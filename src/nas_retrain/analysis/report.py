@@ -87,8 +87,9 @@ def _sections(
         "## Ranking change",
         _table(findings.ranking_change),
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
-        "differed, each cell with as many trainings as it has. p_value: how often that gives a tau as low as the "
-        "observed one; p_holm: adjusted for there being several K. tau_original_again, tau_retrained_again: each side "
+        "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
+        "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
+        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. tau_original_again, tau_retrained_again: each side "
         "against its own repetition. ties: share of pairs tied on either side.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
@@ -192,10 +193,12 @@ def statements(findings: Findings) -> list[str]:
 
 
 def _against_ceiling(table: pd.DataFrame) -> list[str]:
-    ceiling, beyond = (_number(table.iloc[0][name]) for name in ("tau_ceiling", "beyond_noise"))
+    ceiling, beyond, low, high = (
+        _number(table.iloc[0][name]) for name in ("tau_ceiling", "beyond_noise", "beyond_low", "beyond_high")
+    )
     found = [
         f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling); the observed tau lies "
-        f"{beyond} below it."
+        f"{beyond} [{low}, {high}] below it."
     ]
     changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
     level = f"(5 % level, adjusted for {table['p_holm'].notna().sum()} tests)"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, by_decile, ceiling, noise_level, ranks
 from nas_retrain.analysis.rankings import (
+    LEVEL,
     TOP_PERCENTS,
     Comparison,
     Floats,
@@ -29,6 +30,12 @@ from nas_retrain.spaces import nas_bench_201
 BEYOND_NOISE = 4.0
 """A cell's change of rank is beyond noise if it exceeds so many standard deviations of what training again gives.
 Among 15,625 normal numbers one is expected to."""
+
+AGAINST_NOISE = (
+    "tau_ceiling", "ceiling_low", "ceiling_high", "beyond_noise", "beyond_low", "beyond_high", "p_value", "p_holm",
+    "tau_original_again", "tau_retrained_again",
+)  # fmt: skip
+"""The columns of the ranking change that need the noise to be known; see `ranking_change`."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,20 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
 def ranking_change(comparison: Comparison, again: Ceiling | None, settings: AnalysisSettings) -> pd.DataFrame:
     """Kendall's tau at each K beside its noise ceiling.
 
-    tau_ceiling: mean tau if only the noise of training differed; beyond_noise: by how much the observed tau lies
-    below it; p_value: how often training again gives a tau as low; p_holm: the same, adjusted for there being
-    several K. tau_original_again and tau_retrained_again: each side with its own repetition.
+    tau_ceiling: mean tau if only the noise of training differed, and the range of 95 % of such taus. beyond_noise: by
+    how much the observed tau lies below the mean, with the interval that tau's leaves. p_value: how often training
+    again gives a tau as low. p_holm: the same, adjusted for there being several K. tau_original_again and
+    tau_retrained_again: each side with its own repetition.
     """
     table = agreement(comparison, settings.bootstrap_draws, settings.seed, settings.top_by)
     if again is None:
-        empty = ["tau_ceiling", "beyond_noise", "p_value", "p_holm", "tau_original_again", "tau_retrained_again"]
-        return table.assign(**dict.fromkeys(empty, np.nan))
+        return table.assign(**dict.fromkeys(AGAINST_NOISE, np.nan))
     taus = table["kendall_tau"].to_numpy()
     table["tau_ceiling"] = again.taus.mean(1)
+    table["ceiling_low"], table["ceiling_high"] = np.quantile(again.taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     table["beyond_noise"] = table["tau_ceiling"] - taus
+    table["beyond_low"] = table["tau_ceiling"] - table["tau_high"]
+    table["beyond_high"] = table["tau_ceiling"] - table["tau_low"]
     table["p_value"] = again.p_values(taus)
     table["p_holm"] = holm(table["p_value"].to_numpy())
     table["tau_original_again"] = again.original_again
