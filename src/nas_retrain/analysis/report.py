@@ -89,8 +89,8 @@ def _sections(
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
         "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
         "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
-        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. tau_original_again, tau_retrained_again: each side "
-        "against its own repetition. ties: share of pairs tied on either side.*",
+        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. tau_original_again, "
+        "tau_retrained_again: each side against its own repetition. ties: share of pairs tied on either side.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
         _table(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
