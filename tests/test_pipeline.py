@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -38,8 +39,15 @@ def run(script: str, results: Path, *overrides: str) -> subprocess.CompletedProc
 
 
 def start(results: Path) -> subprocess.Popen[str]:
+    # Where the tests run in the background, a shell may have made them, and their children, deaf to Ctrl-C.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command("retrain", results), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command("retrain", results),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=heed,
     )
 
 
