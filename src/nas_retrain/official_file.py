@@ -39,7 +39,7 @@ _PythonUnpickler: Any = pickle._Unpickler
 """The pickle module's own unpickler in Python: slower than the one in C, but its steps can be replaced."""
 
 
-class _LastEpochs(_PythonUnpickler):  # type: ignore[misc]
+class _LastEpochs(safe_pickle.Guarded, _PythonUnpickler):  # type: ignore[misc]
     """An unpickler that admits plain containers and numpy arrays only, and cuts curves to their last epoch."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PythonUnpickler.dispatch)
@@ -48,12 +48,7 @@ class _LastEpochs(_PythonUnpickler):  # type: ignore[misc]
         super().__init__(file, encoding="latin1")
         self.memo = _Memo()
         self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        return safe_pickle.admitted(safe_pickle.PLAIN, module, name, self._path)
-
-    def persistent_load(self, pid: object) -> Any:  # noqa: ANN401
-        raise pickle.UnpicklingError(f"reference to data outside the pickle: {pid!r}")
+        self._names = safe_pickle.PLAIN
 
     def load_setitems(self) -> None:
         items = self.pop_mark()

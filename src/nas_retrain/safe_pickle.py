@@ -89,17 +89,26 @@ def damage_reported(path: Path) -> Iterator[None]:
         ) from error
 
 
-class _Unpickler(pickle.Unpickler):
+class Guarded:
+    """What makes an unpickler safe, to be put before one of the pickle module's: names come from a closed table."""
+
+    _path: Path
+    _names: Mapping[tuple[str, str], object]
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        """What the table has for a name."""
+        return admitted(self._names, module, name, self._path)
+
+    def persistent_load(self, pid: object) -> Any:  # noqa: ANN401
+        """Refuse data outside the pickle."""
+        raise pickle.UnpicklingError(f"reference to data outside the pickle: {pid!r}")
+
+
+class _Unpickler(Guarded, pickle.Unpickler):
     def __init__(self, file: IO[bytes], path: Path, names: Mapping[tuple[str, str], object]) -> None:
         super().__init__(file, encoding="latin1")
         self._path = path
         self._names = names
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        return admitted(self._names, module, name, self._path)
-
-    def persistent_load(self, pid: object) -> Any:  # noqa: ANN401
-        raise pickle.UnpicklingError(f"reference to data outside the pickle: {pid!r}")
 
 
 def load(file: IO[bytes], path: Path, extra: Mapping[tuple[str, str], object] | None = None) -> object:
