@@ -11,9 +11,15 @@ READY := $(VENV)/.ready
 BENCH ?= 201
 DATASET ?= cifar10
 PROFILE ?= full
-LAUNCHER ?= local
+LAUNCHER ?= auto
+SITE ?=
+PLAN ?=
 ARGS ?=
-CHOICE = bench="'$(BENCH)'" dataset=$(DATASET) profile=$(PROFILE) launcher=$(LAUNCHER)
+# Handed over in the environment and split by the scripts, so that nothing in it reaches a shell.
+retrain plan status cancel analyze cells bench: export NAS_RETRAIN_ARGS = \
+  bench='$(value BENCH)' dataset='$(value DATASET)' profile='$(value PROFILE)' launcher='$(value LAUNCHER)' \
+  $(if $(value SITE),site='$(value SITE)') $(if $(value ORIGINAL),"original='$(value ORIGINAL)'") \
+  $(if $(value RETRAINED),"retrained='$(value RETRAINED)'") $(value ARGS)
 
 .PHONY: help
 help: ## Say what each target does
@@ -21,7 +27,7 @@ help: ## Say what each target does
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  BENCH=$(BENCH) DATASET=$(DATASET) PROFILE=$(PROFILE) LAUNCHER=$(LAUNCHER) choose files of configs/; ARGS=\"key=value ...\" sets any key:"
+	@echo "  BENCH, DATASET, PROFILE and LAUNCHER choose files of configs/, SITE one of slurm/site; ARGS sets any key:"
 	@echo "  make retrain BENCH=201 DATASET=cifar100 ARGS=\"cells=sample:100 seeds=[777]\""
 	@echo "  Every key with its meaning is in configs/; $(BIN)/python scripts/retrain.py --help lists them."
 
@@ -41,30 +47,34 @@ dry-run: LAUNCHER = local
 dry-run: retrain ## Retrain a sample of cells on scikit-learn's digits, here, in minutes; writes results/201/digits
 
 .PHONY: retrain
-retrain: $(READY) ## Plan, base rate, trainings and analysis; run again to continue
-	$(BIN)/python scripts/retrain.py $(CHOICE) $(ARGS)
+retrain: $(READY) ## Plan, base rate, trainings and analysis, here or on SLURM; run again to continue. PLAN=1 as make plan
+	$(BIN)/python scripts/$(if $(filter-out 0,$(PLAN)),plan,retrain).py
 
 .PHONY: plan
 plan: $(READY) ## Print what retrain would do and what it would cost; starts nothing
-	$(BIN)/python scripts/plan.py $(CHOICE) $(ARGS)
+	$(BIN)/python scripts/plan.py
 
 .PHONY: status
 status: $(READY) ## Tell where a retraining stands
-	$(BIN)/python scripts/status.py $(CHOICE) $(ARGS)
+	$(BIN)/python scripts/status.py
+
+.PHONY: cancel
+cancel: $(READY) ## Cancel the retraining's jobs on SLURM, and no others
+	$(BIN)/python scripts/cancel.py
 
 .PHONY: analyze
 analyze: $(READY) ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
-	$(BIN)/python scripts/analyze.py $(CHOICE) $(if $(ORIGINAL),"original='$(ORIGINAL)'") $(if $(RETRAINED),"retrained='$(RETRAINED)'") $(ARGS)
+	$(BIN)/python scripts/analyze.py
 
 .PHONY: cells
 cells: $(READY) ## Write the table of all cells, results/201/cells.csv
-	$(BIN)/python scripts/cells.py $(CHOICE) $(ARGS)
+	$(BIN)/python scripts/cells.py
 
 .PHONY: bench
 bench: PROFILE = dry
 bench: DATASET = digits
 bench: $(READY) ## Measure training speed with one process and with one a core; writes results/201/digits/speed.csv
-	$(BIN)/python scripts/bench.py $(CHOICE) $(ARGS)
+	$(BIN)/python scripts/bench.py
 
 .PHONY: test
 test: $(READY) ## Run the tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings as hypothesis_settings
 
-from nas_retrain.cli import CONFIGS
+from nas_retrain.cli import CONFIGS, SITES
 from nas_retrain.config import Settings, to_settings
 
 hypothesis_settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
@@ -28,6 +29,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         tiny = [
             "dataset=digits",
             "profile=dry",
+            "launcher=local",
             f"results_dir={tmp_path / 'results'}",
             f"data_dir={tmp_path / 'data'}",
             "network.channels=4",
@@ -35,9 +37,20 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             "launcher.device=cpu",
         ]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return to_settings(compose("config", overrides=[*tiny, *overrides]))
+            return to_settings(compose("config", overrides=[SITES, *tiny, *overrides]))
 
     return make
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Living processes that have this environment variable: a process that was started with it, and its children."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
 
 
 def write_cifar10(data_dir: Path, images_per_batch: int = 6) -> None:

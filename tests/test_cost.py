@@ -18,9 +18,11 @@ CPU = torch.device("cpu")
 def test_counts_are_those_of_the_plan(make_settings: MakeSettings) -> None:
     settings = make_settings("cells=sample:5", "seeds=[1,2]")
     trainings = plan.recipe_trainings(settings, 1.0)
-    found = cost.estimate(trainings, [], settings, CPU, workers=2)
+    found = cost.estimate(trainings, [], settings, CPU)
+    assert found is not None
     assert (found.trainings, found.epochs, found.images) == (20, 40, 40 * 600)
-    assert found.hours == pytest.approx(found.seconds / 2 / 3600)
+    assert len(found.seconds) == 20
+    assert found.hours(workers=2) == pytest.approx(sum(found.seconds) / 2 / 3600)
     assert 0 < found.slowest <= found.fastest
 
 
@@ -40,19 +42,26 @@ def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSett
         replace(as_stored(training), cell=training.cell, images_per_second=1 / per_image(training), device="cpu")
         for training in trainings[:5]
     ]
-    found = cost.estimate(trainings[5:], stored, settings, CPU, workers=1)
+    found = cost.estimate(trainings[5:], stored, settings, None)
+    assert found is not None
     assert "5 finished trainings" in found.measured_on
     images = settings.training.epochs * 600 + cost.EVALUATION_SHARE * 1197
     slowest_known = min(per_image(training) for training in trainings[:5])
-    expected = sum(max(per_image(training), slowest_known) * images for training in trainings[5:])
+    expected = [max(per_image(training), slowest_known) * images for training in trainings[5:]]
     assert found.seconds == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_records_or_a_device_the_cost_is_unknown(make_settings: MakeSettings) -> None:
+    settings = make_settings("cells=sample:5", "recipe=[benchmark]")
+    assert cost.estimate(plan.recipe_trainings(settings, None), [], settings, None) is None
 
 
 def test_nothing_to_train_costs_nothing(make_settings: MakeSettings) -> None:
     disconnected = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
     settings = make_settings(f"cells=[{disconnected}]")
-    found = cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU, workers=2)
-    assert (found.trainings, found.hours) == (0, 0.0)
+    found = cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU)
+    assert found is not None
+    assert (found.trainings, found.hours(workers=2)) == (0, 0.0)
 
 
 def test_speed_is_measured_on_one_thread_as_a_worker_trains(
@@ -69,7 +78,7 @@ def test_speed_is_measured_on_one_thread_as_a_worker_trains(
     settings = make_settings("cells=sample:5")
     torch.set_num_threads(2)
     try:
-        cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU, workers=2)
+        cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

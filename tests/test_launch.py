@@ -74,7 +74,9 @@ def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     tally = launch.run_here([poisonous, harmless], settings, "test")
     assert tally.failed == [poisonous]
     assert [record.key for record in read_runs(settings.results_dir).records] == [harmless.key]
-    assert f"died {launch.ATTEMPTS} times (last exit code -9)" in launch.failed_keys(settings)[poisonous.key]
+    assert (
+        f"died {launch.ATTEMPTS} times (last exit code -9)" in launch.failed_keys(settings.results_dir)[poisonous.key]
+    )
 
 
 def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: MakeSettings) -> None:
@@ -84,10 +86,10 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     tally = launch.run_here([broken, sound], settings, "test")
     assert tally.failed == [broken]
     assert [record.key for record in read_runs(settings.results_dir).records] == [sound.key]
-    assert "Traceback" in launch.failed_keys(settings)[broken.key]
-    with launch.failure_log(settings).open("a") as file:
+    assert "Traceback" in launch.failed_keys(settings.results_dir)[broken.key]
+    with (settings.results_dir / "logs" / "failures-local.jsonl").open("a") as file:
         file.write('{"key": ["torn')
-    assert set(launch.failed_keys(settings)) == {broken.key}
+    assert set(launch.failed_keys(settings.results_dir)) == {broken.key}
 
 
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:
@@ -114,10 +116,15 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_workers_are_as_many_as_configured_or_one_a_core(make_settings: MakeSettings) -> None:
+def test_workers_are_as_many_as_configured_or_one_a_core_or_gpu(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     cpu = torch.device("cpu")
     assert launch.worker_count(make_settings("launcher.workers=5"), cpu) == 5
     assert launch.worker_count(make_settings(), cpu) == len(os.sched_getaffinity(0))
-    assert launch.worker_count(make_settings(), torch.device("cuda")) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert launch.worker_count(make_settings(), torch.device("cuda")) == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert launch.worker_count(make_settings(), cpu) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,13 @@ from scipy.stats import kendalltau
 from nas_retrain import pipeline
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.store import RunKey, read_runs
-from tests.conftest import MakeSettings, write_cifar10, write_cifar100, write_imagenet16
+from tests.conftest import MakeSettings, processes_with, write_cifar10, write_cifar100, write_imagenet16
 
 ROOT = Path(__file__).parents[1]
 TINY = [
     "dataset=digits", "profile=dry", "cells=sample:4", "seeds=[1,2]", "network.channels=4", "training.epochs=3",
-    "base_rate.points=2", "base_rate.seeds=[1]", "launcher.device=cpu", "launcher.workers=2",
-    "launcher.checkpoint_every=1",
+    "base_rate.points=2", "base_rate.seeds=[1]", "launcher=local", "launcher.device=cpu",
+    "launcher.workers=2", "launcher.checkpoint_every=1",
 ]  # fmt: skip
 RECORDS = 4 * 2 * 2 + 2
 
@@ -48,6 +49,7 @@ def start(results: Path) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         preexec_fn=heed,
+        env=os.environ | {"RESULTS_OF_THIS_TEST": str(results)},
     )
 
 
@@ -58,17 +60,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def workers_of(results: Path) -> list[int]:
-    """Processes that hold a run file of this folder open."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            held = [str(handle.readlink()) for handle in (process / "fd").iterdir()]
-        except OSError:
-            continue
-        if any(name.startswith(str(results / "runs")) for name in held):
-            found.append(int(process.name))
-    return found
+def processes_of(results: Path) -> list[int]:
+    return processes_with("RESULTS_OF_THIS_TEST", str(results))
 
 
 def figures(results: Path) -> dict[RunKey, tuple[object, ...]]:
@@ -127,7 +120,7 @@ def test_killed_halfway_and_run_again_it_completes_with_the_same_figures(undistu
         wait_for(lambda records=records: len(read_runs(results).records) >= records)  # type: ignore[misc]
         process.kill()
         process.communicate()
-        wait_for(lambda: not workers_of(results), seconds=10)  # orphans end by themselves
+        wait_for(lambda: not processes_of(results), seconds=10)  # orphans end by themselves
     assert len(read_runs(results).records) < RECORDS
     done = run("retrain", results)
     assert done.returncode == 0, done.stderr
@@ -143,7 +136,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(undisturbed: Path, tmp_p
     assert process.returncode == 130
     assert "same command continues" in output
     assert "Traceback" not in errors
-    wait_for(lambda: not workers_of(results), seconds=10)
+    wait_for(lambda: not processes_of(results), seconds=10)
     status = run("status", results)
     assert status.returncode == 0
     assert "no run is working on it" in status.stdout
@@ -185,7 +178,7 @@ def test_status_and_plan_tell_where_it_stands_and_write_nothing(undisturbed: Pat
 
 def test_the_full_benchmark_without_data_says_what_it_costs_and_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "retrain.py"), "launcher.device=cpu"],
+        [sys.executable, str(ROOT / "scripts" / "retrain.py"), "launcher=local", "launcher.device=cpu"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2

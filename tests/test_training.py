@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def one_training(settings: Settings, recipe: str = "benchmark") -> Training:
     return next(planned for planned in plan.recipe_trainings(settings, 0.5) if planned.recipe == recipe)
 
 
-def run(planned: Training, settings: Settings, checkpoint: Path) -> RunRecord:
+def run(planned: Training, settings: Settings, checkpoint: Path, stop: Callable[[], bool] = lambda: False) -> RunRecord:
     data = batches.load(settings.dataset, settings.data_dir, CPU)
-    return training.train(planned, settings, data, checkpoint)
+    return training.train(planned, settings, data, checkpoint, stop)
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
@@ -144,6 +145,38 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(make_settings: Make
     assert states[0]["progress"]["epoch"] == states[1]["progress"]["epoch"] == 7
     for part in ("network", "optimiser"):
         torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
+
+
+def test_stopped_after_any_step_it_continues_there_and_ends_with_the_same_bits(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings(f"cells=[{CELL}]", "training.epochs=3", "launcher.checkpoint_every=2")
+    planned = one_training(settings)
+    undisturbed = run(planned, settings, tmp_path / "undisturbed.pt")
+    steps_an_epoch = math.ceil(600 / settings.training.batch_size)
+    for stops in ([1], [steps_an_epoch], [5, 1, steps_an_epoch - 1, 2 * steps_an_epoch, 3]):
+        steps = 0
+        for stop_after in stops:
+            count = iter(range(1, stop_after + 1))
+            with pytest.raises(training.Stopped):
+                run(planned, settings, tmp_path / "stopped.pt", stop=lambda c=count, n=stop_after: next(c) == n)  # type: ignore[misc]
+            steps += stop_after
+            saved = torch.load(tmp_path / "stopped.pt", weights_only=True)["progress"]
+            assert saved["epoch"] * steps_an_epoch + saved["step"] == steps
+        assert timeless(run(planned, settings, tmp_path / "stopped.pt")) == timeless(undisturbed)
+        (tmp_path / "stopped.pt").unlink()
+
+
+def test_a_gpu_that_was_given_but_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for given in ("0", "2,3", "GPU-8f2a", "MIG-8f2a"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        with pytest.raises(NasRetrainError, match=rf"CUDA_VISIBLE_DEVICES={given}.*launcher\.device=cpu"):
+            training.choose_device("auto")
+        assert training.choose_device("cpu") == CPU
+    for none_given in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none_given)
+        assert training.choose_device("auto").type in ("cpu", "mps")
 
 
 def test_a_damaged_or_foreign_checkpoint_is_told_and_the_training_starts_over(

@@ -11,11 +11,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_retrain.plan import BASE_RATE, Training
 from nas_retrain.store import RunRecord, replacing
+
+if TYPE_CHECKING:
+    from nas_retrain.plan import Training
+
+BASE_RATE = "base_rate"
+"""The recipe name under which trainings of the search are recorded."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,10 @@ from omegaconf import DictConfig
 from nas_retrain.config import Settings, to_settings
 from nas_retrain.errors import NasRetrainError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIGS = PROJECT / "configs"
+SITES = f"hydra.searchpath=[file://{PROJECT / 'slurm'}]"
+"""Makes slurm/site a group of the configuration, beside those in configs."""
 
 
 def run(stage: Callable[[Settings], None], config: str = "config") -> None:
@@ -28,8 +33,11 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
+    # What make was given arrives in the environment, split here: no shell reads it.
+    given = [*shlex.split(os.environ.get("NAS_RETRAIN_ARGS", "")), *sys.argv[1:]]
     # Hydra reads 201 as a number, but names of group files are strings.
-    sys.argv = [re.sub(r"^bench=(\d+)$", r"bench='\1'", argument) for argument in sys.argv]
+    given = [re.sub(r"^bench=(\d+)$", r"bench='\1'", argument) for argument in given]
+    sys.argv = [sys.argv[0], SITES, *given]
     main()
 
 

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import InDegree
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _one_word(value: str) -> str:
+    if not re.fullmatch(r"[\w.,:@%/+=*&|()\[\]-]+", value):
+        raise ValueError("must be one word of letters, digits and .,:@%/+=*&|()[]-, for sbatch to take it as one")
+    return value
+
+
+SbatchValue = Annotated[str, AfterValidator(_one_word)]
+"""What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
@@ -115,14 +126,37 @@ class BaseRateSettings(_Section):
         return tuple(float(f"{self.lowest * ratio ** (step / steps):.4g}") for step in range(self.points))
 
 
-class LauncherSettings(_Section):
-    """Where and how trainings run (configs/launcher)."""
+class LocalSettings(_Section):
+    """Training on this machine (configs/launcher/local.yaml)."""
 
     name: Literal["local"]
     device: Literal["auto", "cuda", "mps", "cpu"]
     workers: Positive | Literal["auto"]
     checkpoint_every: Positive
     max_hours: Annotated[float, Field(ge=0)]
+
+
+class SlurmSettings(LocalSettings):
+    """Training in tasks of SLURM job arrays (configs/launcher/slurm.yaml); "auto" falls back on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)  # accounts may be numbers
+
+    name: Literal["slurm", "auto"]  # type: ignore[assignment]
+    trainings_per_task: Positive
+    hours_per_task: Annotated[float, Field(gt=0)] | None
+    parallelism: Positive
+    max_requeues: Annotated[int, Field(ge=0)]
+    partition: SbatchValue | None
+    account: SbatchValue | None
+    qos: SbatchValue | None
+    constraint: SbatchValue | None
+    gpus: Annotated[int, Field(ge=0)]
+    cpus: Positive | None
+    memory_gb: Annotated[float, Field(gt=0)] | None
+    time_hours: Annotated[float, Field(gt=0)]
+    signal_seconds: Positive
+    analysis_partition: SbatchValue | None
+    sbatch: dict[Annotated[str, Field(pattern="^[a-z][a-z-]*$")], SbatchValue | bool]
 
 
 class AnalysisSettings(_Section):
@@ -149,7 +183,7 @@ class Settings(_Section):
     network: NetworkSettings
     training: TrainingSettings
     base_rate: BaseRateSettings
-    launcher: LauncherSettings
+    launcher: Annotated[LocalSettings | SlurmSettings, Field(discriminator="name")]
     profile: Literal["full", "dry"]
     results_dir: Path
     data_dir: Path
@@ -188,7 +222,10 @@ def to_settings(composed: DictConfig) -> Settings:
 
 
 def _fault(fault: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    parts = [str(part) for part in fault["loc"]]
+    if parts[:1] == ["launcher"] and len(parts) > 2:
+        del parts[1]  # which kind of launcher it was checked as is no part of the key
+    key = ".".join(parts) or "settings"
     if fault["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
     got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"

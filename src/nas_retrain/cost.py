@@ -1,7 +1,7 @@
 """What a plan will cost: images to train on, at the speed measured on this machine.
 
-Seconds per image are taken to be linear in a network's multiply-accumulates. The line is fitted to trainings of the
-same settings on the same device if the store holds any, else to a few steps on made-up images before anything starts.
+Seconds per image are taken to be linear in a network's multiply-accumulates. The line is fitted to stored trainings of
+the same settings if there are any, else to a few steps on made-up images before anything starts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.plan import Training
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
+from nas_retrain.training import device_name
 
 EVALUATION_SHARE = 1 / 3
 """A forward pass over a training step: forward, and backward with respect to inputs and to weights."""
@@ -28,51 +29,55 @@ EVALUATION_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What a list of trainings comes to. hours are wall-clock with `workers` at once, `seconds` are their sum."""
+    """What a list of trainings comes to. `seconds` has one training's time for each of them, in their order, 0 for one
+    of a disconnected cell; speeds are images per second of one worker."""
 
     trainings: int
     epochs: int
     images: int
-    seconds: float
-    workers: int
+    seconds: tuple[float, ...]
     slowest: float
     fastest: float
     measured_on: str
 
-    @property
-    def hours(self) -> float:
-        """Wall-clock hours, if the workers do not slow one another."""
-        return self.seconds / self.workers / 3600
+    def hours(self, workers: int) -> float:
+        """Wall-clock hours with that many trainings at once, if they do not slow one another."""
+        return sum(self.seconds) / workers / 3600
 
 
 def estimate(
     trainings: Sequence[Training],
     stored: Sequence[RunRecord],
     settings: Settings,
-    device: torch.device,
-    workers: int,
-) -> Cost:
-    """The cost of trainings on this device; measures the speed, which takes seconds, if the store cannot tell it."""
-    connected = [training for training in trainings if training.learning_rate is not None]
+    device: torch.device | None,
+) -> Cost | None:
+    """The cost of trainings at the speed of the stored records of the same settings, else as measured on `device`.
+
+    Measuring takes seconds. None if there is no such record and no device to measure on.
+    """
+    connected = np.array([training.learning_rate is not None for training in trainings], dtype=bool)
     images_each = settings.dataset.images_per_epoch
-    images = sum(training.epochs for training in connected) * images_each
-    if not connected:
-        return Cost(0, 0, 0, 0.0, workers, 0.0, 0.0, "nothing to measure")
-    work = np.array([_flops(training.cell, settings.network, settings.dataset) for training in connected], dtype=float)
-    points, measured_on = _points(connected, work, stored, settings, device)
+    work = np.array([_flops(training.cell, settings.network, settings.dataset) for training in trainings], dtype=float)
+    epochs = np.array([training.epochs for training in trainings])
+    if not connected.any():
+        return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
+    points = _known_points(trainings, stored, settings)
+    measured_on = f"{len(points):,} finished trainings"
+    if len({flops for flops, _ in points}) < 3:
+        if device is None:
+            return None
+        points = _measured_points(trainings, work, settings, device)
+        measured_on = f"a few steps on this machine ({device_name(device)})"
     slope, offset = np.polyfit([flops for flops, _ in points], [seconds for _, seconds in points], 1)
-    floor = min(seconds for _, seconds in points)
-    per_image = np.maximum(offset + slope * work, floor)
-    epochs = np.array([training.epochs for training in connected])
-    seconds = per_image * (epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images)
+    per_image = np.maximum(offset + slope * work, min(seconds for _, seconds in points))
+    images = epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images
     return Cost(
-        trainings=len(connected),
-        epochs=int(epochs.sum()),
-        images=images,
-        seconds=float(seconds.sum()),
-        workers=workers,
-        slowest=float(1 / per_image.max()),
-        fastest=float(1 / per_image.min()),
+        trainings=int(connected.sum()),
+        epochs=int(epochs[connected].sum()),
+        images=int(epochs[connected].sum()) * images_each,
+        seconds=tuple(np.where(connected, per_image * images, 0.0).tolist()),
+        slowest=float(1 / per_image[connected].max()),
+        fastest=float(1 / per_image[connected].min()),
         measured_on=measured_on,
     )
 
@@ -89,22 +94,25 @@ def _flops(cell: int, network: NetworkSettings, dataset: DatasetSettings) -> int
     )
 
 
-def _points(
-    trainings: Sequence[Training],
-    work: np.ndarray[tuple[int], np.dtype[np.float64]],
-    stored: Sequence[RunRecord],
-    settings: Settings,
-    device: torch.device,
-) -> tuple[list[tuple[float, float]], str]:
-    """Pairs of multiply-accumulates and seconds per image, at two or more distinct sizes, and where they come from."""
+def _known_points(
+    trainings: Sequence[Training], stored: Sequence[RunRecord], settings: Settings
+) -> list[tuple[float, float]]:
+    """Multiply-accumulates and seconds per image of stored trainings with the same settings."""
     hashes = {training.config_hash for training in trainings}
-    known = [
+    return [
         (float(_flops(record.cell, settings.network, settings.dataset)), 1 / record.images_per_second)
         for record in stored
-        if record.config_hash in hashes and record.images_per_second and record.device.startswith(device.type)
+        if record.config_hash in hashes and record.images_per_second
     ]
-    if len({flops for flops, _ in known}) >= 3:
-        return known, f"{len(known):,} finished trainings"
+
+
+def _measured_points(
+    trainings: Sequence[Training],
+    work: np.ndarray[tuple[int], np.dtype[np.float64]],
+    settings: Settings,
+    device: torch.device,
+) -> list[tuple[float, float]]:
+    """The same, measured here with the smallest, the middle and the largest network, and the base network."""
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
     data = made_up_images(settings, device)
@@ -112,13 +120,12 @@ def _points(
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker trains
     try:
-        measured = [
+        return [
             (float(_flops(cell, settings.network, settings.dataset)), seconds_per_image(cell, settings, data))
             for cell in [*cells, nas_bench_201.base_cell()]
         ]
     finally:
         torch.set_num_threads(threads)
-    return measured, f"a few steps on this machine ({device.type})"
 
 
 def made_up_images(settings: Settings, device: torch.device) -> DeviceData:

@@ -1,8 +1,9 @@
 """Run trainings on this machine: worker processes that each train one network at a time.
 
-The parent hands out one training at a time over a pipe to each worker; workers share no queue and no lock, so any
-process may be killed at any moment. A worker that dies is replaced and its training taken up again from its last
-checkpoint. Workers end by themselves when the parent is gone.
+The parent hands out one training at a time over a pipe to each worker and writes the records that come back; workers
+share no queue and no lock, so any process may be killed at any moment. A worker that dies is replaced and its training
+taken up again from its last checkpoint. Workers end by themselves when the parent is gone. Asked by a signal to stop,
+every worker saves its training where it stands.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -32,35 +34,49 @@ from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
-from nas_retrain.store import RunKey, RunWriter
-from nas_retrain.training import choose_device, prepare_process, train
+from nas_retrain.store import RunKey, RunRecord, RunWriter
+from nas_retrain.training import Stopped, choose_device, prepare_process, train
 
 ATTEMPTS = 2
 """How often a training is begun in one run if the process that runs it is killed each time."""
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C, and what SLURM sends before it takes a node away."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker reports. "ready" and "failed" leave it waiting for work; "fatal" means no training can succeed."""
+    """What a worker reports. "ready" and "failed" leave it waiting for work, "stopped" ends it; "fatal" means no
+    training can succeed."""
 
-    kind: Literal["ready", "finished", "diverged", "disconnected", "failed", "fatal"]
+    kind: Literal["ready", "recorded", "failed", "stopped", "fatal"]
     message: str = ""
+    record: RunRecord | None = None
 
 
 @dataclass
 class Tally:
-    """How a run went: the number of records written, of them diverged, and the trainings that raised an error."""
+    """How a run went: the number of records written, of them diverged, the trainings that raised an error, and the
+    signals that asked it to stop early."""
 
     recorded: int = 0
     diverged: int = 0
     failed: list[Training] = field(default_factory=list)
+    stopped_by: set[int] = field(default_factory=set)
 
 
 def worker_count(settings: Settings, device: torch.device) -> int:
-    """How many trainings run at once: as configured, or one per available core on the CPU and one on a GPU."""
+    """How many trainings run at once: as configured, or one per GPU, or on the CPU one per core that is ours."""
     if settings.launcher.workers != "auto":
         return settings.launcher.workers
-    return len(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else 1
+    if device.type == "cuda":
+        return torch.cuda.device_count()
+    if device.type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A cluster that does not bind tasks to cores shows every task the whole node.
+    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
 
 
 @contextmanager
@@ -105,13 +121,15 @@ def _lock(file: IO[str]) -> bool:
 
 
 class _Worker:
-    """The parent's end of one worker process."""
+    """The parent's end of one worker process, the number-th of this run."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, number: int) -> None:
+        self.number = number
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, settings), daemon=True)
-        self.process.start()
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, settings, number), daemon=True)
+        with _blocked(STOP_SIGNALS):  # the new process inherits this, and unblocks once it can handle them
+            self.process.start()
         theirs.close()
         self.training: Training | None = None
 
@@ -129,98 +147,138 @@ class _Worker:
             return None
         return outcome
 
+    def stop(self) -> None:
+        """Ask it to save its training and end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, signal.SIGUSR2)
 
-def run_here(trainings: Sequence[Training], settings: Settings, title: str) -> Tally:
-    """Do every training with worker processes of this machine, showing progress; records go to the store.
 
-    A training that raises is logged below logs/ and the others go on. Raises NasRetrainError if nothing can go on
-    (no data, full disk, workers that cannot live); KeyboardInterrupt passes through once the workers are stopped.
+@contextmanager
+def _blocked(signals: Sequence[int]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handling(signals: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals by `handler`, save those that this process was told to ignore."""
+    before = {number: signal.getsignal(number) for number in signals}
+    heeded = {number: known for number, known in before.items() if known is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, known in heeded.items():
+            signal.signal(number, known)
+
+
+def run_here(trainings: Sequence[Training], settings: Settings, title: str, name: str = "local") -> Tally:
+    """Do every training with worker processes of this machine, showing progress; records go to runs/<name>-0.jsonl.
+
+    A training that raises is logged below logs/ and the others go on. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
+    what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
+    data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
     """
     tally = Tally()
     waiting = deque(trainings)
-    begun: dict[str, int] = {}
+    begun: Counter[Training] = Counter()
+    workers: dict[Any, _Worker] = {}
+
+    def start(number: int) -> None:
+        worker = _Worker(settings, number)
+        workers[worker.connection] = worker
+
+    def stop(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and tally.stopped_by:
+            raise KeyboardInterrupt
+        tally.stopped_by.add(number)
+        waiting.clear()
+        for worker in workers.values():
+            worker.stop()
+
     count = min(worker_count(settings, choose_device(settings.launcher.device)), len(waiting))
-    workers = {worker.connection: worker for worker in (_Worker(settings) for _ in range(count))}
-    try:
-        with tqdm(total=len(trainings), desc=title, unit="training", dynamic_ncols=True) as bar:
+    bar = tqdm(
+        total=len(trainings),
+        desc=title,
+        unit="training",
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
+    )
+    with RunWriter(settings.results_dir / "runs", name) as writer, bar, _handling(STOP_SIGNALS, stop):
+        try:
+            for number in range(count):
+                start(number)
             while workers:
                 for connection in wait(list(workers)):
-                    worker = workers[connection]  # type: ignore[index]
+                    worker = workers[connection]
                     training, outcome = worker.training, worker.receive()
-                    if outcome is None:
-                        del workers[worker.connection]
+                    if outcome is None or outcome.kind == "stopped":
+                        del workers[connection]
                         worker.process.join()
-                        _worker_died(worker, waiting, begun, tally, settings)
+                        if tally.stopped_by:
+                            continue
+                        if training is None:
+                            code = worker.process.exitcode
+                            raise NasRetrainError(
+                                f"A worker process ended before it could train anything (exit code {code})."
+                            )
+                        if outcome is not None or begun[training] < ATTEMPTS:
+                            waiting.appendleft(training)
+                        else:
+                            code = worker.process.exitcode
+                            message = f"the worker process died {ATTEMPTS} times (last exit code {code})"
+                            _note_failure(training, message, tally, settings, name)
                         if waiting:
-                            replacement = _Worker(settings)
-                            workers[replacement.connection] = replacement
+                            start(worker.number)
                         continue
                     if outcome.kind == "fatal":
                         raise NasRetrainError(outcome.message)
                     if training is not None:
-                        _count(outcome, training, tally, settings)
+                        if outcome.record is None:
+                            _note_failure(training, outcome.message, tally, settings, name)
+                        else:
+                            writer.append(outcome.record)
+                            _forget_checkpoints(training, settings)
+                            tally.recorded += 1
+                            tally.diverged += outcome.record.status == "diverged"
                         bar.update()
-                        bar.set_postfix(diverged=tally.diverged, failed=len(tally.failed))
+                        bar.set_postfix(diverged=tally.diverged, failed=len(tally.failed), refresh=False)
                     if waiting:
                         following = waiting.popleft()
-                        begun[following.label] = begun.get(following.label, 0) + 1
+                        begun[following] += 1
                         worker.give(following)
                     else:
+                        del workers[connection]
                         worker.give(None)
-                        del workers[worker.connection]
                         worker.process.join()
-    finally:
-        for worker in workers.values():
-            worker.process.kill()
+        finally:
+            for worker in workers.values():
+                worker.process.kill()
     return tally
 
 
-def _count(outcome: Outcome, training: Training, tally: Tally, settings: Settings) -> None:
-    if outcome.kind == "failed":
-        tally.failed.append(training)
-        _log_failure(training, outcome.message, settings)
-        return
-    tally.recorded += 1
-    tally.diverged += outcome.kind == "diverged"
-
-
-def _worker_died(
-    worker: _Worker, waiting: deque[Training], begun: dict[str, int], tally: Tally, settings: Settings
-) -> None:
-    code = worker.process.exitcode
-    if worker.training is None:
-        raise NasRetrainError(f"A worker process ended before it could train anything (exit code {code}).")
-    if begun[worker.training.label] < ATTEMPTS:
-        waiting.appendleft(worker.training)
-        return
-    tally.failed.append(worker.training)
-    _log_failure(worker.training, f"the worker process died {ATTEMPTS} times (last exit code {code})", settings)
-
-
-def failure_log(settings: Settings) -> Path:
-    """Where this machine's failed trainings are told, one JSON object a line."""
-    return settings.results_dir / "logs" / "failures.jsonl"
-
-
-def _log_failure(training: Training, message: str, settings: Settings) -> None:
-    path = failure_log(settings)
+def _note_failure(training: Training, message: str, tally: Tally, settings: Settings, name: str) -> None:
+    tally.failed.append(training)
+    path = settings.results_dir / "logs" / f"failures-{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     failure = {"key": training.key, "when": datetime.now(UTC).isoformat(timespec="seconds"), "error": message}
     with path.open("a") as file:
         file.write(json.dumps(failure) + "\n")
 
 
-def failed_keys(settings: Settings) -> dict[RunKey, str]:
-    """The trainings that failed here at any time, with their last error; a later success does not remove them."""
-    try:
-        lines = failure_log(settings).read_text().splitlines()
-    except FileNotFoundError:
-        return {}
+def failed_keys(folder: Path) -> dict[RunKey, str]:
+    """The trainings of a results folder that failed at any time, with their last error (logs/failures-*.jsonl, one
+    JSON object a line); a later success does not remove them."""
     failures: dict[RunKey, str] = {}
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError):  # a torn line tells nothing
-            failure = json.loads(line)
-            failures[RunKey(*failure["key"])] = failure["error"]
+    for path in sorted((folder / "logs").glob("failures-*.jsonl")):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a torn line tells nothing
+                failure = json.loads(line)
+                failures[RunKey(*failure["key"])] = failure["error"]
     return failures
 
 
@@ -229,35 +287,48 @@ def checkpoint_path(training: Training, settings: Settings) -> Path:
     return settings.results_dir / "checkpoints" / f"{training.label}.pt"
 
 
-def _work(connection: Connection, settings: Settings) -> None:
-    """A worker process: train what comes over the connection until None or the parent's end."""
+def _forget_checkpoints(training: Training, settings: Settings) -> None:
+    """Remove a finished training's checkpoint, and the pieces that a process killed while saving left."""
+    path = checkpoint_path(training, settings)
+    for piece in [path, *path.parent.glob(f".{path.name}.*")]:
+        piece.unlink(missing_ok=True)
+
+
+def _work(connection: Connection, settings: Settings, number: int) -> None:
+    """A worker process: train what comes over the connection until None, a signal to stop, or the parent's end."""
+    stopping = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(stop_signal, lambda *_: stopping.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         device = choose_device(settings.launcher.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", number % torch.cuda.device_count())
         prepare_process(device)
         data = batches.load(settings.dataset, settings.data_dir, device)
-        with RunWriter(settings.results_dir / "runs", "local") as writer:
-            connection.send(Outcome("ready"))
-            while (training := connection.recv()) is not None:
-                connection.send(_train_one(training, settings, data, writer))
+        connection.send(Outcome("ready"))
+        while (training := connection.recv()) is not None:
+            connection.send(_train_one(training, settings, data, stopping.is_set))
+            if stopping.is_set():
+                return
     except NasRetrainError as error:
         connection.send(Outcome("fatal", str(error)))
     except EOFError:
         return
 
 
-def _train_one(training: Training, settings: Settings, data: batches.DeviceData, writer: RunWriter) -> Outcome:
-    checkpoint = checkpoint_path(training, settings)
+def _train_one(training: Training, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
     try:
-        record = train(training, settings, data, checkpoint)
+        record = train(training, settings, data, checkpoint_path(training, settings), stop)
+    except Stopped:
+        return Outcome("stopped")
     except NasRetrainError:
         raise
     except Exception:  # noqa: BLE001 - one bad training must not end the others
         return Outcome("failed", traceback.format_exc())
-    writer.append(record)
-    checkpoint.unlink(missing_ok=True)
-    return Outcome(record.status)
+    return Outcome("recorded", record=record)
 
 
 def _end_with_parent() -> None:

@@ -1,120 +1,218 @@
-"""The stages that a user runs: retrain, plan, status and analyse. Each is safe to run again at any time."""
+"""The stages that a user runs: retrain, plan, cancel and analyse. Each is safe to run again at any time."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
-import pandas as pd
 import torch
 
 from nas_retrain import base_rate as base_rates
 from nas_retrain import cost as costs
-from nas_retrain import launch, plan, store
+from nas_retrain import describe, launch, plan, slurm, store
 from nas_retrain.analysis import stage as analysis
-from nas_retrain.config import Settings
+from nas_retrain.base_rate import BaseRateSearch
+from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan import Training
+from nas_retrain.plan import Plan, Training, make_plan
+from nas_retrain.slurm import Submitted, Task
 from nas_retrain.store import RunRecord
 from nas_retrain.training import choose_device, device_name
 
 say: Callable[..., None] = partial(print, flush=True)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the settings ask for and what of it is missing. Rates of a search not yet done are unknown: `base_rate`
-    is None and the recipes' trainings are then planned with a rate of 1, for counting only."""
-
-    search: list[Training]
-    base_rate: float | None
-    recipes: list[Training]
-    missing: list[Training]
-
-    @property
-    def searching(self) -> bool:
-        """Whether the base rate must be searched first."""
-        return bool(self.search) and self.base_rate is None
-
-
-def make_plan(settings: Settings, stored: list[RunRecord]) -> Plan:
-    """Work out every training and which of them the store lacks."""
-    search = plan.base_rate_trainings(settings) if plan.needs_base_rate(settings) else []
-    rate = settings.dataset.base_rate
-    if search:
-        finished = base_rates.finished_search(search, stored)
-        rate = finished.chosen.learning_rate if finished else None
-    recipes = plan.recipe_trainings(settings, rate if rate is not None or not search else 1.0)
-    return Plan(search, rate, recipes, plan.remaining(search + recipes, stored))
-
-
 def print_plan(settings: Settings) -> None:
     """Say what `retrain` would do, what it would cost and what stands in its way; starts and writes nothing."""
-    device = choose_device(settings.launcher.device)
-    stored = _read_store(settings)
+    stored = read_store(settings)
     made = make_plan(settings, stored)
-    cost = _describe(made, stored, settings, device)
-    for obstacle in _obstacles(cost, settings, device):
+    launcher = _on_slurm(settings)
+    obstacles = describe.missing_data(settings) if made.missing else []
+    if launcher is None:
+        obstacles += describe.too_long(_forecast_here(made, stored, settings), _device(settings), settings)
+    else:
+        tasks = slurm.tasks_on_their_way(settings.results_dir)
+        _forecast_submission(made, stored, tasks, slurm.largest_array(), launcher, settings)
+    for obstacle in obstacles:
         say(f"  in the way     {obstacle}")
 
 
 def retrain(settings: Settings) -> None:
-    """Plan, search the base rate if none is recorded, train what is missing, merge the records and analyse them.
+    """Plan, search the base rate if none is recorded, train what is missing, merge the records and analyse them: here,
+    or by submitting all of it to SLURM and returning at once.
 
     Raises NasRetrainError, before anything is written, if data are missing and cannot be downloaded or if the plan
-    costs more than launcher.max_hours; afterwards, if trainings failed.
+    costs more than launcher.max_hours here; afterwards, if trainings failed.
     """
-    device = choose_device(settings.launcher.device)
-    stored = _read_store(settings)
+    launcher = _on_slurm(settings)
+    if launcher is None:
+        _retrain_here(settings)
+    else:
+        _retrain_on_slurm(settings, launcher)
+
+
+def _on_slurm(settings: Settings) -> SlurmSettings | None:
+    """The settings for SLURM, if that is where trainings are to run."""
+    launcher = settings.launcher
+    if isinstance(launcher, SlurmSettings) and (launcher.name == "slurm" or slurm.answers()):
+        return launcher
+    return None
+
+
+def _retrain_here(settings: Settings) -> None:
+    stored = read_store(settings)
     made = make_plan(settings, stored)
-    cost = _describe(made, stored, settings, device)
+    hours = _forecast_here(made, stored, settings)
     if made.missing:
-        obstacles = _obstacles(cost, settings, device)
-        if obstacles and cost.hours > settings.launcher.max_hours:
+        if too_long := describe.too_long(hours, _device(settings), settings):
+            obstacles = describe.missing_data(settings) + too_long
             raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
         sources.fetch(settings.dataset, settings.data_dir)
     with launch.exclusive(settings.results_dir):
+        if shutil.which("squeue") and slurm.tasks_on_their_way(settings.results_dir):
+            raise NasRetrainError(
+                f"SLURM has tasks of {settings.results_dir} (make status shows them). Wait for them, or make cancel."
+            )
         plan.claim_results_folder(settings)
         failed = _train_missing(made, settings)
-        store.merge(settings.results_dir)
-        stored = _read_store(settings)
-        _analyse_recipes(make_plan(settings, stored), stored, settings)
+        _merge_and_analyse(settings)
     if failed:
         raise NasRetrainError(
-            f"{len(failed)} training(s) failed; {launch.failure_log(settings)} has each error. The others are stored: "
+            f"{len(failed)} training(s) failed; {settings.results_dir}/logs has each error. The others are stored: "
             "run the same command again to try those that failed."
         )
 
 
 def _train_missing(made: Plan, settings: Settings) -> list[Training]:
-    """Do what is missing, in two steps if the base rate must be found first; returns the trainings that failed."""
-    try:
-        if made.searching:
-            tally = launch.run_here(plan.remaining(made.search, _read_store(settings)), settings, "base rate")
-            if tally.failed:
-                return tally.failed
-            made = make_plan(settings, _read_store(settings))
-        if made.search:
-            search = base_rates.finished_search(made.search, _read_store(settings))
-            if search is None:
-                raise AssertionError("every training of the base-rate search was recorded, yet it is not finished")
-            _tell_search(search, settings)
-            base_rates.write_search(search, settings.results_dir)
-        missing = plan.remaining(made.recipes, _read_store(settings))
-        if not missing:
+    """Do what is missing, in two steps if the base rate must be found first; returns the trainings that failed.
+
+    Raises KeyboardInterrupt if it was stopped.
+    """
+    if made.searching:
+        failed = _train_here(plan.remaining(made.search, read_store(settings)), settings, "base rate")
+        if failed:
+            return failed
+        made = make_plan(settings, read_store(settings))
+        if made.found is None:
+            raise AssertionError("every training of the base-rate search was recorded, yet it is not finished")
+        _tell_search(made.found, settings)
+    if not made.missing:
+        say("Nothing left to train.")
+        return []
+    return _train_here(plan.remaining(made.recipes, read_store(settings)), settings, "retraining")
+
+
+def _train_here(trainings: Sequence[Training], settings: Settings, title: str) -> list[Training]:
+    tally = launch.run_here(trainings, settings, title)
+    if tally.stopped_by:
+        say("\nStopped. What is finished is stored; the same command continues where each training stood.")
+        raise KeyboardInterrupt
+    return tally.failed
+
+
+def _forecast_here(made: Plan, stored: list[RunRecord], settings: Settings) -> float:
+    """Print the plan for this machine, and return the hours that it will take."""
+    device = _device(settings)
+    workers = launch.worker_count(settings, device)
+    known = [record for record in stored if record.device == device_name(device)]
+    cost = costs.estimate(made.missing, known, settings, device)
+    assert cost is not None
+    say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, workers)))
+    return cost.hours(workers)
+
+
+def _device(settings: Settings) -> torch.device:
+    return choose_device(settings.launcher.device)
+
+
+def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
+    """Submit what is missing and not on its way already; once nothing is either, analyse here."""
+    folder = settings.results_dir
+    if make_plan(settings, read_store(settings)).missing:
+        sources.fetch(settings.dataset, settings.data_dir)
+    with launch.exclusive(folder):
+        plan.claim_results_folder(settings)
+        tasks = slurm.tasks_on_their_way(folder)
+        stored = read_store(settings)  # after asking what is on its way, since a task may end in between
+        made = make_plan(settings, stored)
+        largest_array = slurm.largest_array()
+        units = _forecast_submission(made, stored, tasks, largest_array, launcher, settings)
+        slurm.forget_finished(folder, tasks, made.done_slots)
+        if not made.missing and not tasks:
             say("Nothing left to train.")
-            return []
-        return launch.run_here(missing, settings, "retraining").failed
-    except KeyboardInterrupt:
-        say("\nStopped. What is finished is stored; the same command continues from the last checkpoints.")
-        raise
+            _merge_and_analyse(settings)
+            return
+        submitted = _submit(units, tasks, largest_array, settings)
+    say("Submitted:" if submitted else "Everything is on its way already: nothing was submitted.")
+    for one in submitted:
+        say(f"  job {one.job:<10} {one.purpose:<10} {one.tasks:,} task(s)")
+    say("make status tells how far it is; make cancel stops it. When it is over, the tables and figures are in")
+    say(f"{folder}. Should something be missing then, make retrain submits just that.")
 
 
-def _tell_search(search: base_rates.BaseRateSearch, settings: Settings) -> None:
+def _forecast_submission(
+    made: Plan,
+    stored: list[RunRecord],
+    tasks: list[Task],
+    largest_array: int,
+    launcher: SlurmSettings,
+    settings: Settings,
+) -> dict[slurm.Purpose, list[list[Training]]]:
+    """Print the plan for SLURM, and return what is to be submitted: the trainings of each task."""
+    on_their_way = slurm.slots_on_their_way(settings.results_dir, tasks)
+    missing = [training for training in made.missing if training.slot not in on_their_way]
+    say("\n".join(describe.wanted(made, settings)))
+    if len(missing) < len(made.missing):
+        say(f"  on their way   {len(made.missing) - len(missing):,} in {len(tasks):,} task(s) of SLURM")
+    cost = costs.estimate(missing, stored, settings, _device_like_a_tasks(launcher))
+    sizes: Sequence[float] = [1.0] * len(missing)
+    largest_unit = float(launcher.trainings_per_task)
+    if launcher.hours_per_task is not None:
+        if cost is None:
+            raise NasRetrainError(
+                "launcher.hours_per_task needs a measured speed, and this machine is not like a task's. Let a few "
+                "trainings run first (ARGS=cells=sample:20), or set launcher.trainings_per_task instead."
+            )
+        sizes, largest_unit = cost.seconds, launcher.hours_per_task * 3600 * slurm.task_workers(launcher)
+    sized = dict(zip(missing, sizes, strict=True))
+    units: dict[slurm.Purpose, list[list[Training]]] = {}
+    purposes: list[tuple[slurm.Purpose, list[Training]]] = [("base-rate", made.search), ("training", made.recipes)]
+    for purpose, wanted in purposes:
+        part = [training for training in wanted if training in sized]
+        units[purpose] = plan.work_units(part, [sized[training] for training in part], largest_unit)
+    for line in describe.submission(units, cost, largest_array, launcher, settings):
+        say(line)
+    return units
+
+
+def _device_like_a_tasks(launcher: SlurmSettings) -> torch.device | None:
+    """The device of this machine to measure a task's speed on; None if there is none of its kind."""
+    if launcher.gpus and launcher.device in ("auto", "cuda"):
+        return torch.device("cuda") if torch.cuda.is_available() else None
+    return torch.device("cpu")
+
+
+def _submit(
+    units: dict[slurm.Purpose, list[list[Training]]], tasks: list[Task], largest: int, settings: Settings
+) -> list[Submitted]:
+    """Submit units, the recipes' after the search for the base rate, and an analysis after all."""
+    submitted: list[Submitted] = []
+    if units["base-rate"]:
+        submitted += slurm.submit("base-rate", units["base-rate"], settings, largest, [])
+    if units["training"]:
+        searching = {task.job for task in tasks if task.purpose == "base-rate"} | {one.job for one in submitted}
+        submitted += slurm.submit("training", units["training"], settings, largest, sorted(searching, key=int))
+    if submitted or not any(task.purpose == "analysis" for task in tasks):
+        training = {task.job for task in tasks if task.purpose != "analysis"} | {one.job for one in submitted}
+        submitted.append(slurm.submit_analysis(analyse, settings, sorted(training, key=int)))
+    return submitted
+
+
+def _tell_search(search: BaseRateSearch, settings: Settings) -> None:
     chosen = search.chosen
     say(f"Base rate {chosen.learning_rate:.4g} (training loss {chosen.mean_loss:.4f}).")
     if search.at_edge:
@@ -124,73 +222,12 @@ def _tell_search(search: base_rates.BaseRateSearch, settings: Settings) -> None:
         )
 
 
-def _read_store(settings: Settings) -> list[RunRecord]:
+def read_store(settings: Settings) -> list[RunRecord]:
+    """The stored records; what is wrong with the files goes to stderr."""
     stored = store.read_runs(settings.results_dir)
     for problem in stored.problems:
         say(f"note: {problem}", file=sys.stderr)
     return stored.records
-
-
-def _describe(made: Plan, stored: list[RunRecord], settings: Settings, device: torch.device) -> costs.Cost:
-    """Print the plan and its cost, and return the cost of what is missing."""
-    workers = launch.worker_count(settings, device)
-    cells = plan.chosen_cells(settings)
-    classes = {training.network_class for training in made.recipes}
-    say(f"nas-retrain: {settings.bench.name} on {settings.dataset.name}, profile {settings.profile}")
-    say(f"  results        {settings.results_dir}")
-    say(f"  cells          {len(cells):,} chosen, {len(classes):,} network classes")
-    say(f"  recipes        {', '.join(settings.recipes)}; seeds {', '.join(map(str, settings.seeds))}")
-    say(f"  base rate      {_describe_base_rate(made, settings)}")
-    wanted = len(made.search) + len(made.recipes)
-    say(f"  trainings      {wanted:,} wanted, {wanted - len(made.missing):,} stored, {len(made.missing):,} to do")
-    cost = costs.estimate(made.missing, stored, settings, device, workers)
-    if cost.trainings:
-        say(f"  work           {cost.epochs:,} epochs, {cost.images:,} images")
-        say(
-            f"  speed          {_rounded(cost.slowest)} to {_rounded(cost.fastest)} images/s a worker on "
-            f"{device_name(device)}, from {cost.measured_on}"
-        )
-        say(f"  time           about {_duration(cost.hours)} with {workers} worker(s)")
-    return cost
-
-
-def _describe_base_rate(made: Plan, settings: Settings) -> str:
-    search = settings.base_rate
-    if made.searching:
-        return (
-            f"to be searched: {search.points} rates from {search.lowest:g} to {search.highest:g}, "
-            f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) on the base network"
-        )
-    if made.base_rate is None or all(recipe.learning_rate != "rule" for recipe in settings.recipes.values()):
-        return "not needed"
-    return f"{made.base_rate:.4g} ({'searched here' if made.search else 'recorded in the data set configuration'})"
-
-
-def _obstacles(cost: costs.Cost, settings: Settings, device: torch.device) -> list[str]:
-    """What keeps `retrain` from doing all of its plan here and now, each with its remedy."""
-    found = []
-    missing = sources.missing_files(settings.dataset, settings.data_dir)
-    if missing and cost.trainings:
-        source = sources.SOURCES[settings.dataset.name]
-        how = "they will be downloaded if the network allows" if source.archive else source.remedy
-        found.append(f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}")
-    if cost.hours > settings.launcher.max_hours:
-        found.append(
-            f"about {_duration(cost.hours)} on this machine ({device_name(device)}) is more than "
-            f"launcher.max_hours={settings.launcher.max_hours:g}: use a faster machine, choose less (PROFILE=dry, "
-            "ARGS='cells=sample:100 seeds=[777]'), or insist with ARGS='launcher.max_hours=...'"
-        )
-    return found
-
-
-def _rounded(speed: float) -> str:
-    return f"{float(f'{speed:.2g}'):,.0f}" if speed >= 1 else f"{speed:.2g}"
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{max(1.0, hours * 60):.0f} minute(s)"
-    return f"{hours:.1f} hours" if hours < 100 else f"{hours:,.0f} hours"
 
 
 def analyse(settings: Settings) -> None:
@@ -201,13 +238,21 @@ def analyse(settings: Settings) -> None:
     if settings.original is not None:
         say(f"{analysis.compare_sources(settings)}/report.md")
         return
-    stored = _read_store(settings)
+    stored = read_store(settings)
     if not stored:
         raise NasRetrainError(
             f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
         )
+    _merge_and_analyse(settings)
+
+
+def _merge_and_analyse(settings: Settings) -> None:
     store.merge(settings.results_dir)
-    _analyse_recipes(make_plan(settings, stored), stored, settings)
+    stored = read_store(settings)
+    made = make_plan(settings, stored)
+    if made.found:
+        base_rates.write_search(made.found, settings.results_dir)
+    _analyse_recipes(made, stored, settings)
 
 
 def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) -> None:
@@ -222,32 +267,7 @@ def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) ->
         say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
 
 
-def status(settings: Settings) -> None:
-    """Print, for each recipe, how many trainings are finished, diverged, disconnected, failed, begun and to do."""
-    stored = _read_store(settings)
-    made = make_plan(settings, stored)
-    by_key = {record.key: record for record in stored}
-    failures = launch.failed_keys(settings)
-    rows = []
-    names = ([plan.BASE_RATE] if made.search else []) + list(settings.recipes)
-    for name in names:
-        trainings = [training for training in made.search + made.recipes if training.recipe == name]
-        outcomes = Counter(by_key[training.key].status for training in trainings if training.key in by_key)
-        absent = [training for training in trainings if training.key not in by_key]
-        rows.append(
-            {
-                "recipe": name,
-                "wanted": len(trainings),
-                "finished": outcomes["finished"],
-                "diverged": outcomes["diverged"],
-                "disconnected": outcomes["disconnected"],
-                "checkpointed": sum(launch.checkpoint_path(training, settings).exists() for training in absent),
-                "failed": sum(training.key in failures for training in absent),
-                "to do": len(absent),
-            }
-        )
-    say(f"{settings.results_dir} ({launch.holder(settings.results_dir) or 'no run is working on it'})")
-    say(pd.DataFrame(rows).to_string(index=False))
-    for training in made.missing:
-        if training.key in failures:
-            say(f"failed: {training.label}: {failures[training.key].strip().splitlines()[-1]}")
+def cancel(settings: Settings) -> None:
+    """Cancel this results folder's jobs, and no others; running trainings are saved first."""
+    jobs = slurm.cancel(slurm.tasks_on_their_way(settings.results_dir))
+    say(f"Cancelled job(s) {', '.join(jobs)}; make retrain continues." if jobs else "SLURM has no task of this run.")

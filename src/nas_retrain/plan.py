@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas_retrain.base_rate import BASE_RATE, BaseRateSearch, finished_search
 from nas_retrain.config import Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import InDegree, learning_rate_factor
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunKey, RunRecord, replacing
-
-BASE_RATE = "base_rate"
-"""The recipe name under which trainings of the base learning-rate search are recorded."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,12 @@ class Training:
     def key(self) -> RunKey:
         """What its record will be found by."""
         return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
+
+    @property
+    def slot(self) -> str:
+        """Names the training among those of one results folder, whatever base rate a search will find."""
+        rate = f"/{self.learning_rate}" if self.recipe == BASE_RATE else ""
+        return f"{self.recipe}/{self.network_class}/{self.seed}{rate}"
 
     @property
     def label(self) -> str:
@@ -172,6 +176,50 @@ def base_rate_trainings(settings: Settings) -> list[Training]:
         for rate in search.grid
         for seed in search.seeds
     ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the settings ask for and what of it is missing. While a search's outcome is unknown, `found` and
+    `base_rate` are None and the recipes' trainings are planned with a rate of 1, for counting only."""
+
+    search: list[Training]
+    found: BaseRateSearch | None
+    base_rate: float | None
+    recipes: list[Training]
+    missing: list[Training]
+
+    @property
+    def searching(self) -> bool:
+        """Whether the base rate must be searched first."""
+        return bool(self.search) and self.found is None
+
+    @property
+    def done_slots(self) -> set[str]:
+        """The slots of the trainings that are stored."""
+        return {training.slot for training in self.search + self.recipes} - {training.slot for training in self.missing}
+
+
+def make_plan(settings: Settings, stored: Sequence[RunRecord]) -> Plan:
+    """Work out every training and which of them the store lacks."""
+    search = base_rate_trainings(settings) if needs_base_rate(settings) else []
+    found = finished_search(search, stored) if search else None
+    rate = found.chosen.learning_rate if found else settings.dataset.base_rate
+    recipes = recipe_trainings(settings, 1.0 if search and found is None else rate)
+    return Plan(search, found, rate, recipes, remaining(search + recipes, stored))
+
+
+def work_units(trainings: Sequence[Training], sizes: Sequence[float], largest: float) -> list[list[Training]]:
+    """Cut trainings, in their order, into units of a total size of at most `largest`; a larger one is its own unit."""
+    units: list[list[Training]] = []
+    room = 0.0
+    for training, size in zip(trainings, sizes, strict=True):
+        if not units or size > room:
+            units.append([])
+            room = largest
+        units[-1].append(training)
+        room -= size
+    return units
 
 
 def remaining(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> list[Training]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +34,22 @@ from nas_retrain.version import code_version
 EVALUATION_BATCH = 1000
 
 
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A training was asked to stop. Its checkpoint holds all that it had done."""
+
+
 def choose_device(wanted: str) -> torch.device:
-    """The device that a setting names; "auto" is cuda, else mps, else cpu. Raises NasRetrainError if it is absent."""
+    """The device that a setting names; "auto" is cuda, else mps, else cpu.
+
+    Raises NasRetrainError if it is absent, or if "auto" would silently leave a GPU that was given to this process.
+    """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if wanted == "auto" and re.match(r"\d|GPU-|MIG-", given) and not present["cuda"]:
+        raise NasRetrainError(
+            f"launcher.device=auto: this process was given a GPU (CUDA_VISIBLE_DEVICES={given}) that torch cannot use. "
+            "Check the driver (nvidia-smi) and that torch was installed with CUDA, or ask for launcher.device=cpu."
+        )
     if wanted == "auto":
         return torch.device(next(name for name, there in present.items() if there))
     if not present[wanted]:
@@ -59,20 +74,31 @@ def device_name(device: torch.device) -> str:
 
 @dataclass
 class _Progress:
-    """What a training knows between epochs, beside weights and momenta. Losses are means over an epoch."""
+    """What a training knows beside weights and momenta: epochs done, and steps, summed loss and hits of the one under
+    way. loss (mean, in nats) and accuracy (percent) are of the last whole epoch."""
 
     epoch: int = 0
     seconds: float = 0.0
     loss: float = math.nan
     accuracy: float = math.nan
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
 
 
-def train(training: Training, settings: Settings, data: DeviceData, checkpoint: Path) -> RunRecord:
+def train(
+    training: Training,
+    settings: Settings,
+    data: DeviceData,
+    checkpoint: Path,
+    stop: Callable[[], bool] = lambda: False,
+) -> RunRecord:
     """Train one network, resuming from `checkpoint` if it is there and this training's.
 
     A loss that is not finite ends the training as "diverged" with the accuracy of chance. A cell without a path is
-    "disconnected" and not trained. The caller removes the checkpoint once the record is stored. Raises
-    NasRetrainError if a checkpoint cannot be written.
+    "disconnected" and not trained. `stop` is asked after every step. The caller removes the checkpoint once the record
+    is stored. Raises Stopped, with everything saved, if `stop` says so, and NasRetrainError if a checkpoint cannot be
+    written.
     """
     started = _now()
     chance = 100.0 / settings.dataset.classes
@@ -103,11 +129,11 @@ def train(training: Training, settings: Settings, data: DeviceData, checkpoint: 
             group["lr"] = rate
         begun = time.perf_counter()
         generator = torch.Generator().manual_seed(_epoch_seed(training.seed, progress.epoch))
-        progress.loss, progress.accuracy = _train_epoch(
-            network, optimiser, data, settings.training.batch_size, generator
-        )
+        whole = _train_epoch(network, optimiser, data, settings.training.batch_size, generator, progress, stop)
         progress.seconds += time.perf_counter() - begun
-        progress.epoch += 1
+        if not whole:
+            _save(checkpoint, training, network, optimiser, progress)
+            raise Stopped
         if not math.isfinite(progress.loss):
             break
         if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < training.epochs:
@@ -138,12 +164,19 @@ def _train_epoch(
     data: DeviceData,
     batch_size: int,
     generator: torch.Generator,
-) -> tuple[float, float]:
-    """Mean training loss and accuracy in percent over one epoch, measured as it goes. One synchronisation an epoch."""
+    progress: _Progress,
+    stop: Callable[[], bool],
+) -> bool:
+    """Train to the end of the epoch, or until `stop`; tells which, and updates `progress`.
+
+    Loss and accuracy are measured as the epoch goes. One synchronisation an epoch.
+    """
     network.train()
-    loss_sum = torch.zeros((), device=data.device)
-    correct = torch.zeros((), device=data.device, dtype=torch.int64)
-    for images, labels in training_batches(data, batch_size, generator):
+    loss_sum = torch.tensor(progress.loss_sum, device=data.device, dtype=torch.float32)
+    correct = torch.tensor(progress.correct, device=data.device)
+    for step, (images, labels) in enumerate(training_batches(data, batch_size, generator)):
+        if step < progress.step:  # trained before the stop; drawn again, for the generator's sake
+            continue
         optimiser.zero_grad(set_to_none=True)
         logits = network(images)
         loss = functional.cross_entropy(logits, labels)
@@ -151,8 +184,14 @@ def _train_epoch(
         optimiser.step()
         loss_sum += loss.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
+        if stop():
+            progress.step, progress.loss_sum, progress.correct = step + 1, loss_sum.item(), int(correct.item())
+            return False
     number = len(data.train_labels)
-    return loss_sum.item() / number, 100.0 * correct.item() / number
+    progress.loss, progress.accuracy = loss_sum.item() / number, 100.0 * correct.item() / number
+    progress.epoch += 1
+    progress.step, progress.loss_sum, progress.correct = 0, 0.0, 0
+    return True
 
 
 @torch.no_grad()

@@ -1,0 +1,110 @@
+"""Where a retraining stands, from the store and from SLURM's queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container
+from pathlib import Path
+
+import pandas as pd
+
+from nas_retrain import cost as costs
+from nas_retrain import describe, launch, slurm
+from nas_retrain.base_rate import BASE_RATE
+from nas_retrain.config import Settings, SlurmSettings
+from nas_retrain.pipeline import read_store, say
+from nas_retrain.plan import Plan, make_plan
+from nas_retrain.slurm import Task
+from nas_retrain.store import RunKey, RunRecord
+from nas_retrain.training import choose_device
+
+LOGS_SHOWN = 3
+LOG_LINES_SHOWN = 6
+
+
+def status(settings: Settings) -> None:
+    """Print, for each recipe, how many trainings are done, on their way, failed and to do; the speed, the time left,
+    and why trainings and tasks failed."""
+    folder = settings.results_dir
+    tasks = slurm.tasks_on_their_way(folder)
+    on_their_way = slurm.slots_on_their_way(folder, tasks)
+    stored = read_store(settings)
+    made = make_plan(settings, stored)
+    failures = launch.failed_keys(folder)
+    say(pd.DataFrame(_status_rows(made, stored, on_their_way, failures, settings)).to_string(index=False))
+    say(f"{folder}: {_who_works(folder, tasks)}")
+    running = [task for task in tasks if task.running and task.purpose != "analysis"]
+    cost = costs.estimate(made.missing, stored, settings, None)
+    if cost is not None and cost.trainings:
+        say(f"speed: {describe.speeds(cost)}")
+        workers = 0
+        if running and isinstance(settings.launcher, SlurmSettings):
+            workers = len(running) * slurm.task_workers(settings.launcher)
+        elif launch.holder(folder):
+            workers = launch.worker_count(settings, choose_device(settings.launcher.device))
+        if workers:
+            say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
+    for training in made.missing:
+        if training.key in failures and training.slot not in on_their_way:
+            say(f"failed: {training.label}: {failures[training.key].strip().splitlines()[-1]}")
+    _tell_lost_tasks(made, tasks, folder)
+
+
+def _status_rows(
+    made: Plan,
+    stored: list[RunRecord],
+    on_their_way: dict[str, bool],
+    failures: Container[RunKey],
+    settings: Settings,
+) -> list[dict[str, object]]:
+    by_key = {record.key: record for record in stored}
+    rows: list[dict[str, object]] = []
+    for name in ([BASE_RATE] if made.search else []) + list(settings.recipes):
+        trainings = [training for training in made.search + made.recipes if training.recipe == name]
+        outcomes = Counter(by_key[training.key].status for training in trainings if training.key in by_key)
+        absent = [training for training in trainings if training.key not in by_key]
+        idle = [training for training in absent if training.slot not in on_their_way]
+        rows.append(
+            {
+                "data set": settings.dataset.name,
+                "recipe": name,
+                "wanted": len(trainings),
+                "finished": outcomes["finished"],
+                "diverged": outcomes["diverged"],
+                "disconnected": outcomes["disconnected"],
+                "running": sum(on_their_way.get(training.slot, False) for training in absent),
+                "queued": sum(not on_their_way.get(training.slot, True) for training in absent),
+                "failed": sum(training.key in failures for training in idle),
+                "to do": len(absent),
+                "checkpointed": sum(launch.checkpoint_path(training, settings).exists() for training in absent),
+            }
+        )
+    return rows
+
+
+def _who_works(folder: Path, tasks: list[Task]) -> str:
+    if tasks:
+        running = sum(task.running for task in tasks)
+        jobs = ", ".join(sorted({task.job for task in tasks}, key=int))
+        return f"{running:,} task(s) of SLURM running, {len(tasks) - running:,} queued (jobs {jobs})"
+    return launch.holder(folder) or "no run is working on it"
+
+
+def _tell_lost_tasks(made: Plan, tasks: list[Task], folder: Path) -> None:
+    """Say which tasks ended without all of their trainings, and show the ends of some of their logs."""
+    missing = {training.slot for training in made.missing} - slurm.slots_on_their_way(folder, tasks).keys()
+    alive = {(task.name, task.unit) for task in tasks}
+    lost = [
+        (name, number)
+        for name, units in slurm.submissions(folder).items()
+        for number, slots in enumerate(units)
+        if (name, number) not in alive and not missing.isdisjoint(slots)
+    ]
+    if not lost:
+        return
+    say(f"{len(lost):,} task(s) ended with trainings undone; make retrain submits these again. The last logs:")
+    for name, number in lost[-LOGS_SHOWN:]:
+        log = slurm.log_of(folder, name, number)
+        say(f"--- {log or f'{name}, task {number}: no log, it never started'}")
+        if log is not None:
+            say("\n".join(log.read_text(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]))

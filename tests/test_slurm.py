@@ -1,0 +1,509 @@
+"""SLURM: what is submitted, what a task does when it is signalled, and a real cluster of one node that is mistreated."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_retrain import pipeline, plan, slurm, status
+from nas_retrain.config import Settings, SlurmSettings
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan import Training
+from nas_retrain.store import RunKey, read_runs
+from tests.conftest import MakeSettings, processes_with
+
+ROOT = Path(__file__).parents[1]
+SLURM = ("launcher=slurm", "launcher.gpus=0", "launcher.device=cpu", "launcher.workers=1")
+TINY = ("base_rate.points=2", "base_rate.seeds=[1]")
+Figures = dict[RunKey, tuple[float | None, ...]]
+
+
+def figures(folder: Path) -> Figures:
+    return {
+        record.key: (
+            record.learning_rate,
+            record.train_loss,
+            record.train_accuracy,
+            record.test_loss,
+            record.test_accuracy,
+        )
+        for record in read_runs(folder).records
+    }
+
+
+def lines_by_key(folder: Path) -> Counter[RunKey]:
+    return Counter(
+        RunKey(*(json.loads(line)[name] for name in RunKey._fields))
+        for path in (folder / "runs").iterdir()
+        for line in path.read_text().splitlines()
+    )
+
+
+# What needs no cluster
+
+
+@given(
+    sizes=st.lists(st.floats(0, 10), max_size=30),
+    largest=st.floats(1, 20),
+)
+def test_units_keep_the_order_hold_no_more_than_they_may_and_are_no_more_than_needed(
+    sizes: list[float], largest: float
+) -> None:
+    trainings = [
+        Training("201", "digits", "benchmark", number, "", number, 1, 2, 0.1, None, "hash")
+        for number in range(len(sizes))
+    ]
+    units = plan.work_units(trainings, sizes, largest)
+    assert [training for unit in units for training in unit] == trainings
+    totals = [[sizes[training.cell] for training in unit] for unit in units]
+    assert all(len(total) == 1 or sum(total) <= largest * (1 + 1e-9) for total in totals)
+    assert all(
+        sum(total) + following[0] > largest * (1 - 1e-9) for total, following in zip(totals, totals[1:], strict=False)
+    )
+
+
+@pytest.mark.parametrize("value", ["x; rm -rf ~", "x\nrm -rf ~", "$(rm -rf ~)", "`id`", "a b", "'x'", "x>y", "x\n"])
+@pytest.mark.parametrize("key", ["partition", "account", "qos", "constraint", "analysis_partition"])
+def test_a_value_in_which_a_shell_could_hide_is_an_error(make_settings: MakeSettings, key: str, value: str) -> None:
+    launcher = make_settings(*SLURM).launcher
+    with pytest.raises(ValueError, match=rf"{key}\n.*one word"):
+        SlurmSettings.model_validate(launcher.model_dump() | {key: value})
+    with pytest.raises(ValueError, match=r"sbatch.*\n.*one word"):
+        SlurmSettings.model_validate(launcher.model_dump() | {"sbatch": {"gres": value}})
+    with pytest.raises(ValueError, match=r"sbatch(.|\n)*String should match"):
+        SlurmSettings.model_validate(launcher.model_dump() | {"sbatch": {value: "x"}})
+
+
+def test_make_hands_its_variables_to_no_shell(tmp_path: Path) -> None:
+    for target, variables in {
+        "retrain": ["LAUNCHER=slurm", "ARGS=launcher.partition='x; touch pwned'"],
+        "plan": ["DATASET=digits; touch pwned", "LAUNCHER=local"],
+        "status": ["BENCH=201'; touch pwned; '", "ARGS=$(touch pwned) `touch pwned`"],
+        "analyze": ['ORIGINAL="; touch pwned; "', "LAUNCHER=local"],
+    }.items():
+        done = subprocess.run(
+            ["make", "--no-print-directory", "-f", ROOT / "Makefile", "-o", ROOT / ".venv/.ready", target, *variables,
+             f"VENV={ROOT / '.venv'}"],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert not list(tmp_path.rglob("pwned"))
+
+
+def test_ordinary_values_of_sites_are_allowed(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        *SLURM, "launcher.partition='gpu_short,gpu-long'", "launcher.constraint='[a100*2|h100]&ib'", "launcher.account=1234",
+        "+launcher.sbatch={gres: 'gpu:a100:1', exclude: 'node[01-07]', mail-user: someone@lab.example, nice: 100, hold: true}",
+    )  # fmt: skip
+    assert isinstance(settings.launcher, SlurmSettings)
+    assert settings.launcher.account == "1234"
+    assert settings.launcher.sbatch["nice"] == "100"
+    assert settings.launcher.sbatch["hold"] is True
+
+
+@pytest.mark.parametrize("site", sorted(path.stem for path in (ROOT / "slurm" / "site").glob("*.yaml")))
+def test_site_presets_fit_and_the_command_line_wins_over_them(make_settings: MakeSettings, site: str) -> None:
+    launcher = make_settings("launcher=slurm", f"site={site}", "launcher.parallelism=3").launcher
+    assert isinstance(launcher, SlurmSettings)
+    assert launcher.partition is not None
+    assert launcher.parallelism == 3
+    with pytest.raises(NasRetrainError, match=r"launcher\.partition: there is no such key"):
+        make_settings("launcher=local", f"site={site}")
+
+
+def fake_queue(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    monkeypatch.setattr(slurm, "_ask", lambda *_: "".join(f"{line}\n" for line in lines))
+
+
+def a_submission(folder: Path, name: str, units: list[list[str]]) -> None:
+    (folder / "jobs" / name).mkdir(parents=True)
+    (folder / "jobs" / name / "units.json").write_text(json.dumps(units))
+
+
+def test_tasks_are_on_their_way_unless_slurm_says_that_they_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_submission(tmp_path, "nas-retrain-training-aa", [["benchmark/1/7"], ["benchmark/2/7"], ["benchmark/3/7"]])
+    states = {0: "PENDING", 1: "RUNNING", 2: "SOME_STATE_OF_NEXT_YEAR"}
+    lines = [f"12|{unit}|{state}|nas-retrain-training-aa" for unit, state in states.items()]
+    over = [f"11|0|{state}|nas-retrain-training-aa" for state in slurm.FINISHED_STATES]
+    foreign = ["13|0|RUNNING|nas-retrain-training-bb", "14|N/A|RUNNING|bash|with|bars"]
+    fake_queue(monkeypatch, [*lines, *over, *foreign])
+    tasks = slurm.tasks_on_their_way(tmp_path)
+    assert [(task.unit, task.running) for task in tasks] == [(0, False), (1, True), (2, False)]
+    assert {task.purpose for task in tasks} == {"training"}
+    assert slurm.slots_on_their_way(tmp_path, tasks) == {
+        "benchmark/1/7": False,
+        "benchmark/2/7": True,
+        "benchmark/3/7": False,
+    }
+
+
+def test_a_queue_that_does_not_answer_is_an_error_and_no_empty_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert slurm.tasks_on_their_way(tmp_path) == []  # nothing was ever submitted: there is nothing to ask
+    a_submission(tmp_path, "nas-retrain-training-aa", [["benchmark/1/7"]])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NasRetrainError, match=r"squeue is not on this machine.*LAUNCHER=local"):
+        slurm.tasks_on_their_way(tmp_path)
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2\nexit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    with pytest.raises(NasRetrainError, match="squeue failed: .*Unable to contact"):
+        slurm.tasks_on_their_way(tmp_path)
+
+
+def test_auto_is_this_machine_where_slurm_does_not_answer(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_settings("launcher=auto", "cells=sample:1", "dataset.base_rate=0.1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pipeline.print_plan(settings)
+    assert "with" in capsys.readouterr().out
+    for name in ("sbatch", "sinfo"):
+        (tmp_path / name).write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    pipeline.print_plan(settings)
+    told = capsys.readouterr()
+    assert "worker(s)" in told.out
+    assert "sinfo failed: no controller" in told.err
+
+
+class TestTask:
+    """What a task does, without a cluster: `scontrol requeue` is only noted."""
+
+    @pytest.fixture
+    def requeued(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+        asked: list[tuple[str, ...]] = []
+        monkeypatch.setattr(slurm, "_ask", lambda *command: asked.append(command) or "")  # type: ignore[func-returns-value]
+        monkeypatch.setenv("SLURM_JOB_ID", "77")
+        return asked
+
+    @pytest.fixture
+    def settings(self, make_settings: MakeSettings) -> Settings:
+        return make_settings(
+            *SLURM,
+            "cells=sample:2",
+            "seeds=[1]",
+            "dataset.base_rate=0.3",
+            "training.epochs=8",
+            "launcher.checkpoint_every=100",
+        )
+
+    def slots(self, settings: Settings) -> list[str]:
+        return [training.slot for training in plan.recipe_trainings(settings, 0.3)]
+
+    def send_when_under_way(self, settings: Settings, *signals: signal.Signals) -> threading.Thread:
+        def send() -> None:
+            while not read_runs(settings.results_dir).records:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            for number in signals:
+                os.kill(os.getpid(), number)
+                time.sleep(0.2)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+    def test_at_the_signal_it_saves_is_queued_again_and_continues_there_to_the_same_bits(
+        self, settings: Settings, requeued: list[tuple[str, ...]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        slots = self.slots(settings)
+        sender = self.send_when_under_way(settings, signal.SIGUSR2)
+        with pytest.raises(SystemExit):
+            slurm.train_unit(settings, "unit", slots)
+        sender.join()
+        assert requeued == [("scontrol", "requeue", "77")]
+        assert 0 < len(read_runs(settings.results_dir).records) < len(slots)
+        assert len(list((settings.results_dir / "checkpoints").iterdir())) == 1  # though none was due
+        slurm.train_unit(settings, "unit", slots)
+        assert set(lines_by_key(settings.results_dir).values()) == {1}
+        assert list((settings.results_dir / "checkpoints").iterdir()) == []
+        undisturbed = settings.model_copy(update={"results_dir": tmp_path / "undisturbed"})
+        slurm.train_unit(undisturbed, "unit", slots)
+        assert figures(settings.results_dir) == figures(undisturbed.results_dir)
+
+    def test_when_it_is_cancelled_it_saves_and_is_not_queued_again(
+        self, settings: Settings, requeued: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slurm, "GRACE_SECONDS", 0.5)
+        sender = self.send_when_under_way(settings, signal.SIGTERM)
+        slurm.train_unit(settings, "unit", self.slots(settings))
+        sender.join()
+        assert requeued == []
+        assert len(list((settings.results_dir / "checkpoints").iterdir())) == 1
+
+    def test_preempted_with_both_signals_it_is_queued_again(
+        self, settings: Settings, requeued: list[tuple[str, ...]]
+    ) -> None:
+        sender = self.send_when_under_way(settings, signal.SIGTERM, signal.SIGUSR2)
+        with pytest.raises(SystemExit):
+            slurm.train_unit(settings, "unit", self.slots(settings))
+        sender.join()
+        assert requeued == [("scontrol", "requeue", "77")]
+
+    def test_it_is_not_queued_again_for_ever(
+        self, settings: Settings, requeued: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "100")
+        sender = self.send_when_under_way(settings, signal.SIGUSR2)
+        with pytest.raises(NasRetrainError, match=r"100 times.*launcher\.max_requeues"):
+            slurm.train_unit(settings, "unit", self.slots(settings))
+        sender.join()
+        assert requeued == []
+
+    def test_without_a_base_rate_it_trains_nothing_and_says_why(self, make_settings: MakeSettings) -> None:
+        settings = make_settings(*SLURM, *TINY, "cells=sample:1", "seeds=[1]")
+        with pytest.raises(NasRetrainError, match=r"base rate did not finish.*make retrain"):
+            slurm.train_unit(settings, "unit", self.slots(settings))
+        assert read_runs(settings.results_dir).records == []
+
+
+# What needs one
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> None:
+    """A skip unless commands here speak to the test cluster, lest tests submit to a real one."""
+    how = "start one with slurm/test_cluster.sh install; slurm/test_cluster.sh start; export SLURM_CONF as it says"
+    if shutil.which("scontrol") is None:
+        pytest.skip(f"SLURM is not installed: {how}")
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    if "nas-retrain-test" not in shown.stdout:
+        pytest.skip(f"no test cluster of SLURM answers here: {how}")
+
+
+def queue(folder: Path) -> dict[str, str]:
+    """The state of every task of a results folder that squeue lists, by the id that commands take."""
+    names = slurm.submissions(folder)
+    done = subprocess.run(
+        ["squeue", "--states=all", "--array", "--noheader", "--format=%i|%T|%j"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    return {job: state for job, state, name in rows if name in names and state not in slurm.FINISHED_STATES}
+
+
+def wait_until_over(folder: Path, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while jobs := queue(folder):
+        assert time.monotonic() < end, f"still on their way: {jobs}"
+        release(jobs)
+        time.sleep(0.5)
+
+
+def release(jobs: dict[str, str]) -> None:
+    """Spare tasks that were queued again the two minutes that SLURM makes them wait."""
+    for job, state in jobs.items():
+        if state == "PENDING":
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_a_cluster_gives_what_this_machine_gives_and_nothing_is_submitted_twice(
+    make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ("cells=sample:4", "seeds=[1,2]", *TINY)
+    here = make_settings(*chosen, f"results_dir={tmp_path / 'here'}")
+    there = make_settings(*chosen, f"results_dir={tmp_path / 'there'}", *SLURM, "launcher.trainings_per_task=5")
+    pipeline.retrain(here)
+
+    held = there.model_copy(update={"launcher": there.launcher.model_copy(update={"sbatch": {"hold": True}})})
+    pipeline.print_plan(held)
+    assert "18 trainings in 5 task(s) of 2 job array(s)" in capsys.readouterr().out
+    assert not there.results_dir.exists()
+    pipeline.retrain(held)
+    jobs = queue(there.results_dir)
+    assert len(jobs) == 1 + 4 + 1
+    capsys.readouterr()
+    pipeline.retrain(there)
+    assert "nothing was submitted" in capsys.readouterr().out
+    assert queue(there.results_dir) == jobs
+    with pytest.raises(NasRetrainError, match=r"SLURM has tasks of .*make cancel"):
+        pipeline.retrain(there.model_copy(update={"launcher": here.launcher}))
+    status.status(there)
+    told = capsys.readouterr().out
+    assert "5 queued" not in told
+    assert f"0 task(s) of SLURM running, {len(jobs)} queued" in told
+
+    subprocess.run(["scontrol", "release", *{job.partition("_")[0] for job in jobs}], check=True)
+    wait_until_over(there.results_dir)
+    assert figures(there.results_dir) == figures(here.results_dir)
+    written = {path.relative_to(here.results_dir) for path in here.results_dir.glob("tables/*.csv")}
+    assert written
+    for path in [*written, Path("base_rate.json")]:
+        assert (there.results_dir / path).read_bytes() == (here.results_dir / path).read_bytes()
+    assert (there.results_dir / "report.md").exists()
+
+    capsys.readouterr()
+    pipeline.retrain(there)
+    assert "Nothing left to train" in capsys.readouterr().out
+    assert not slurm.submissions(there.results_dir)  # nothing more to know about them
+    assert queue(there.results_dir) == {}
+
+
+def hit(kind: str, job: str, folder: Path, random_: random.Random) -> bool:
+    """Do something bad to a running task; tells whether it was still there to be hit."""
+    commands = {
+        "USR2": ["scancel", "--signal=USR2", job],
+        "requeue": ["scontrol", "requeue", job],
+        "scancel": ["scancel", job],
+    }
+    if kind in commands:
+        return subprocess.run(commands[kind], capture_output=True, check=False).returncode == 0
+    raw = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True)
+    number = raw.stdout.partition("JobId=")[2].split()[0]
+    processes = processes_with("SLURM_JOB_ID", number)
+    workers = [p for p in processes if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    parents = [p for p in processes if b"submitit.core._submit" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    wanted = workers if kind == "kill worker" else parents
+    if wanted:
+        os.kill(random_.choice(wanted), signal.SIGKILL)
+    return bool(wanted)
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """Tasks are hit again and again; in the end every training is there once, with an undisturbed run's figures."""
+    chosen = ("cells=sample:5", "seeds=[1,2,3,4]", "training.epochs=8", "launcher.checkpoint_every=3", *TINY)
+    here = make_settings(*chosen, f"results_dir={tmp_path / 'here'}")
+    there = make_settings(
+        *chosen,
+        f"results_dir={tmp_path / 'there'}",
+        *SLURM,
+        "launcher.trainings_per_task=7",
+        "analysis.bootstrap_draws=10",
+    )
+    pipeline.retrain(here)
+    assert len(figures(here.results_dir)) == 40 + 2
+
+    random_ = random.Random(4)
+    kinds = ["USR2", "requeue", "scancel", "kill worker", "kill task"]
+    blows: Counter[str] = Counter()
+    restarted = False
+    rounds = 0
+    while rounds < 12:
+        rounds += 1
+        pipeline.retrain(there)
+        while jobs := queue(there.results_dir):
+            release(jobs)
+            time.sleep(random_.uniform(0.5, 3))
+            running = [job for job, state in queue(there.results_dir).items() if state == "RUNNING"]
+            if running and sum(blows.values()) < 20:
+                kind = min(kinds, key=lambda kind: (blows[kind], random_.random()))
+                blows[kind] += hit(kind, random_.choice(running), there.results_dir, random_)
+            if sum(blows.values()) >= 8 and not restarted:
+                subprocess.run(
+                    [ROOT / "slurm" / "test_cluster.sh", "restart-controller"], check=True, capture_output=True
+                )
+                restarted = True
+        if len(figures(there.results_dir)) == 42:
+            break
+    assert restarted
+    assert min(blows[kind] for kind in kinds) >= 2, blows
+    assert figures(there.results_dir) == figures(here.results_dir)
+    assert set(lines_by_key(there.results_dir).values()) == {1}
+    assert read_runs(there.results_dir).problems == []
+    assert list((there.results_dir / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_the_whole_benchmark_is_submitted_within_a_minute_and_its_arrays_within_the_sites_limit(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_settings(
+        *SLURM, "profile=full", "network.channels=16", "training.epochs=200", "cells=all", "seeds=[777,888,999]",
+        "+launcher.sbatch.hold=true", "launcher.parallelism=3",
+    )  # fmt: skip
+    begun = time.monotonic()
+    pipeline.retrain(settings)
+    seconds = time.monotonic() - begun
+    try:
+        assert seconds < 60
+        folder = settings.results_dir
+        arrays = {name: units for name, units in slurm.submissions(folder).items() if "training" in name}
+        slots = [slot for units in arrays.values() for unit in units for slot in unit]
+        assert len(slots) == len(set(slots)) == 5260 * 3 * 2
+        assert all(len(units) <= slurm.largest_array() for units in arrays.values())
+        assert len(arrays) == 4
+        assert len(queue(folder)) == sum(map(len, arrays.values())) + 2
+        assert sum(path.is_file() for path in folder.rglob("*")) < 2000
+        throttles = [
+            int(line.split("ArrayTaskThrottle=")[1].split()[0])
+            for name in arrays
+            for line in shown(name).splitlines()
+            if "ArrayTaskThrottle=" in line
+        ]
+        assert sorted(throttles) == [1, 1, 1, 1]  # three lanes of one task each; the fourth array waits for the first
+    finally:
+        pipeline.cancel(settings)
+    assert queue(folder) == {}
+
+
+def shown(name: str) -> str:
+    jobs = subprocess.run(
+        ["squeue", "--noheader", "--format=%F", f"--name={name}"], capture_output=True, text=True, check=True
+    )
+    (job,) = set(jobs.stdout.split())
+    return subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_cancel_stops_this_runs_jobs_and_no_others(
+    make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = (*SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3", "+launcher.sbatch.hold=true")
+    mine, other = (make_settings(*chosen, f"results_dir={tmp_path / name}") for name in ("mine", "other"))
+    for settings in (mine, other):
+        pipeline.retrain(settings)
+    others = queue(other.results_dir)
+    assert len(others) == 2
+    pipeline.cancel(mine)
+    assert queue(mine.results_dir) == {}
+    assert queue(other.results_dir) == others
+    pipeline.cancel(mine)
+    assert "SLURM has no task of this run" in capsys.readouterr().out
+    pipeline.cancel(other)
+    assert queue(other.results_dir) == {}
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_what_sbatch_refuses_is_told_with_its_reason(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        *SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3", "launcher.partition=no_such_partition"
+    )
+    with pytest.raises(NasRetrainError, match=r"sbatch refused: .*invalid partition.*Check partition"):
+        pipeline.retrain(settings)
+    assert queue(settings.results_dir) == {}
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_status_shows_the_end_of_a_lost_tasks_log(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_settings(*SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3")
+    launcher = settings.launcher.model_copy(update={"device": "mps"})  # this machine has none: the task fails
+    pipeline.retrain(settings.model_copy(update={"launcher": launcher}))
+    wait_until_over(settings.results_dir)
+    capsys.readouterr()
+    status.status(settings)
+    told = capsys.readouterr().out
+    assert "1 task(s) ended with trainings undone; make retrain submits these again" in told
+    assert "launcher.device=mps: this machine has no such device" in told
