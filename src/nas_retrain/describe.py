@@ -91,7 +91,7 @@ def submission(
         return lines
     at_once = min(tasks, launcher.parallelism)
     hours = cost.hours(workers)
-    charged = f"{hours * launcher.gpus:,.1f} GPU hours" if launcher.gpus else f"{hours:,.1f} hours of tasks"
+    charged = f"{duration(hours * launcher.gpus)} of GPUs" if launcher.gpus else f"{duration(hours)} of tasks"
     return [
         *lines,
         *_work(cost),

@@ -41,6 +41,7 @@ FINISHED_STATES = {
 }
 """Job states after which nothing more comes. A job in any other one, also one unknown here, is on its way."""
 
+ANALYSIS_HOURS = 1
 ANSWER_SECONDS = 60
 GRACE_SECONDS = 900
 
@@ -272,7 +273,7 @@ def _executor(
         other["mem"] = f"{round(launcher.memory_gb * 1024)}M"
     wanted = {
         "job_name": name,
-        "time": max(1, round(launcher.time_hours * 60)),
+        "time": max(1, round((ANALYSIS_HOURS if analysis else launcher.time_hours) * 60)),
         "partition": (launcher.analysis_partition if analysis else None) or launcher.partition,
         "account": launcher.account,
         "qos": launcher.qos,

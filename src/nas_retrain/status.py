@@ -15,7 +15,7 @@ from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Task
-from nas_retrain.store import RunKey, RunRecord
+from nas_retrain.store import RunKey, RunRecord, read_runs
 from nas_retrain.training import choose_device
 
 LOGS_SHOWN = 3
@@ -24,14 +24,18 @@ LOG_LINES_SHOWN = 6
 
 def status(settings: Settings) -> None:
     """Print, for each recipe, how many trainings are done, on their way, failed and to do; the speed, the time left,
-    and why trainings and tasks failed."""
+    and why trainings and tasks failed. Data sets in the folders beside this one are counted too."""
     folder = settings.results_dir
     tasks = slurm.tasks_on_their_way(folder)
     on_their_way = slurm.slots_on_their_way(folder, tasks)
     stored = read_store(settings)
     made = make_plan(settings, stored)
     failures = launch.failed_keys(folder)
-    say(pd.DataFrame(_status_rows(made, stored, on_their_way, failures, settings)).to_string(index=False))
+    rows = _rows(made, stored, on_their_way, failures, settings)
+    for other in sorted(folder.parent.glob("*/settings.json")):
+        if other.parent != folder:
+            rows += _rows_beside(other.parent)
+    say(pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.0f}".format))
     say(f"{folder}: {_who_works(folder, tasks)}")
     running = [task for task in tasks if task.running and task.purpose != "analysis"]
     cost = costs.estimate(made.missing, stored, settings, None)
@@ -50,7 +54,7 @@ def status(settings: Settings) -> None:
     _tell_lost_tasks(made, tasks, folder)
 
 
-def _status_rows(
+def _rows(
     made: Plan,
     stored: list[RunRecord],
     on_their_way: dict[str, bool],
@@ -79,6 +83,24 @@ def _status_rows(
                 "checkpointed": sum(launch.checkpoint_path(training, settings).exists() for training in absent),
             }
         )
+    return rows
+
+
+def _rows_beside(folder: Path) -> list[dict[str, object]]:
+    """Another results folder of the benchmark, as far as it tells without its settings."""
+    records = [record for record in read_runs(folder).records if record.recipe != BASE_RATE]
+    names = {record.dataset for record in records} or {folder.name}
+    recorded = {f"{record.recipe}/{record.network_class}/{record.seed}" for record in records}
+    on_their_way = slurm.slots_on_their_way(folder, slurm.tasks_on_their_way(folder))
+    waiting = {slot: running for slot, running in on_their_way.items() if slot not in recorded}
+    waiting = {slot: running for slot, running in waiting.items() if not slot.startswith(f"{BASE_RATE}/")}
+    recipes = dict.fromkeys([record.recipe for record in records] + [slot.split("/")[0] for slot in waiting])
+    rows: list[dict[str, object]] = []
+    for recipe in recipes:
+        outcomes = Counter(record.status for record in records if record.recipe == recipe)
+        states = Counter(running for slot, running in waiting.items() if slot.split("/")[0] == recipe)
+        row = {"data set": ", ".join(sorted(names)), "recipe": recipe, "running": states[True], "queued": states[False]}
+        rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows
 
 
