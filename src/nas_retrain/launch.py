@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -183,24 +183,7 @@ def run_here(trainings: Sequence[Training], settings: Settings, title: str, name
     what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
     data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
     """
-    tally = Tally()
-    waiting = deque(trainings)
-    begun: Counter[Training] = Counter()
-    workers: dict[Any, _Worker] = {}
-
-    def start(number: int) -> None:
-        worker = _Worker(settings, number)
-        workers[worker.connection] = worker
-
-    def stop(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and tally.stopped_by:
-            raise KeyboardInterrupt
-        tally.stopped_by.add(number)
-        waiting.clear()
-        for worker in workers.values():
-            worker.stop()
-
-    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(waiting))
+    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(trainings))
     bar = tqdm(
         total=len(trainings),
         desc=title,
@@ -208,61 +191,103 @@ def run_here(trainings: Sequence[Training], settings: Settings, title: str, name
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
     )
-    with RunWriter(settings.results_dir / "runs", name) as writer, bar, _handling(STOP_SIGNALS, stop):
+    with RunWriter(settings.results_dir / "runs", name) as writer, bar:
+        run = _Run(trainings, settings, name, writer, bar)
+        with _handling(STOP_SIGNALS, run.stop):
+            run.finish(count)
+    return run.tally
+
+
+class _Run:
+    """The parent's side of a run: what waits, who is at what, and how it went."""
+
+    def __init__(
+        self, trainings: Sequence[Training], settings: Settings, name: str, writer: RunWriter, bar: tqdm[NoReturn]
+    ) -> None:
+        self.settings, self.name, self.writer, self.bar = settings, name, writer, bar
+        self.tally = Tally()
+        self.waiting = deque(trainings)
+        self.begun: Counter[Training] = Counter()
+        self.workers: dict[Any, _Worker] = {}
+
+    def finish(self, count: int) -> None:
+        """Work with that many workers until nothing waits and nobody works."""
         try:
             for number in range(count):
-                start(number)
-            while workers:
-                for connection in wait(list(workers)):
-                    worker = workers[connection]
-                    training, outcome = worker.training, worker.receive()
+                self._start(number)
+            while self.workers:
+                for connection in wait(list(self.workers)):
+                    worker = self.workers[connection]
+                    outcome = worker.receive()
                     if outcome is None or outcome.kind == "stopped":
-                        del workers[connection]
-                        worker.process.join()
-                        if tally.stopped_by:
-                            continue
-                        if training is None:
-                            code = worker.process.exitcode
-                            raise NasRetrainError(
-                                f"A worker process ended before it could train anything (exit code {code})."
-                            )
-                        if outcome is not None or begun[training] < ATTEMPTS:
-                            waiting.appendleft(training)
-                        else:
-                            code = worker.process.exitcode
-                            message = f"the worker process died {ATTEMPTS} times (last exit code {code})"
-                            _note_failure(training, message, tally, settings, name)
-                        if waiting:
-                            start(worker.number)
-                        continue
-                    if outcome.kind == "fatal":
-                        raise NasRetrainError(outcome.message)
-                    if training is not None:
-                        if outcome.record is None:
-                            _note_failure(training, outcome.message, tally, settings, name)
-                        else:
-                            writer.append(outcome.record)
-                            _forget_checkpoints(training, settings)
-                            tally.recorded += 1
-                            tally.diverged += outcome.record.status == "diverged"
-                        bar.update()
-                        bar.set_postfix(diverged=tally.diverged, failed=len(tally.failed), refresh=False)
-                    if waiting:
-                        following = waiting.popleft()
-                        begun[following] += 1
-                        worker.give(following)
+                        self._lost(worker, asked=outcome is not None)
                     else:
-                        del workers[connection]
-                        worker.give(None)
-                        worker.process.join()
+                        self._reported(worker, outcome)
         finally:
-            for worker in workers.values():
+            for worker in self.workers.values():
                 worker.process.kill()
-    return tally
+
+    def stop(self, number: int, _frame: object) -> None:
+        """As a signal's handler: give out nothing more and let every worker save its training."""
+        if number == signal.SIGINT and self.tally.stopped_by:
+            raise KeyboardInterrupt
+        self.tally.stopped_by.add(number)
+        self.waiting.clear()
+        for worker in self.workers.values():
+            worker.stop()
+
+    def _start(self, number: int) -> None:
+        worker = _Worker(self.settings, number)
+        self.workers[worker.connection] = worker
+
+    def _lost(self, worker: _Worker, *, asked: bool) -> None:
+        """A worker is gone; asked to stop, by us or by somebody else, or killed."""
+        del self.workers[worker.connection]
+        worker.process.join()
+        if self.tally.stopped_by:
+            return
+        code, training = worker.process.exitcode, worker.training
+        if training is None:
+            raise NasRetrainError(f"A worker process ended before it could train anything (exit code {code}).")
+        if asked or self.begun[training] < ATTEMPTS:
+            self.waiting.appendleft(training)
+        else:
+            self._failed(training, f"the worker process died {ATTEMPTS} times (last exit code {code})")
+        if self.waiting:
+            self._start(worker.number)
+
+    def _reported(self, worker: _Worker, outcome: Outcome) -> None:
+        """A worker is ready, or done with its training: keep what it has and give it more."""
+        if outcome.kind == "fatal":
+            raise NasRetrainError(outcome.message)
+        if worker.training is not None and outcome.record is None:
+            self._failed(worker.training, outcome.message)
+        elif worker.training is not None and outcome.record is not None:
+            self.writer.append(outcome.record)
+            _forget_checkpoints(worker.training, self.settings)
+            self.tally.recorded += 1
+            self.tally.diverged += outcome.record.status == "diverged"
+            self._show()
+        if self.waiting:
+            following = self.waiting.popleft()
+            self.begun[following] += 1
+            worker.give(following)
+        else:
+            del self.workers[worker.connection]
+            worker.give(None)
+            worker.process.join()
+
+    def _failed(self, training: Training, message: str) -> None:
+        self.tally.failed.append(training)
+        _log_failure(training, message, self.settings, self.name)
+        self._show()
+
+    def _show(self) -> None:
+        self.bar.update()
+        self.bar.set_postfix(diverged=self.tally.diverged, failed=len(self.tally.failed), refresh=False)
 
 
-def _note_failure(training: Training, message: str, tally: Tally, settings: Settings, name: str) -> None:
-    tally.failed.append(training)
+def _log_failure(training: Training, message: str, settings: Settings, name: str) -> None:
     path = settings.results_dir / "logs" / f"failures-{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     failure = {"key": training.key, "when": datetime.now(UTC).isoformat(timespec="seconds"), "error": message}

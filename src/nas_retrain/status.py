@@ -89,7 +89,6 @@ def _rows(
 def _rows_beside(folder: Path) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
     records = [record for record in read_runs(folder).records if record.recipe != BASE_RATE]
-    names = {record.dataset for record in records} or {folder.name}
     recorded = {f"{record.recipe}/{record.network_class}/{record.seed}" for record in records}
     on_their_way = slurm.slots_on_their_way(folder, slurm.tasks_on_their_way(folder))
     waiting = {slot: running for slot, running in on_their_way.items() if slot not in recorded}
@@ -99,7 +98,7 @@ def _rows_beside(folder: Path) -> list[dict[str, object]]:
     for recipe in recipes:
         outcomes = Counter(record.status for record in records if record.recipe == recipe)
         states = Counter(running for slot, running in waiting.items() if slot.split("/")[0] == recipe)
-        row = {"data set": ", ".join(sorted(names)), "recipe": recipe, "running": states[True], "queued": states[False]}
+        row = {"data set": folder.name, "recipe": recipe, "running": states[True], "queued": states[False]}
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows
 
