@@ -1,4 +1,4 @@
-"""The network against one module per edge, written here from the benchmark's description alone."""
+"""The network against the reference: one module per edge, written from the benchmark's description alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas_retrain.graph import Edge
 from nas_retrain.networks import nas_bench_201 as networks
+from nas_retrain.networks.reference import ReferenceCell, ReferenceNetwork, ReferenceReduction
 from nas_retrain.scaling import InDegree, variance_factors
 from nas_retrain.spaces import nas_bench_201
 from tests.strategies import cells
@@ -17,74 +18,7 @@ from tests.strategies import cells
 SMALL = {"channels": 4, "cells_per_stage": 2, "classes": 7, "image_channels": 3}
 
 
-class OracleCell(nn.Module):
-    """Four vertices; one module for each of the six edges."""
-
-    def __init__(self, arch: str, channels: int) -> None:
-        super().__init__()
-        self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-        self.live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
-        self.edges = nn.ModuleDict()
-        for (source, target), operation in self.operations.items():
-            if operation in ("nor_conv_1x1", "nor_conv_3x3") and (source, target) in self.live:
-                size = int(operation[-1])
-                self.edges[f"{source}{target}"] = nn.Sequential(
-                    nn.ReLU(),
-                    nn.Conv2d(channels, channels, size, padding=size // 2, bias=False),
-                    nn.BatchNorm2d(channels),
-                )
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = [x]
-        for vertex in (1, 2, 3):
-            total = torch.zeros_like(x)
-            for source in range(vertex):
-                operation = self.operations[source, vertex]
-                if (source, vertex) not in self.live:
-                    continue
-                if operation == "skip_connect":
-                    total = total + values[source]
-                elif operation == "avg_pool_3x3":
-                    pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-                    total = total + pool(values[source])
-                else:
-                    total = total + self.edges[f"{source}{vertex}"](values[source])
-            values.append(total)
-        return values[-1]
-
-
-class OracleReduction(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        wide = 2 * channels
-        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide))
-        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide))
-        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(channels, wide, 1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.a(x)) + self.downsample(x)
-
-
-class Oracle(nn.Module):
-    """The straightforward network: what the fast one must equal."""
-
-    def __init__(self, arch: str, channels: int, cells_per_stage: int, classes: int, image_channels: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
-        blocks: list[nn.Module] = [OracleCell(arch, channels) for _ in range(cells_per_stage)]
-        for wide in (2 * channels, 4 * channels):
-            blocks += [OracleReduction(wide // 2), *(OracleCell(arch, wide) for _ in range(cells_per_stage))]
-        self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(4 * channels, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.last(self.blocks(self.stem(x))))
-
-
-def pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tensor]]:
+def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
     """Each tensor of the oracle's with the part of the network's parameters and buffers that corresponds to it."""
     matched: list[tuple[Tensor, Tensor]] = []
 
@@ -97,7 +31,7 @@ def pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tenso
     matched.append((oracle.stem[0].weight, network.stem.weight))
     norm(oracle.stem[1], network.stem_norm)
     for theirs, ours in zip(oracle.blocks, network.blocks, strict=True):
-        if isinstance(theirs, OracleReduction):
+        if isinstance(theirs, ReferenceReduction):
             matched.append((theirs.a[1].weight, ours.first.weight))
             matched.append((theirs.b[1].weight, ours.second.weight))
             matched.append((theirs.downsample[1].weight, ours.shortcut.weight))
@@ -118,9 +52,9 @@ def pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tenso
     return matched
 
 
-def build_both(arch: str, in_degree: InDegree | None, seed: int = 0) -> tuple[networks.Network, Oracle]:
+def build_both(arch: str, in_degree: InDegree | None, seed: int = 0) -> tuple[networks.Network, ReferenceNetwork]:
     network = networks.build(nas_bench_201.parse(arch), **SMALL, in_degree=in_degree, seed=seed)
-    oracle = Oracle(arch, **SMALL)
+    oracle = ReferenceNetwork(arch, **SMALL)
     with torch.no_grad():
         for theirs, ours in pairs(network, oracle):
             theirs.copy_(ours)
@@ -154,10 +88,10 @@ def test_outputs_and_gradients_equal_one_module_per_edge(arch: str, in_degree: I
         torch.testing.assert_close(ours_state, theirs_state, rtol=1e-8, atol=1e-9)
 
 
-def gradient_pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tensor, Tensor]]:
+def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
     """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
     ours = networks.build(nas_bench_201.parse(arch_of(oracle)), **SMALL, in_degree=None, seed=0).double()
-    theirs = Oracle(arch_of(oracle), **SMALL).double()
+    theirs = ReferenceNetwork(arch_of(oracle), **SMALL).double()
     with torch.no_grad():
         for copy, model in ((ours, network), (theirs, oracle)):
             for held, parameter in zip(copy.parameters(), model.parameters(), strict=True):
@@ -167,8 +101,8 @@ def gradient_pairs(network: networks.Network, oracle: Oracle) -> list[tuple[Tens
     return pairs(ours, theirs)
 
 
-def arch_of(oracle: Oracle) -> str:
-    cell = next(block for block in oracle.blocks if isinstance(block, OracleCell))
+def arch_of(oracle: ReferenceNetwork) -> str:
+    cell = next(block for block in oracle.blocks if isinstance(block, ReferenceCell))
     return nas_bench_201.format_cell(tuple(cell.operations[ends] for ends in nas_bench_201.EDGES))
 
 
@@ -178,7 +112,7 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
     graph = nas_bench_201.parse(arch)
     if not graph.connected:
         return
-    oracle = Oracle(arch, channels=8, cells_per_stage=1, classes=10, image_channels=1)
+    oracle = ReferenceNetwork(arch, channels=8, cells_per_stage=1, classes=10, image_channels=1)
     sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1}
     expected = sum(parameter.numel() for parameter in oracle.parameters())
     assert nas_bench_201.parameters(graph, **sizes) == expected

@@ -154,7 +154,7 @@ def test_stopped_after_any_step_it_continues_there_and_ends_with_the_same_bits(
     planned = one_training(settings)
     undisturbed = run(planned, settings, tmp_path / "undisturbed.pt")
     steps_an_epoch = math.ceil(600 / settings.training.batch_size)
-    for stops in ([1], [steps_an_epoch], [5, 1, steps_an_epoch - 1, 2 * steps_an_epoch, 3]):
+    for stops in ([1], [steps_an_epoch], [5, 1, steps_an_epoch - 1, steps_an_epoch, 3]):
         steps = 0
         for stop_after in stops:
             count = iter(range(1, stop_after + 1))

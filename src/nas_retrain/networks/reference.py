@@ -1,0 +1,80 @@
+"""NAS-Bench-201's network written straight from its description, one module for each edge.
+
+What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Nothing
+is trained with it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from nas_retrain.spaces import nas_bench_201
+
+
+class ReferenceCell(nn.Module):
+    """Four vertices; one module for each of the six edges that lie on a path from input to output."""
+
+    def __init__(self, arch: str, channels: int) -> None:
+        super().__init__()
+        self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+        self.live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
+        self.edges = nn.ModuleDict()
+        for source, target in self.live:
+            operation = self.operations[source, target]
+            if operation in ("nor_conv_1x1", "nor_conv_3x3"):
+                size = int(operation[-1])
+                self.edges[f"{source}{target}"] = nn.Sequential(
+                    nn.ReLU(),
+                    nn.Conv2d(channels, channels, size, padding=size // 2, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+            elif operation == "avg_pool_3x3":
+                self.edges[f"{source}{target}"] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+            else:
+                self.edges[f"{source}{target}"] = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        values = [x]
+        for vertex in (1, 2, 3):
+            sent = [self.edges[f"{s}{vertex}"](values[s]) for s in range(vertex) if (s, vertex) in self.live]
+            values.append(sum(sent[1:], sent[0]) if sent else torch.zeros_like(x))
+        return values[-1]
+
+
+class ReferenceReduction(nn.Module):
+    """The residual block between stages."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide))
+        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide))
+        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(channels, wide, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width), even, to (batch, 2 channels, height / 2, width / 2)."""
+        return cast("Tensor", self.b(self.a(x)) + self.downsample(x))
+
+
+class ReferenceNetwork(nn.Module):
+    """The whole network; maps images (batch, image_channels, height, width) to logits (batch, classes)."""
+
+    def __init__(self, arch: str, *, channels: int, cells_per_stage: int, classes: int, image_channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        blocks: list[nn.Module] = [ReferenceCell(arch, channels) for _ in range(cells_per_stage)]
+        for wide in (2 * channels, 4 * channels):
+            blocks += [ReferenceReduction(wide // 2), *(ReferenceCell(arch, wide) for _ in range(cells_per_stage))]
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        return cast("Tensor", self.classifier(self.last(self.blocks(self.stem(x)))))
