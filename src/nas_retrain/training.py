@@ -7,9 +7,11 @@ killed and resumed training ends with the same bits as one that was never killed
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -65,6 +67,17 @@ def prepare_process(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     if device.type == "cpu":
         torch.set_num_threads(1)
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Let glibc keep freed memory for the next step. By default it hands tensors of megabytes back to the kernel, which
+    then clears their pages again, step by step. Elsewhere than on glibc this does nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        no_mmap, never_trim = (-4, 0), (-1, -1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        mallopt(*no_mmap)
+        mallopt(*never_trim)
 
 
 def device_name(device: torch.device) -> str:

@@ -46,17 +46,25 @@ class Vertex(nn.Module):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(len(group) * channels) for group in self.joined)
 
-    def forward(self, value: Tensor) -> list[tuple[int, Tensor]]:
-        """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex."""
-        sent = [(target, value) for target in self.skips]
+    def forward(self, value: Tensor, *, ours: bool) -> list[tuple[int, Tensor, bool]]:
+        """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex.
+
+        `ours` says that nothing else holds `value`, so that it may be overwritten; the last of each triple says the
+        same of what is sent. No operation here needs its own output for its gradient, save ReLU, which is not sent.
+        """
+        sent = [(target, value, False) for target in self.skips]
         if self.pools:
             pooled = functional.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
-            sent += [(target, pooled) for target in self.pools]
+            sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
-            rectified = functional.relu(value)
+            rectified = functional.relu(value, inplace=ours and not sent)
             for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
-                parts = norm(convolution(rectified)).chunk(len(group), dim=1)
-                sent += [(edge.target, part) for edge, part in zip(group, parts, strict=True)]
+                normalised = norm(convolution(rectified))
+                if len(group) == 1:
+                    sent.append((group[0].target, normalised, True))
+                else:
+                    parts = normalised.chunk(len(group), dim=1)
+                    sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
         return sent
 
     def weights(self) -> list[tuple[Edge, Tensor]]:
@@ -83,10 +91,18 @@ class Cell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to the same shape."""
         values: list[Tensor | None] = [x] + [None] * (self.size - 1)
+        ours = [False] * self.size  # the cell's input belongs to whoever made it
         for source, vertex in zip(self.sources, self.vertices, strict=True):
-            for target, sent in vertex(values[source]):
+            for target, sent, free in vertex(values[source], ours=ours[source]):
                 held = values[target]
-                values[target] = sent if held is None else held + sent
+                if held is None:
+                    values[target], ours[target] = sent, free
+                elif ours[target]:
+                    held += sent
+                elif free:
+                    values[target], ours[target] = sent.add_(held), True
+                else:
+                    values[target], ours[target] = held + sent, True
         return cast("Tensor", values[-1])
 
 

@@ -1,7 +1,8 @@
 """NAS-Bench-201's network written straight from its description, one module for each edge.
 
-What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Nothing
-is trained with it.
+What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Like the
+benchmark's own code it does not ask which edges lead anywhere: dead ones are computed too, unless `dead_edges` is
+False. Nothing is trained with it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from nas_retrain.spaces import nas_bench_201
 
 
 class ReferenceCell(nn.Module):
-    """Four vertices; one module for each of the six edges that lie on a path from input to output."""
+    """Four vertices; one module for each edge that has an operation."""
 
-    def __init__(self, arch: str, channels: int) -> None:
+    def __init__(self, arch: str, channels: int, *, dead_edges: bool) -> None:
         super().__init__()
         self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-        self.live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
+        live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
         self.edges = nn.ModuleDict()
-        for source, target in self.live:
-            operation = self.operations[source, target]
+        for (source, target), operation in self.operations.items():
+            if operation == "none" or not (dead_edges or (source, target) in live):
+                continue
             if operation in ("nor_conv_1x1", "nor_conv_3x3"):
                 size = int(operation[-1])
                 self.edges[f"{source}{target}"] = nn.Sequential(
@@ -40,7 +42,8 @@ class ReferenceCell(nn.Module):
         """Map (batch, channels, height, width) to the same shape."""
         values = [x]
         for vertex in (1, 2, 3):
-            sent = [self.edges[f"{s}{vertex}"](values[s]) for s in range(vertex) if (s, vertex) in self.live]
+            names = {source: f"{source}{vertex}" for source in range(vertex)}
+            sent = [self.edges[name](values[source]) for source, name in names.items() if name in self.edges]
             values.append(sum(sent[1:], sent[0]) if sent else torch.zeros_like(x))
         return values[-1]
 
@@ -63,14 +66,27 @@ class ReferenceReduction(nn.Module):
 class ReferenceNetwork(nn.Module):
     """The whole network; maps images (batch, image_channels, height, width) to logits (batch, classes)."""
 
-    def __init__(self, arch: str, *, channels: int, cells_per_stage: int, classes: int, image_channels: int) -> None:
+    def __init__(
+        self,
+        arch: str,
+        *,
+        channels: int,
+        cells_per_stage: int,
+        classes: int,
+        image_channels: int,
+        dead_edges: bool = True,
+    ) -> None:
         super().__init__()
+
+        def cell(width: int) -> ReferenceCell:
+            return ReferenceCell(arch, width, dead_edges=dead_edges)
+
         self.stem = nn.Sequential(
             nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
         )
-        blocks: list[nn.Module] = [ReferenceCell(arch, channels) for _ in range(cells_per_stage)]
+        blocks: list[nn.Module] = [cell(channels) for _ in range(cells_per_stage)]
         for wide in (2 * channels, 4 * channels):
-            blocks += [ReferenceReduction(wide // 2), *(ReferenceCell(arch, wide) for _ in range(cells_per_stage))]
+            blocks += [ReferenceReduction(wide // 2), *(cell(wide) for _ in range(cells_per_stage))]
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(4 * channels, classes)
