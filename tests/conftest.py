@@ -30,6 +30,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             "dataset=digits",
             "profile=dry",
             "launcher=local",
+            "launcher.together=1",
             f"results_dir={tmp_path / 'results'}",
             f"data_dir={tmp_path / 'data'}",
             "network.channels=4",

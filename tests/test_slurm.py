@@ -58,19 +58,33 @@ def lines_by_key(folder: Path) -> Counter[RunKey]:
 
 
 @given(
-    sizes=st.lists(st.floats(0, 10), max_size=30),
+    classes=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([2, 5]), st.floats(0, 10)), max_size=30),
+    together=st.integers(1, 5),
     largest=st.floats(1, 20),
 )
-def test_units_keep_the_order_hold_no_more_than_they_may_and_are_no_more_than_needed(
-    sizes: list[float], largest: float
+def test_groups_share_a_class_and_units_hold_whole_groups_in_order_and_no_more_than_they_may(
+    classes: list[tuple[int, int, float]], together: int, largest: float
 ) -> None:
     trainings = [
-        Training("201", "digits", "benchmark", number, "", number, 1, 2, 0.1, None, "hash")
-        for number in range(len(sizes))
+        Training("201", "digits", "benchmark", number, "", network_class, number, epochs, 0.1, None, "hash")
+        for number, (network_class, epochs, _) in enumerate(classes)
     ]
-    units = plan.work_units(trainings, sizes, largest)
+    groups = plan.groups(trainings, together)
+    assert [training for group in groups for training in group] == trainings
+    assert all(len(group) <= together for group in groups)
+    kinds = [[(training.network_class, training.epochs) for training in group] for group in groups]
+    assert all(len(set(kind)) == 1 for kind in kinds)
+    assert all(len(kind) == together or kind[0] != following[0] for kind, following in pairwise(kinds))
+
+    def size(training: Training) -> float:
+        return classes[training.cell][2]
+
+    units = plan.work_units(groups, size, largest)
+    ends = [unit[-1] for unit in units]
     assert [training for unit in units for training in unit] == trainings
-    totals = [[sizes[training.cell] for training in unit] for unit in units]
+    assert set(ends) <= {group[-1] for group in groups}
+    whole = [[group for group in groups if group[0] in unit] for unit in units]
+    totals = [[sum(map(size, group)) for group in unit] for unit in whole]
     assert all(len(total) == 1 or sum(total) <= largest * (1 + 1e-9) for total in totals)
     assert all(sum(total) + following[0] > largest * (1 - 1e-9) for total, following in pairwise(totals))
 
@@ -338,9 +352,9 @@ def release(jobs: dict[str, str]) -> None:
 def test_a_cluster_gives_what_this_machine_gives_and_nothing_is_submitted_twice(
     make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ("cells=sample:4", "seeds=[1,2]", *TINY)
+    chosen = ("cells=sample:4", "seeds=[1,2]", "launcher.together=3", *TINY)
     here = make_settings(*chosen, f"results_dir={tmp_path / 'here'}")
-    there = make_settings(*chosen, f"results_dir={tmp_path / 'there'}", *SLURM, "launcher.trainings_per_task=5")
+    there = make_settings(*SLURM, *chosen, f"results_dir={tmp_path / 'there'}", "launcher.trainings_per_task=5")
     pipeline.retrain(here)
 
     held = there.model_copy(update={"launcher": there.launcher.model_copy(update={"sbatch": {"hold": True}})})

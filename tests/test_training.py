@@ -45,7 +45,8 @@ def one_training(settings: Settings, recipe: str = "benchmark") -> Training:
 
 def run(planned: Training, settings: Settings, checkpoint: Path, stop: Callable[[], bool] = lambda: False) -> RunRecord:
     data = batches.load(settings.dataset, settings.data_dir, CPU)
-    return training.train(planned, settings, data, checkpoint, stop)
+    (record,) = training.train([planned], settings, data, checkpoint, stop)
+    return record
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
@@ -214,3 +215,97 @@ def test_a_device_that_is_absent_is_told_with_those_present() -> None:
     absent = "mps" if torch.cuda.is_available() else "cuda"
     with pytest.raises(NasRetrainError, match=rf"launcher\.device={absent}.*cpu"):
         training.choose_device(absent)
+
+
+class TestGroups:
+    """Several trainings as one wide network: each must be what it is alone."""
+
+    @pytest.fixture
+    def group(self, make_settings: MakeSettings) -> tuple[Settings, list[Training]]:
+        recipes = "recipe=[benchmark,architecture_aware,learning_rate_only]"
+        settings = make_settings(f"cells=[{CELL}]", recipes, "seeds=[1,2]", "launcher.together=6")
+        (group,) = plan.groups(plan.recipe_trainings(settings, 0.5), 6)
+        assert len({planned.learning_rate for planned in group}) == 2
+        return settings, group
+
+    @pytest.fixture
+    def _doubles(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """In double precision the order of additions hardly matters, so what differs is a mistake."""
+        singles = training.training_batches
+
+        def doubles(*arguments: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return ((images.double(), labels) for images, labels in singles(*arguments))  # type: ignore[arg-type]
+
+        monkeypatch.setattr(training, "training_batches", doubles)
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+    def run(self, group: list[Training], settings: Settings, folder: Path, name: str) -> list[RunRecord]:
+        data = batches.load(settings.dataset, settings.data_dir, CPU)
+        data = replace(data, test_images=data.test_images.to(torch.get_default_dtype()))
+        return training.train(group, settings, data, folder / f"{name}.pt")
+
+    @pytest.mark.usefixtures("_doubles")
+    def test_each_member_ends_as_it_does_alone(self, group: tuple[Settings, list[Training]], tmp_path: Path) -> None:
+        settings, trainings = group
+        together = self.run(trainings, settings, tmp_path, "together")
+        for planned, record in zip(trainings, together, strict=True):
+            (alone,) = self.run([planned], settings, tmp_path, "alone")
+            assert record.key == alone.key == planned.key
+            assert (record.status, record.train_accuracy, record.test_accuracy) == (
+                (alone.status, alone.train_accuracy, alone.test_accuracy)
+            )
+            assert record.train_loss == pytest.approx(alone.train_loss, rel=1e-6)  # summed in single precision
+            assert record.test_loss == pytest.approx(alone.test_loss, rel=1e-6)
+        assert len({record.test_loss for record in together}) == 6
+
+    @pytest.mark.usefixtures("_doubles")
+    def test_a_member_that_diverges_harms_no_other(
+        self, group: tuple[Settings, list[Training]], tmp_path: Path
+    ) -> None:
+        settings, trainings = group
+        trainings[1] = replace(trainings[1], learning_rate=1e30)
+        together = self.run(trainings[:3], settings, tmp_path, "together")
+        assert [record.status for record in together] == ["finished", "diverged", "finished"]
+        assert (together[1].test_accuracy, together[1].test_loss) == (10.0, None)
+        for member in (0, 2):
+            (alone,) = self.run([trainings[member]], settings, tmp_path, "alone")
+            assert together[member].test_loss == pytest.approx(alone.test_loss, rel=1e-6)
+
+    def test_stopped_and_continued_a_group_ends_with_the_same_bits(
+        self, group: tuple[Settings, list[Training]], tmp_path: Path
+    ) -> None:
+        settings, trainings = group
+        data = batches.load(settings.dataset, settings.data_dir, CPU)
+        undisturbed = training.train(trainings, settings, data, tmp_path / "undisturbed.pt")
+        for stop_after in (3, 20):
+            count = iter(range(1, stop_after + 1))
+            with pytest.raises(training.Stopped):
+                training.train(
+                    trainings,
+                    settings,
+                    data,
+                    tmp_path / "a.pt",
+                    lambda c=count, n=stop_after: next(c) == n,  # type: ignore[misc]
+                )
+        resumed = training.train(trainings, settings, data, tmp_path / "a.pt")
+        assert list(map(timeless, resumed)) == list(map(timeless, undisturbed))
+
+    def test_in_single_precision_accuracies_differ_by_no_more_than_chance(
+        self, make_settings: MakeSettings, tmp_path: Path
+    ) -> None:
+        """Forty seeds together and alone: the mean difference is within three of its standard errors."""
+        settings = make_settings(
+            f"cells=[{CELL}]", "recipe=[benchmark]", f"seeds={list(range(40))}", "training.epochs=3"
+        )
+        trainings = plan.recipe_trainings(settings, None)
+        together = [
+            record.test_accuracy
+            for group in plan.groups(trainings, 8)
+            for record in self.run(group, settings, tmp_path, group[0].label)
+        ]
+        alone = [self.run([planned], settings, tmp_path, planned.label)[0].test_accuracy for planned in trainings]
+        differences = torch.tensor(together) - torch.tensor(alone)
+        assert differences.mean().abs() <= 3 * differences.std() / math.sqrt(40) + 1e-9
+        assert torch.tensor(alone).std() > 0.5  # percent: seeds do matter here

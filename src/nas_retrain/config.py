@@ -132,6 +132,7 @@ class LocalSettings(_Section):
     name: Literal["local"]
     device: Literal["auto", "cuda", "mps", "cpu"]
     workers: Positive | Literal["auto"]
+    together: Positive
     checkpoint_every: Positive
     max_hours: Annotated[float, Field(ge=0)]
 

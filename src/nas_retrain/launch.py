@@ -30,15 +30,19 @@ from typing import IO, Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from nas_retrain.config import Settings
+from nas_retrain import plan
+from nas_retrain.config import Settings, digest
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
 from nas_retrain.store import RunKey, RunRecord, RunWriter
 from nas_retrain.training import Stopped, choose_device, prepare_process, train
 
+Group = tuple[Training, ...]
+"""What a worker does at once; see `plan.groups`."""
+
 ATTEMPTS = 2
-"""How often a training is begun in one run if the process that runs it is killed each time."""
+"""How often a group is begun in one run if the process that runs it is killed each time."""
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -52,7 +56,7 @@ class Outcome:
 
     kind: Literal["ready", "recorded", "failed", "stopped", "fatal"]
     message: str = ""
-    record: RunRecord | None = None
+    records: tuple[RunRecord, ...] = ()
 
 
 @dataclass
@@ -131,13 +135,13 @@ class _Worker:
         with _blocked(STOP_SIGNALS):  # the new process inherits this, and unblocks once it can handle them
             self.process.start()
         theirs.close()
-        self.training: Training | None = None
+        self.group: Group | None = None
 
-    def give(self, training: Training | None) -> None:
+    def give(self, group: Group | None) -> None:
         """Hand over work, or None to let the worker end. If it died meanwhile, receiving from it will tell."""
-        self.training = training
+        self.group = group
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(training)
+            self.connection.send(group)
 
     def receive(self) -> Outcome | None:
         """Its report; None if it died."""
@@ -183,7 +187,8 @@ def run_here(trainings: Sequence[Training], settings: Settings, title: str, name
     what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
     data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
     """
-    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(trainings))
+    groups = [tuple(group) for group in plan.groups(trainings, settings.launcher.together)]
+    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(groups))
     bar = tqdm(
         total=len(trainings),
         desc=title,
@@ -192,7 +197,7 @@ def run_here(trainings: Sequence[Training], settings: Settings, title: str, name
         mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
     )
     with RunWriter(settings.results_dir / "runs", name) as writer, bar:
-        run = _Run(trainings, settings, name, writer, bar)
+        run = _Run(groups, settings, name, writer, bar)
         with _handling(STOP_SIGNALS, run.stop):
             run.finish(count)
     return run.tally
@@ -202,12 +207,12 @@ class _Run:
     """The parent's side of a run: what waits, who is at what, and how it went."""
 
     def __init__(
-        self, trainings: Sequence[Training], settings: Settings, name: str, writer: RunWriter, bar: tqdm[NoReturn]
+        self, groups: Sequence[Group], settings: Settings, name: str, writer: RunWriter, bar: tqdm[NoReturn]
     ) -> None:
         self.settings, self.name, self.writer, self.bar = settings, name, writer, bar
         self.tally = Tally()
-        self.waiting = deque(trainings)
-        self.begun: Counter[Training] = Counter()
+        self.waiting = deque(groups)
+        self.begun: Counter[Group] = Counter()
         self.workers: dict[Any, _Worker] = {}
 
     def finish(self, count: int) -> None:
@@ -246,13 +251,13 @@ class _Run:
         worker.process.join()
         if self.tally.stopped_by:
             return
-        code, training = worker.process.exitcode, worker.training
-        if training is None:
+        code, group = worker.process.exitcode, worker.group
+        if group is None:
             raise NasRetrainError(f"A worker process ended before it could train anything (exit code {code}).")
-        if asked or self.begun[training] < ATTEMPTS:
-            self.waiting.appendleft(training)
+        if asked or self.begun[group] < ATTEMPTS:
+            self.waiting.appendleft(group)
         else:
-            self._failed(training, f"the worker process died {ATTEMPTS} times (last exit code {code})")
+            self._failed(group, f"the worker process died {ATTEMPTS} times (last exit code {code})")
         if self.waiting:
             self._start(worker.number)
 
@@ -260,14 +265,14 @@ class _Run:
         """A worker is ready, or done with its training: keep what it has and give it more."""
         if outcome.kind == "fatal":
             raise NasRetrainError(outcome.message)
-        if worker.training is not None and outcome.record is None:
-            self._failed(worker.training, outcome.message)
-        elif worker.training is not None and outcome.record is not None:
-            self.writer.append(outcome.record)
-            _forget_checkpoints(worker.training, self.settings)
-            self.tally.recorded += 1
-            self.tally.diverged += outcome.record.status == "diverged"
-            self._show()
+        if worker.group is not None and outcome.records:
+            self.writer.append(*outcome.records)
+            _forget_checkpoints(worker.group, self.settings)
+            self.tally.recorded += len(outcome.records)
+            self.tally.diverged += sum(record.status == "diverged" for record in outcome.records)
+            self._show(worker.group)
+        elif worker.group is not None:
+            self._failed(worker.group, outcome.message)
         if self.waiting:
             following = self.waiting.popleft()
             self.begun[following] += 1
@@ -277,22 +282,19 @@ class _Run:
             worker.give(None)
             worker.process.join()
 
-    def _failed(self, training: Training, message: str) -> None:
-        self.tally.failed.append(training)
-        _log_failure(training, message, self.settings, self.name)
-        self._show()
+    def _failed(self, group: Group, message: str) -> None:
+        self.tally.failed += group
+        path = self.settings.results_dir / "logs" / f"failures-{self.name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        with path.open("a") as file:
+            for training in group:
+                file.write(json.dumps({"key": training.key, "when": when, "error": message}) + "\n")
+        self._show(group)
 
-    def _show(self) -> None:
-        self.bar.update()
+    def _show(self, group: Group) -> None:
+        self.bar.update(len(group))
         self.bar.set_postfix(diverged=self.tally.diverged, failed=len(self.tally.failed), refresh=False)
-
-
-def _log_failure(training: Training, message: str, settings: Settings, name: str) -> None:
-    path = settings.results_dir / "logs" / f"failures-{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failure = {"key": training.key, "when": datetime.now(UTC).isoformat(timespec="seconds"), "error": message}
-    with path.open("a") as file:
-        file.write(json.dumps(failure) + "\n")
 
 
 def failed_keys(folder: Path) -> dict[RunKey, str]:
@@ -307,14 +309,15 @@ def failed_keys(folder: Path) -> dict[RunKey, str]:
     return failures
 
 
-def checkpoint_path(training: Training, settings: Settings) -> Path:
-    """Where a training that is under way keeps its state."""
-    return settings.results_dir / "checkpoints" / f"{training.label}.pt"
+def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
+    """Where a group that is under way keeps its state."""
+    others = "" if len(group) == 1 else "-with-" + digest({"labels": [training.label for training in group]})
+    return settings.results_dir / "checkpoints" / f"{group[0].label}{others}.pt"
 
 
-def _forget_checkpoints(training: Training, settings: Settings) -> None:
-    """Remove a finished training's checkpoint, and the pieces that a process killed while saving left."""
-    path = checkpoint_path(training, settings)
+def _forget_checkpoints(group: Group, settings: Settings) -> None:
+    """Remove a finished group's checkpoint, and the pieces that a process killed while saving left."""
+    path = checkpoint_path(group, settings)
     for piece in [path, *path.parent.glob(f".{path.name}.*")]:
         piece.unlink(missing_ok=True)
 
@@ -334,8 +337,8 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
         prepare_process(device)
         data = batches.load(settings.dataset, settings.data_dir, device)
         connection.send(Outcome("ready"))
-        while (training := connection.recv()) is not None:
-            connection.send(_train_one(training, settings, data, stopping.is_set))
+        while (group := connection.recv()) is not None:
+            connection.send(_train_group(group, settings, data, stopping.is_set))
             if stopping.is_set():
                 return
     except NasRetrainError as error:
@@ -344,16 +347,16 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
         return
 
 
-def _train_one(training: Training, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
+def _train_group(group: Group, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
     try:
-        record = train(training, settings, data, checkpoint_path(training, settings), stop)
+        records = train(group, settings, data, checkpoint_path(group, settings), stop)
     except Stopped:
         return Outcome("stopped")
     except NasRetrainError:
         raise
     except Exception:  # noqa: BLE001 - one bad training must not end the others
         return Outcome("failed", traceback.format_exc())
-    return Outcome("recorded", record=record)
+    return Outcome("recorded", records=tuple(records))
 
 
 def _end_with_parent() -> None:

@@ -183,7 +183,7 @@ def _forecast_submission(
     purposes: list[tuple[slurm.Purpose, list[Training]]] = [("base-rate", made.search), ("training", made.recipes)]
     for purpose, wanted in purposes:
         part = [training for training in wanted if training in sized]
-        units[purpose] = plan.work_units(part, [sized[training] for training in part], largest_unit)
+        units[purpose] = plan.work_units(plan.groups(part, launcher.together), sized.__getitem__, largest_unit)
     for line in describe.submission(units, cost, largest_array, launcher, settings):
         say(line)
     return units

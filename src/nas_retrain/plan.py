@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,16 +209,40 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord]) -> Plan:
     return Plan(search, found, rate, recipes, remaining(search + recipes, stored))
 
 
-def work_units(trainings: Sequence[Training], sizes: Sequence[float], largest: float) -> list[list[Training]]:
-    """Cut trainings, in their order, into units of a total size of at most `largest`; a larger one is its own unit."""
+def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]:
+    """Cut trainings, in their order, into groups of one network class and budget, of at most `together` members.
+
+    A disconnected cell's trainings have nothing to share and stay alone.
+    """
+    found: list[list[Training]] = []
+    for training in trainings:
+        last = found[-1][-1] if found else None
+        if (
+            last is not None
+            and len(found[-1]) < together
+            and training.learning_rate is not None
+            and (training.network_class, training.epochs) == (last.network_class, last.epochs)
+            and (training.recipe == BASE_RATE) == (last.recipe == BASE_RATE)
+        ):
+            found[-1].append(training)
+        else:
+            found.append([training])
+    return found
+
+
+def work_units(
+    groups: Sequence[Sequence[Training]], size: Callable[[Training], float], largest: float
+) -> list[list[Training]]:
+    """Put whole groups, in their order, into units of a total size of at most `largest`; a larger one is a unit."""
     units: list[list[Training]] = []
     room = 0.0
-    for training, size in zip(trainings, sizes, strict=True):
-        if not units or size > room:
+    for group in groups:
+        total = sum(map(size, group))
+        if not units or total > room:
             units.append([])
             room = largest
-        units[-1].append(training)
-        room -= size
+        units[-1] += group
+        room -= total
     return units
 
 

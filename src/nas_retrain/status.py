@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, slurm
+from nas_retrain import describe, launch, plan, slurm
 from nas_retrain.base_rate import BASE_RATE
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.pipeline import read_store, say
@@ -62,6 +62,12 @@ def _rows(
     settings: Settings,
 ) -> list[dict[str, object]]:
     by_key = {record.key: record for record in stored}
+    saved = {
+        training.slot
+        for group in plan.groups(made.missing, settings.launcher.together)
+        if launch.checkpoint_path(group, settings).exists()
+        for training in group
+    }
     rows: list[dict[str, object]] = []
     for name in ([BASE_RATE] if made.search else []) + list(settings.recipes):
         trainings = [training for training in made.search + made.recipes if training.recipe == name]
@@ -80,7 +86,7 @@ def _rows(
                 "queued": sum(not on_their_way.get(training.slot, True) for training in absent),
                 "failed": sum(training.key in failures for training in idle),
                 "to do": len(absent),
-                "checkpointed": sum(launch.checkpoint_path(training, settings).exists() for training in absent),
+                "checkpointed": sum(training.slot in saved for training in absent),
             }
         )
     return rows

@@ -144,14 +144,14 @@ class RunWriter:
                 continue
             return path, file
 
-    def append(self, record: RunRecord) -> None:
-        """Write one line. Raises NasRetrainError if the disk is full; the records already written survive."""
-        line = json.dumps(dataclasses.asdict(record), allow_nan=False).encode() + b"\n"
+    def append(self, *records: RunRecord) -> None:
+        """Write a line for each, at once. Raises NasRetrainError if the disk is full; what was written survives."""
+        lines = b"".join(json.dumps(dataclasses.asdict(record), allow_nan=False).encode() + b"\n" for record in records)
         try:
             if self._ends_torn():
-                line = b"\n" + line
-            written = self._file.write(line)
-            if written != len(line):
+                lines = b"\n" + lines
+            written = self._file.write(lines)
+            if written != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _cannot_write(self.path, error) from error

@@ -1,8 +1,9 @@
-"""One training: a cell, a recipe and a seed in; a run record out.
+"""A group of trainings of one cell, usually of one: recipes and seeds in; run records out.
 
 A training depends on its seed and settings only, never on what ran before it in the process: every epoch draws its
 shuffling and augmentation from a generator seeded by (seed, epoch). So a checkpoint needs no generator state, and a
-killed and resumed training ends with the same bits as one that was never killed, on the same machine.
+killed and resumed training ends with the same bits as one that was never killed, on the same machine. Which trainings
+are in a group with it changes nothing but the order in which floats are added.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -87,38 +88,59 @@ def device_name(device: torch.device) -> str:
 
 @dataclass
 class _Progress:
-    """What a training knows beside weights and momenta: epochs done, and steps, summed loss and hits of the one under
-    way. loss (mean, in nats) and accuracy (percent) are of the last whole epoch."""
+    """What a group knows beside weights and momenta: epochs done, and steps, summed losses and hits of the one under
+    way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member."""
 
+    losses: list[float]
+    accuracies: list[float]
+    loss_sums: list[float]
+    correct: list[int]
     epoch: int = 0
-    seconds: float = 0.0
-    loss: float = math.nan
-    accuracy: float = math.nan
     step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
+    seconds: float = 0.0
 
 
 def train(
-    training: Training,
+    group: Sequence[Training],
     settings: Settings,
     data: DeviceData,
     checkpoint: Path,
     stop: Callable[[], bool] = lambda: False,
-) -> RunRecord:
-    """Train one network, resuming from `checkpoint` if it is there and this training's.
+) -> list[RunRecord]:
+    """Train the networks of a group (see `plan.groups`), resuming from `checkpoint` if it is there and this group's.
 
-    A loss that is not finite ends the training as "diverged" with the accuracy of chance. A cell without a path is
-    "disconnected" and not trained. `stop` is asked after every step. The caller removes the checkpoint once the record
-    is stored. Raises Stopped, with everything saved, if `stop` says so, and NasRetrainError if a checkpoint cannot be
-    written.
+    A loss that is not finite makes a member "diverged" with the accuracy of chance; the others go on. A cell without a
+    path is "disconnected" and not trained. `stop` is asked after every step. The caller removes the checkpoint once
+    the records are stored. Raises Stopped, with everything saved, if `stop` says so, and NasRetrainError if a
+    checkpoint cannot be written.
     """
     started = _now()
-    chance = 100.0 / settings.dataset.classes
-    if training.learning_rate is None:
-        return _record(training, started, _Progress(accuracy=chance), "disconnected", math.nan, chance, data, None)
+    members, epochs = len(group), group[0].epochs
+    progress = _Progress([math.nan] * members, [math.nan] * members, [0.0] * members, [0] * members)
+    if group[0].learning_rate is None:
+        return _records(group, started, progress, None, data, settings)
 
-    network = networks.build(
+    network = networks.join([_build(training, settings) for training in group]).to(data.device)
+    optimiser = _Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
+    _resume(checkpoint, group, network, optimiser, progress)
+    seeds = [training.seed for training in group]
+    while progress.epoch < epochs:
+        optimiser.anneal(cosine(1.0, progress.epoch, epochs))
+        begun = time.perf_counter()
+        whole = _train_epoch(network, optimiser, data, settings.training.batch_size, seeds, progress, stop)
+        progress.seconds += time.perf_counter() - begun
+        if not whole:
+            _save(checkpoint, group, network, optimiser, progress)
+            raise Stopped
+        if not any(map(math.isfinite, progress.losses)):
+            break
+        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
+            _save(checkpoint, group, network, optimiser, progress)
+    return _records(group, started, progress, network, data, settings)
+
+
+def _build(training: Training, settings: Settings) -> networks.Network:
+    return networks.build(
         nas_bench_201.parse(training.arch),
         channels=settings.network.channels,
         cells_per_stage=settings.network.cells_per_stage,
@@ -126,40 +148,52 @@ def train(
         image_channels=settings.dataset.image_channels,
         in_degree=training.in_degree,
         seed=training.seed,
-    ).to(data.device)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=training.learning_rate,
-        momentum=settings.training.momentum,
-        nesterov=settings.training.nesterov,
-        weight_decay=settings.training.weight_decay,
-        fused=True,
     )
-    progress = _resume(checkpoint, training, network, optimiser)
-    while progress.epoch < training.epochs:
-        rate = cosine(training.learning_rate, progress.epoch, training.epochs)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        begun = time.perf_counter()
-        generator = torch.Generator().manual_seed(_epoch_seed(training.seed, progress.epoch))
-        whole = _train_epoch(network, optimiser, data, settings.training.batch_size, generator, progress, stop)
-        progress.seconds += time.perf_counter() - begun
-        if not whole:
-            _save(checkpoint, training, network, optimiser, progress)
-            raise Stopped
-        if not math.isfinite(progress.loss):
-            break
-        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < training.epochs:
-            _save(checkpoint, training, network, optimiser, progress)
 
-    images = progress.epoch * len(data.train_labels)
-    test_loss, test_accuracy = evaluate(network, data) if math.isfinite(progress.loss) else (math.nan, math.nan)
-    status: Status = "finished"
-    if not math.isfinite(test_loss):
-        status, progress.accuracy, test_accuracy = "diverged", chance, chance
-    return _record(
-        training, started, progress, status, test_loss, test_accuracy, data, images / max(progress.seconds, 1e-9)
-    )
+
+class _Sgd:
+    """SGD with momentum and weight decay, and a learning rate for each member of a network.
+
+    PyTorch's SGD has one rate for a tensor, and a stacked tensor has all members'. An update is linear in the gradient
+    and in the decayed weight, through the momentum too; so both are scaled by a member's share of the first one's
+    rate.
+    """
+
+    def __init__(self, network: networks.Network, rates: Sequence[float], settings: Settings) -> None:
+        self.rate = rates[0]
+        self.parameters: list[Tensor] = list(network.parameters())
+        self.weight_decay = settings.training.weight_decay
+        self.sgd = torch.optim.SGD(
+            self.parameters,
+            lr=self.rate,
+            momentum=settings.training.momentum,
+            nesterov=settings.training.nesterov,
+            weight_decay=self.weight_decay if len(rates) == 1 else 0.0,
+            fused=True,
+        )
+        self.shares: list[Tensor] = []
+        if len(rates) > 1:
+            share = torch.tensor(rates, device=self.parameters[0].device) / self.rate
+            self.shares = [
+                share.repeat_interleave(len(parameter) // len(rates)).view(-1, *[1] * (parameter.ndim - 1))
+                for parameter in self.parameters
+            ]
+
+    def anneal(self, factor: float) -> None:
+        """Set every member's rate to this share of its own."""
+        for group in self.sgd.param_groups:
+            group["lr"] = self.rate * factor
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """One update by the gradients of `loss`, a sum over members."""
+        self.sgd.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.shares:
+            gradients = [cast("Tensor", parameter.grad) for parameter in self.parameters]
+            torch._foreach_add_(gradients, self.parameters, alpha=self.weight_decay)
+            torch._foreach_mul_(gradients, self.shares)
+        self.sgd.step()
 
 
 def cosine(learning_rate: float, epoch: int, epochs: int) -> float:
@@ -172,64 +206,84 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _train_epoch(
-    network: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
+    network: networks.Network,
+    optimiser: _Sgd,
     data: DeviceData,
     batch_size: int,
-    generator: torch.Generator,
+    seeds: Sequence[int],
     progress: _Progress,
     stop: Callable[[], bool],
 ) -> bool:
     """Train to the end of the epoch, or until `stop`; tells which, and updates `progress`.
 
-    Loss and accuracy are measured as the epoch goes. One synchronisation an epoch.
+    Losses and accuracies are measured as the epoch goes. One synchronisation an epoch.
     """
     network.train()
-    loss_sum = torch.tensor(progress.loss_sum, device=data.device, dtype=torch.float32)
+    loss_sums = torch.tensor(progress.loss_sums, device=data.device, dtype=torch.float32)
     correct = torch.tensor(progress.correct, device=data.device)
-    for step, (images, labels) in enumerate(training_batches(data, batch_size, generator)):
+    for step, (images, labels) in enumerate(_batches(data, batch_size, seeds, progress.epoch)):
         if step < progress.step:  # trained before the stop; drawn again, for the generator's sake
             continue
-        optimiser.zero_grad(set_to_none=True)
-        logits = network(images)
-        loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
+        logits = _by_member(network, images)
+        losses = torch.stack([functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
+        optimiser.step(losses.sum())
+        loss_sums += losses.detach() * labels.shape[1]
+        correct += (logits.detach().argmax(2) == labels).sum(1)
         if stop():
-            progress.step, progress.loss_sum, progress.correct = step + 1, loss_sum.item(), int(correct.item())
+            progress.step, progress.loss_sums, progress.correct = step + 1, loss_sums.tolist(), correct.tolist()
             return False
     number = len(data.train_labels)
-    progress.loss, progress.accuracy = loss_sum.item() / number, 100.0 * correct.item() / number
+    progress.losses = [loss_sum / number for loss_sum in loss_sums.tolist()]
+    progress.accuracies = [100.0 * hits / number for hits in correct.tolist()]
     progress.epoch += 1
-    progress.step, progress.loss_sum, progress.correct = 0, 0.0, 0
+    progress.step, progress.loss_sums, progress.correct = 0, [0.0] * len(seeds), [0] * len(seeds)
     return True
 
 
+def _batches(data: DeviceData, batch_size: int, seeds: Sequence[int], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of each member's batches: images (batch, members x channels, size, size), labels (members, batch)."""
+    drawn = {
+        seed: training_batches(data, batch_size, torch.Generator().manual_seed(_epoch_seed(seed, epoch)))
+        for seed in dict.fromkeys(seeds)
+    }
+    for together in zip(*drawn.values(), strict=True):
+        batch = dict(zip(drawn, together, strict=True))
+        if len(seeds) == 1:
+            images, labels = together[0]
+            yield images, labels[None]
+        else:
+            yield torch.cat([batch[seed][0] for seed in seeds], 1), torch.stack([batch[seed][1] for seed in seeds])
+
+
+def _by_member(network: networks.Network, images: Tensor) -> Tensor:
+    """Logits of shape (members, batch, classes)."""
+    logits: Tensor = network(images)
+    return logits.view(len(images), network.members, -1).movedim(1, 0)
+
+
 @torch.no_grad()
-def evaluate(network: torch.nn.Module, data: DeviceData) -> tuple[float, float]:
-    """Mean test loss and test accuracy in percent, with the running BatchNorm statistics."""
+def evaluate(network: networks.Network, data: DeviceData) -> tuple[list[float], list[float]]:
+    """Each member's mean test loss and test accuracy in percent, with the running BatchNorm statistics."""
     network.eval()
-    loss_sum = torch.zeros((), device=data.device)
-    correct = torch.zeros((), device=data.device, dtype=torch.int64)
+    loss_sums = torch.zeros(network.members, device=data.device)
+    correct = torch.zeros(network.members, device=data.device, dtype=torch.int64)
     for images, labels in zip(
         torch.split(data.test_images, EVALUATION_BATCH), torch.split(data.test_labels, EVALUATION_BATCH), strict=True
     ):
-        logits: Tensor = network(images)
-        loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
-        correct += (logits.argmax(1) == labels).sum()
+        logits = _by_member(network, images if network.members == 1 else torch.cat([images] * network.members, 1))
+        loss_sums += torch.stack([functional.cross_entropy(each, labels, reduction="sum") for each in logits])
+        correct += (logits.argmax(2) == labels).sum(1)
     number = len(data.test_labels)
-    return loss_sum.item() / number, 100.0 * correct.item() / number
+    return (loss_sums / number).tolist(), [100.0 * hits / number for hits in correct.tolist()]
 
 
 def _save(
-    path: Path, training: Training, network: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress
+    path: Path, group: Sequence[Training], network: networks.Network, optimiser: _Sgd, progress: _Progress
 ) -> None:
     state = {
-        "training": training.label,
+        "trainings": [training.label for training in group],
         "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": optimiser.sgd.state_dict(),
         "progress": vars(progress),
     }
     with replacing(path) as temporary:
@@ -239,58 +293,77 @@ def _save(
             raise NasRetrainError(f"Cannot write the checkpoint {path}: {error}. Is the disk full?") from error
 
 
-def _resume(path: Path, training: Training, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
-    """Load a checkpoint into the network and optimiser; without one, or with one that is damaged, start from 0."""
+def _resume(
+    path: Path, group: Sequence[Training], network: networks.Network, optimiser: _Sgd, progress: _Progress
+) -> None:
+    """Load a checkpoint into these; without one, or with one that is damaged, they stay as at the start."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except FileNotFoundError:
-        return _Progress()
+        return
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
         warnings.warn(f"{path} is not a readable checkpoint ({error}): the training starts over.", stacklevel=2)
-        return _Progress()
-    if state.get("training") != training.label:
+        return
+    if state.get("trainings") != [training.label for training in group]:
         warnings.warn(f"{path} is another training's checkpoint: the training starts over.", stacklevel=2)
-        return _Progress()
+        return
     network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    return _Progress(**state["progress"])
+    optimiser.sgd.load_state_dict(state["optimiser"])
+    for name, value in state["progress"].items():
+        setattr(progress, name, value)
 
 
-def _record(
-    training: Training,
+def _records(
+    group: Sequence[Training],
     started: str,
     progress: _Progress,
-    status: Status,
-    test_loss: float,
-    test_accuracy: float,
+    network: networks.Network | None,
     data: DeviceData,
-    images_per_second: float | None,
-) -> RunRecord:
-    return RunRecord(
-        bench=training.bench,
-        dataset=training.dataset,
-        recipe=training.recipe,
-        cell=training.cell,
-        arch=training.arch,
-        network_class=training.network_class,
-        seed=training.seed,
-        epochs=training.epochs,
-        learning_rate=training.learning_rate,
-        in_degree=training.in_degree,
-        status=status,
-        train_loss=_finite(progress.loss),
-        train_accuracy=progress.accuracy,
-        test_loss=_finite(test_loss),
-        test_accuracy=test_accuracy,
-        seconds=progress.seconds,
-        images_per_second=images_per_second,
-        device=device_name(data.device),
-        torch=torch.__version__,
-        code_version=code_version(),
-        config_hash=training.config_hash,
-        started=started,
-        finished=_now(),
-    )
+    settings: Settings,
+) -> list[RunRecord]:
+    """Each member's record. The time of a group is shared out evenly. network is None for a disconnected cell."""
+    chance = 100.0 / settings.dataset.classes
+    test_losses, test_accuracies = [math.nan] * len(group), [chance] * len(group)
+    if network is not None and any(map(math.isfinite, progress.losses)):
+        test_losses, test_accuracies = evaluate(network, data)
+    seconds = progress.seconds / len(group)
+    images = progress.epoch * len(data.train_labels)
+    records = []
+    for member, training in enumerate(group):
+        loss, test_loss = progress.losses[member], test_losses[member]
+        status: Status = "finished"
+        if network is None:
+            status = "disconnected"
+        elif not (math.isfinite(loss) and math.isfinite(test_loss)):
+            status, test_loss = "diverged", math.nan
+        records.append(
+            RunRecord(
+                bench=training.bench,
+                dataset=training.dataset,
+                recipe=training.recipe,
+                cell=training.cell,
+                arch=training.arch,
+                network_class=training.network_class,
+                seed=training.seed,
+                epochs=training.epochs,
+                learning_rate=training.learning_rate,
+                in_degree=training.in_degree,
+                status=status,
+                train_loss=_finite(loss),
+                train_accuracy=progress.accuracies[member] if status == "finished" else chance,
+                test_loss=_finite(test_loss),
+                test_accuracy=test_accuracies[member] if status == "finished" else chance,
+                seconds=seconds,
+                images_per_second=None if network is None else images / max(seconds, 1e-9),
+                device=device_name(data.device),
+                torch=torch.__version__,
+                code_version=code_version(),
+                config_hash=training.config_hash,
+                started=started,
+                finished=_now(),
+            )
+        )
+    return records
 
 
 def _finite(value: float) -> float | None:

@@ -7,11 +7,16 @@ The mathematics is that of one module per edge, in fewer kernels: a vertex's ReL
 all the edges that read them, and convolutions of one source vertex and kernel size are one convolution whose output
 channels are theirs side by side. BatchNorm works per channel and stock initialisation depends on fan-in alone, so
 joining changes neither. Dead edges are never built.
+
+Several members (networks of one cell that differ in seed, initialisation or learning rate) can be one wide network:
+every convolution has a group of channels for each member, and no member sees another's channels. Every parameter and
+buffer is then the members' stacked along its first dimension.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -34,17 +39,17 @@ experiments ran, which is not the in-degree of the source vertex (that would be 
 class Vertex(nn.Module):
     """All that is read from one vertex of a cell: skips, one shared pooling, and one convolution per kernel size."""
 
-    def __init__(self, edges: list[Edge], channels: int) -> None:
+    def __init__(self, edges: list[Edge], channels: int, members: int) -> None:
         super().__init__()
+        self.members = members
         self.skips = [edge.target for edge in edges if edge.operation.kind == "skip"]
         self.pools = [edge.target for edge in edges if edge.operation.kind == "pool"]
         layers = sorted((edge for edge in edges if edge.operation.kind == "layer"), key=_kernel_size)
         self.joined = [list(group) for _, group in itertools.groupby(layers, key=_kernel_size)]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, len(group) * channels, size := _kernel_size(group[0]), padding=size // 2, bias=False)
-            for group in self.joined
+            _convolution(channels, len(group) * channels, _kernel_size(group[0]), members) for group in self.joined
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(len(group) * channels) for group in self.joined)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(members * len(group) * channels) for group in self.joined)
 
     def forward(self, value: Tensor, *, ours: bool) -> list[tuple[int, Tensor, bool]]:
         """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex.
@@ -63,9 +68,17 @@ class Vertex(nn.Module):
                 if len(group) == 1:
                     sent.append((group[0].target, normalised, True))
                 else:
-                    parts = normalised.chunk(len(group), dim=1)
+                    parts = self._parts(normalised, len(group))
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
         return sent
+
+    def _parts(self, joined: Tensor, edges: int) -> list[Tensor]:
+        """Each edge's channels, of all members, out of channels that are ordered by member and then by edge."""
+        if self.members == 1:
+            return list(joined.chunk(edges, dim=1))
+        pixels = joined.permute(0, 2, 3, 1)
+        by_edge = pixels.reshape(*pixels.shape[:3], self.members, edges, -1).unbind(4)
+        return [part.flatten(3).permute(0, 3, 1, 2) for part in by_edge]
 
     def weights(self) -> list[tuple[Edge, Tensor]]:
         """Each edge's share of the joined weights, as views of shape (channels, channels, kernel, kernel)."""
@@ -79,14 +92,14 @@ class Vertex(nn.Module):
 class Cell(nn.Module):
     """A cell: every vertex is the sum of what its live edges bring."""
 
-    def __init__(self, graph: CellGraph, channels: int) -> None:
+    def __init__(self, graph: CellGraph, channels: int, members: int) -> None:
         super().__init__()
         self.size = graph.vertices
         reading: dict[int, list[Edge]] = {}
         for edge in sorted(graph.live.edges):
             reading.setdefault(edge.source, []).append(edge)
         self.sources = list(reading)
-        self.vertices = nn.ModuleList(Vertex(edges, channels) for edges in reading.values())
+        self.vertices = nn.ModuleList(Vertex(edges, channels, members) for edges in reading.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to the same shape."""
@@ -109,13 +122,13 @@ class Cell(nn.Module):
 class Reduction(nn.Module):
     """The residual block between stages: halves the image, doubles the channels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, members: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(2 * channels)
-        self.second = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(2 * channels)
-        self.shortcut = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.first = _convolution(channels, 2 * channels, 3, members, stride=2)
+        self.first_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.second = _convolution(2 * channels, 2 * channels, 3, members)
+        self.second_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.shortcut = _convolution(channels, 2 * channels, 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to (batch, 2 channels, height / 2, width / 2), rounded up."""
@@ -125,28 +138,76 @@ class Reduction(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole network of a connected cell; maps images (batch, image_channels, height, width) to logits."""
+    """The whole network of a connected cell, or of several members side by side."""
 
     def __init__(
-        self, graph: CellGraph, *, channels: int, cells_per_stage: int, classes: int, image_channels: int
+        self,
+        graph: CellGraph,
+        *,
+        channels: int,
+        cells_per_stage: int,
+        classes: int,
+        image_channels: int,
+        members: int = 1,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(channels)
+        self.sizes = {
+            "channels": channels,
+            "cells_per_stage": cells_per_stage,
+            "classes": classes,
+            "image_channels": image_channels,
+        }
+        self.graph, self.members = graph, members
+        self.stem = _convolution(image_channels, channels, 3, members)
+        self.stem_norm = nn.BatchNorm2d(members * channels)
         blocks: list[nn.Module] = []
         for stage in range(STAGES):
             if stage:
-                blocks.append(Reduction(channels))
+                blocks.append(Reduction(channels, members))
                 channels *= 2
-            blocks += [Cell(graph, channels) for _ in range(cells_per_stage)]
+            blocks += [Cell(graph, channels, members) for _ in range(cells_per_stage)]
         self.blocks = nn.Sequential(*blocks)
-        self.last_norm = nn.BatchNorm2d(channels)
-        self.readout = nn.Linear(channels, classes)
+        self.last_norm = nn.BatchNorm2d(members * channels)
+        self.readout = nn.Linear(channels, members * classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (batch, classes)."""
+        """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
         features = self.blocks(self.stem_norm(self.stem(images)))
-        return cast("Tensor", self.readout(functional.relu(self.last_norm(features)).mean((2, 3))))
+        pooled = functional.relu(self.last_norm(features)).mean((2, 3))
+        if self.members == 1:
+            return cast("Tensor", self.readout(pooled))
+        by_member = pooled.view(len(pooled), self.members, -1)
+        weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
+        logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
+        return logits.flatten(1) + self.readout.bias
+
+
+def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias for each member, that keeps the image's size but for its stride."""
+    return nn.Conv2d(
+        members * channels,
+        members * outputs,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=members,
+        bias=False,
+    )
+
+
+def join(networks: Sequence[Network]) -> Network:
+    """One network that has those of one cell and size, each with one member, as its members, with their values."""
+    if len(networks) == 1:
+        return networks[0]
+    first = networks[0]
+    joined = Network(first.graph, **first.sizes, members=len(networks))
+    states = [network.state_dict() for network in networks]
+    stacked = {
+        name: value if value.ndim == 0 else torch.cat([state[name] for state in states])
+        for name, value in states[0].items()
+    }
+    joined.load_state_dict(stacked)
+    return joined.to(memory_format=torch.channels_last)
 
 
 def build(
