@@ -73,7 +73,7 @@ cells: $(READY) ## Write the table of all cells, results/201/cells.csv
 .PHONY: bench
 bench: PROFILE = dry
 bench: DATASET = digits
-bench: $(READY) ## Measure training speed with one process and with one a core; writes results/201/digits/speed.csv
+bench: $(READY) ## Measure speed here against the straightforward way; writes results/201/speed
 	$(BIN)/python scripts/bench.py
 
 .PHONY: test

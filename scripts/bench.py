@@ -1,24 +1,26 @@
-"""Measure training speed on this machine: one process on all cores against one process a core."""
+"""Measure training speed on this machine against the straightforward way of training, and what the benchmark costs."""
 
-from nas_retrain.cli import run
+from nas_retrain import speed
+from nas_retrain.cli import compose, run
 from nas_retrain.config import Settings
-from nas_retrain.speed import measure_workers
 from nas_retrain.store import replacing
 
 
-def bench(settings: Settings) -> None:
-    """Write speed.csv in the results folder and print the ratios."""
-    table = measure_workers(settings)
-    path = settings.results_dir / "speed.csv"
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g")
-    summary = table.groupby("cell")[["one_process", "worker_processes", "ratio"]].median()
-    print(summary.to_string(float_format="{:,.2f}".format))
-    ratio = summary["ratio"]
-    print(
-        f"{path}: on {table['cores'][0]} cores, one process a core trains {ratio.median():.2f} times as many images as "
-        f"one process on all cores (median of {len(summary)} cells; {ratio.min():.2f} to {ratio.max():.2f})"
-    )
+def bench(digits: Settings) -> None:
+    """Write tables and a summary into the folder `speed` beside the results folder; minutes on two cores."""
+    full = compose("dataset=cifar10", "profile=full", "launcher=local", f"launcher.device={digits.launcher.device}")
+    folder = digits.results_dir.parent / "speed"
+    cells = speed.sample_of_cells(24)
+    steps = speed.measure_steps(full, cells)
+    workers = speed.measure_workers(digits, cells[:8])
+    data, peaks = speed.measure_data(full), speed.measure_peaks(full)
+    for name, table in {"steps": steps, "workers": workers, "data": data, "peaks": peaks}.items():
+        with replacing(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.5g")
+    text = speed.summary(steps, workers, data, peaks, full)
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(text)
+    print(f"{text}\n{folder}")
 
 
 if __name__ == "__main__":

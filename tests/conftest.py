@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import settings as hypothesis_settings
 
-from nas_retrain.cli import CONFIGS, SITES
-from nas_retrain.config import Settings, to_settings
+from nas_retrain.cli import compose
+from nas_retrain.config import Settings
 
 hypothesis_settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 hypothesis_settings.load_profile("project")
@@ -37,8 +36,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             "training.epochs=2",
             "launcher.device=cpu",
         ]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return to_settings(compose("config", overrides=[SITES, *tiny, *overrides]))
+        return compose(*tiny, *overrides)
 
     return make
 

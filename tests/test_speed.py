@@ -1,4 +1,4 @@
-"""The measurement of training speed: every process takes part, with the threads it should have."""
+"""The measurements of speed: every process takes part, with the threads it should have, and the summary adds up."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from nas_retrain import speed
 from tests.conftest import MakeSettings
 
 
-def test_both_arrangements_are_measured_for_every_cell_and_repeat(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_measured_and_summed_up(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "REPEATS", 2)
-    monkeypatch.setattr(speed, "SECONDS", 0.1)
-    table = speed.measure_workers(make_settings("cells=sample:2"))
-    assert len(table) == 4
-    assert table["cell"].nunique() == 2
-    assert (table[["one_process", "worker_processes"]] > 0).all(axis=None)
-    assert table["ratio"].tolist() == pytest.approx((table["worker_processes"] / table["one_process"]).tolist())
+    monkeypatch.setattr(speed, "SECONDS", 0.05)
+    monkeypatch.setattr(speed, "AUGMENTED_IMAGES", 100)
+    digits = make_settings("recipe=[benchmark]", "cells=sample:2")
+    cells = speed.sample_of_cells(2)
+    full = make_settings("dataset=cifar10", "training.batch_size=16", "recipe=[benchmark]", "cells=sample:2")
+    steps, workers = speed.measure_steps(full, cells), speed.measure_workers(digits, cells)
+    data, peaks = speed.measure_data(full), speed.measure_peaks(full)
+    assert steps[["cell", "repeat"]].to_numpy().tolist() == [[cell, repeat] for cell in cells for repeat in range(2)]
+    for table, number in ((steps, 4), (workers, 4), (data, 2), (peaks, 2)):
+        assert len(table) == number
+        assert (table.drop(columns=["repeat", "arch"], errors="ignore") > 0).all(axis=None)
+    steps["fast"], steps["reference"], steps["reference_live"] = 6.0, 2.0, 3.0
+    text = speed.summary(steps, workers, data, peaks, full)
+    assert "| training steps, over one module for each edge | 3.00 times (geometric mean; 3.00 to 3.00) |" in text
+    assert "| the same, without edges that lead nowhere | 2.00 times" in text
+    assert f"torch {torch.__version__}" in text
 
 
 def test_each_process_of_a_pool_has_its_threads_and_takes_one_task() -> None:
     number = os.cpu_count() or 1
-    with speed._processes(number, 1, torch.device("cpu")) as pool:
+    with speed._processes(number, 1, torch.device("cpu"), tuned=True) as pool:
         found = [task.result() for task in [pool.submit(who) for _ in range(number)]]
     assert {threads for _, threads in found} == {1}
     assert len({process for process, _ in found}) == number

@@ -21,6 +21,12 @@ SITES = f"hydra.searchpath=[file://{PROJECT / 'slurm'}]"
 """Makes slurm/site a group of the configuration, beside those in configs."""
 
 
+def compose(*overrides: str) -> Settings:
+    """The settings that these overrides of the defaults give."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return to_settings(hydra.compose("config", overrides=[SITES, *overrides]))
+
+
 def run(stage: Callable[[Settings], None], config: str = "config") -> None:
     """Run a stage with the settings that the command line asks for; exits with 2 and a message on a user's mistake."""
 

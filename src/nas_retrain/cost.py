@@ -115,7 +115,9 @@ def _measured_points(
     """The same, measured here with the smallest, the middle and the largest network, and the base network."""
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
-    data = made_up_images(settings, device)
+    # On the CPU few images will do, since its speed hardly depends on the batch.
+    number = min(settings.training.batch_size, 32) if device.type == "cpu" else settings.training.batch_size
+    data = made_up_images(settings, device, number)
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker trains
@@ -128,10 +130,9 @@ def _measured_points(
         torch.set_num_threads(threads)
 
 
-def made_up_images(settings: Settings, device: torch.device) -> DeviceData:
-    """As many random images as one step needs: on the CPU few, since its speed hardly depends on the batch."""
+def made_up_images(settings: Settings, device: torch.device, number: int) -> DeviceData:
+    """Random images of the data set's shape, to measure with."""
     dataset = settings.dataset
-    number = min(settings.training.batch_size, 32 if device.type == "cpu" else settings.training.batch_size)
     random = np.random.default_rng(0)
     shape = (number, dataset.image_size, dataset.image_size, dataset.image_channels)
     images = random.integers(0, 256, shape, dtype=np.uint8)

@@ -1,76 +1,370 @@
-"""Training speed of this machine: one network at a time on all cores, against one a core on one thread each.
+"""Training speed of this machine: steps, whole workers and the data pipeline, each against the straightforward way.
 
-Both arrangements are measured in one run, turn by turn, so that a drift of the machine's speed touches both.
+What is compared is measured in one run, turn by turn, each in a process of its own, so that a drift of the machine's
+speed touches both. Only one of them works at a time.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+import torchvision
+from torch import nn
+from torch.nn import functional
 
+from nas_retrain import cost as costs
+from nas_retrain import plan, training
 from nas_retrain.config import Settings
-from nas_retrain.cost import made_up_images, seconds_per_image
-from nas_retrain.plan import recipe_trainings
+from nas_retrain.data import batches
+from nas_retrain.networks import nas_bench_201 as networks
+from nas_retrain.networks.reference import ReferenceNetwork
+from nas_retrain.spaces import nas_bench_201
 from nas_retrain.training import choose_device, device_name, prepare_process
 
-REPEATS = 5
-CELLS = 8
-SECONDS = 2.0
-"""How long one network is trained for one figure."""
+REPEATS = 3
+SECONDS = 0.5
+"""How long one network is trained for one figure, at least for one epoch of made-up images."""
+
+TOGETHER = 6
+AUGMENTED_IMAGES = 10_000
+LEARNING_RATE = 0.01
 
 _together: Barrier
 
 
-def measure_workers(settings: Settings) -> pd.DataFrame:
-    """Images a second of both arrangements, a row a cell and repeat.
+def sample_of_cells(number: int) -> list[int]:
+    """That many random connected cells, always the same."""
+    connected = [cell for cell in range(len(nas_bench_201.cells())) if nas_bench_201.graph_at(cell).connected]
+    return random.Random(0).sample(connected, number)
 
-    The cells are the first eight connected ones that the settings choose. Columns: cell, repeat, device, torch,
-    cores, one_process and worker_processes (images/s of all processes together, training steps only) and ratio.
+
+def measure_steps(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
+    """Images per second of one process on all cores, a row for each cell and repeat.
+
+    fast: the network that is trained; reference: one module for each edge; reference_live: the same without the edges
+    that lead nowhere. multiply_accumulates: of one image, forward.
     """
-    device = choose_device(settings.launcher.device)
-    cores = os.cpu_count() or 1
-    trainings = recipe_trainings(settings, 1.0)
-    cells = list(dict.fromkeys(training.cell for training in trainings if training.learning_rate is not None))[:CELLS]
+    device, cores = choose_device(settings.launcher.device), os.cpu_count() or 1
+    steps = 1 if device.type == "cpu" else 20
     rows = []
-    with _processes(1, cores, device) as alone, _processes(cores, 1, device) as beside:
-        for repeat in range(REPEATS):
-            for cell in cells:
-                one = _images_per_second(alone, 1, cell, settings, device)
-                several = _images_per_second(beside, cores, cell, settings, device)
-                rows.append((cell, repeat, device_name(device), torch.__version__, cores, one, several, several / one))
-    columns = ["cell", "repeat", "device", "torch", "cores", "one_process", "worker_processes", "ratio"]
+    with _processes(1, cores, device, tuned=True) as ours, _processes(1, cores, device, tuned=False) as plain:
+        for cell in cells:
+            for repeat in range(REPEATS):
+                fast = _speed(ours, 1, _train, cell, settings, steps, 1)
+                reference = _speed(plain, 1, _train_reference, cell, settings, steps, True)
+                live = _speed(plain, 1, _train_reference, cell, settings, steps, False)
+                rows.append((cell, nas_bench_201.cell_at(cell), _work(cell, settings), repeat, fast, reference, live))
+    columns = ["cell", "arch", "multiply_accumulates", "repeat", "fast", "reference", "reference_live"]
     return pd.DataFrame(rows, columns=columns)
 
 
+def measure_workers(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
+    """Images per second of all processes together, a row for each cell and repeat.
+
+    reference: one process of one module for each edge, on all cores; one_process: our network instead; workers: one
+    process a core on one thread each; workers_together: the same with six seeds of the cell as one wide network.
+    """
+    device, cores = choose_device(settings.launcher.device), os.cpu_count() or 1
+    rows = []
+    with (
+        _processes(1, cores, device, tuned=False) as plain,
+        _processes(1, cores, device, tuned=True) as ours,
+        _processes(cores, 1, device, tuned=True) as beside,
+    ):
+        for cell in cells:
+            for repeat in range(REPEATS):
+                reference = _speed(plain, 1, _train_reference, cell, settings, 10, True)
+                one_process = _speed(ours, 1, _train, cell, settings, 10, 1)
+                workers = _speed(beside, cores, _train, cell, settings, 10, 1)
+                workers_together = _speed(beside, cores, _train, cell, settings, 10, TOGETHER)
+                rows.append((cell, repeat, reference, one_process, workers, workers_together))
+    return pd.DataFrame(rows, columns=["cell", "repeat", "reference", "one_process", "workers", "workers_together"])
+
+
+def measure_data(settings: Settings) -> pd.DataFrame:
+    """Augmented images per second, a row for each repeat: ours on the device, and torchvision's transforms of PIL
+    images in a DataLoader with two workers."""
+    dataset, batch_size = settings.dataset, settings.training.batch_size
+    images = np.random.default_rng(0).integers(
+        0, 256, (AUGMENTED_IMAGES, dataset.image_size, dataset.image_size, dataset.image_channels), dtype=np.uint8
+    )
+    labels = np.zeros(AUGMENTED_IMAGES, dtype=np.int64)
+    data = batches.to_device(
+        dataset, (images, labels), (images[:1], labels[:1]), choose_device(settings.launcher.device)
+    )
+    loader = torch.utils.data.DataLoader(
+        _PilImages(images, settings), batch_size=batch_size, shuffle=True, num_workers=2, persistent_workers=True
+    )
+
+    def ours() -> None:
+        total = torch.zeros((), device=data.device)
+        for batch, _ in batches.training_batches(data, batch_size, torch.Generator().manual_seed(0)):
+            total += batch[0, 0, 0, 0]
+        total.item()
+
+    def torchvision_s() -> None:
+        for _ in loader:
+            pass
+
+    ours()
+    torchvision_s()  # its workers start in the first epoch
+    rows = [
+        (repeat, AUGMENTED_IMAGES / _seconds(ours, at_least=SECONDS), AUGMENTED_IMAGES / _seconds(torchvision_s))
+        for repeat in range(REPEATS)
+    ]
+    return pd.DataFrame(rows, columns=["repeat", "device_pipeline", "torchvision_pipeline"])
+
+
+class _PilImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], settings: Settings) -> None:
+        dataset = settings.dataset
+        transforms = torchvision.transforms
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomCrop(dataset.image_size, padding=dataset.padding),
+                transforms.ToTensor(),
+                transforms.Normalize([m / 255 for m in dataset.mean], [s / 255 for s in dataset.std]),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), 0
+
+
+def measure_peaks(settings: Settings) -> pd.DataFrame:
+    """Multiply-accumulates per second that this machine reaches at best, a row for each repeat: a product of two
+    square matrices, and a 3x3 convolution at 64 channels of the data set's batch."""
+    device = choose_device(settings.launcher.device)
+    side, channels, size = 2048, 64, settings.dataset.image_size
+    left, right = torch.randn(2, side, side, device=device)
+    convolution = (
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device).to(memory_format=torch.channels_last)
+    )
+    images = torch.randn(64, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def product() -> None:
+        (left @ right)[0, 0].item()
+
+    @torch.no_grad()
+    def convolved() -> None:
+        convolution(images)[0, 0, 0, 0].item()
+
+    product()
+    convolved()
+    rows = [
+        (
+            repeat,
+            side**3 / _seconds(product, at_least=SECONDS),
+            len(images) * size * size * channels * channels * 9 / _seconds(convolved, at_least=SECONDS),
+        )
+        for repeat in range(REPEATS)
+    ]
+    return pd.DataFrame(rows, columns=["repeat", "matrix_product", "convolution"])
+
+
+def summary(steps: pd.DataFrame, workers: pd.DataFrame, data: pd.DataFrame, peaks: pd.DataFrame, full: Settings) -> str:
+    """What was measured, in Markdown: medians over repeats, then the spread over cells."""
+    per_cell = steps.groupby("cell")[["fast", "reference", "reference_live", "multiply_accumulates"]].median()
+    per_worker = workers.groupby("cell").median()
+    achieved = 3 * per_cell["fast"] * per_cell["multiply_accumulates"]
+    pipeline = data["device_pipeline"] / data["torchvision_pipeline"]
+    trainings = plan.recipe_trainings(full, full.dataset.base_rate or 1.0)
+    cost = costs.estimate(trainings, [], full, choose_device(full.launcher.device))
+    assert cost is not None
+    workers_here = os.cpu_count() or 1
+    lines = [
+        "# Speed",
+        "",
+        f"On {_machine(full)}. Each figure is a median of {REPEATS} repeats, with the range over cells or repeats.",
+        "",
+        f"| {full.dataset.name} shape ({_shape(full)}), {len(per_cell)} random cells, one process on all cores | |",
+        "| --- | --- |",
+        f"| training steps, over one module for each edge | {_ratios(per_cell['fast'] / per_cell['reference'])} |",
+        f"| the same, without edges that lead nowhere | {_ratios(per_cell['fast'] / per_cell['reference_live'])} |",
+        f"| images per second | {_range(per_cell['fast'], '{:,.0f}')} |",
+        f"| multiply-accumulates, of a matrix product's {_giga(peaks['matrix_product'])} | "
+        f"{_range(100 * achieved / peaks['matrix_product'].median(), '{:.0f}')} % |",
+        f"| multiply-accumulates, of a 64-channel convolution's {_giga(peaks['convolution'])} | "
+        f"{_range(100 * achieved / peaks['convolution'].median(), '{:.0f}')} % |",
+        f"| augmented images per second | {_range(data['device_pipeline'], '{:,.0f}')} |",
+        f"| the same, over torchvision's transforms with two workers | {_range(pipeline, '{:.0f}')} |",
+        f"| all {cost.trainings:,} trainings of three seeds and two recipes, with {workers_here} workers here | "
+        f"{cost.hours(workers_here):,.0f} hours |",
+        "",
+        f"| digits shape, {len(per_worker)} random cells, over one straightforward process on all cores | |",
+        "| --- | --- |",
+    ]
+    for column, words in (
+        ("one_process", "one process of ours"),
+        ("workers", f"{workers_here} workers of ours, one thread each"),
+        ("workers_together", f"{workers_here} workers, {TOGETHER} trainings of a class at once in each"),
+    ):
+        lines.append(f"| {words} | {_ratios(per_worker[column] / per_worker['reference'])} |")
+    joint = per_worker["workers_together"] / per_worker["workers"]
+    lines.append(f"| {TOGETHER} trainings at once over one at a time | {_ratios(joint)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ratios(ratios: pd.Series[float]) -> str:
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    return f"{mean:.2f} times (geometric mean; {ratios.min():.2f} to {ratios.max():.2f})"
+
+
+def _range(values: pd.Series[float], form: str) -> str:
+    low, middle, high = (form.format(value) for value in (values.min(), values.median(), values.max()))
+    return f"{middle} ({low} to {high})"
+
+
+def _giga(values: pd.Series[float]) -> str:
+    return f"{values.median() / 1e9:,.0f} billion a second"
+
+
+def _shape(settings: Settings) -> str:
+    network = settings.network
+    return f"C {network.channels}, N {network.cells_per_stage}, batch {settings.training.batch_size}"
+
+
+def _machine(settings: Settings) -> str:
+    device = choose_device(settings.launcher.device)
+    name = device_name(device)
+    if device.type == "cpu":
+        information = Path("/proc/cpuinfo")
+        models = (
+            [line for line in information.read_text().splitlines() if "model name" in line]
+            if information.exists()
+            else []
+        )
+        name = models[0].partition(": ")[2] if models else platform.processor()
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
+    return f"{name}, {os.cpu_count()} core(s), {versions}"
+
+
+def _work(cell: int, settings: Settings) -> int:
+    return nas_bench_201.flops(
+        nas_bench_201.graph_at(cell),
+        channels=settings.network.channels,
+        cells_per_stage=settings.network.cells_per_stage,
+        classes=settings.dataset.classes,
+        image_channels=settings.dataset.image_channels,
+        image_size=settings.dataset.image_size,
+    )
+
+
 @contextmanager
-def _processes(number: int, threads: int, device: torch.device) -> Iterator[ProcessPoolExecutor]:
+def _processes(number: int, threads: int, device: torch.device, *, tuned: bool) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are prepared as ours are, or left as they come."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, context, _prepare, (threads, device.type, context.Barrier(number))) as pool:
+    arguments = (threads, device.type, tuned, context.Barrier(number))
+    with ProcessPoolExecutor(number, context, _prepare, arguments) as pool:
         yield pool
 
 
-def _prepare(threads: int, device: str, together: Barrier) -> None:
+def _prepare(threads: int, device: str, tuned: bool, together: Barrier) -> None:
     global _together  # a barrier reaches a process of a pool only when that begins
     _together = together
-    prepare_process(torch.device(device))
+    if tuned:
+        prepare_process(torch.device(device))
     torch.set_num_threads(threads)
 
 
-def _images_per_second(
-    pool: ProcessPoolExecutor, number: int, cell: int, settings: Settings, device: torch.device
-) -> float:
-    tasks = [pool.submit(_train_a_while, cell, settings, device.type) for _ in range(number)]
-    return sum(task.result() for task in tasks)
+def _speed(pool: ProcessPoolExecutor, number: int, work: Callable[..., float], *arguments: object) -> float:
+    """Images per second of all processes of a pool at once."""
+    return sum(task.result() for task in [pool.submit(work, *arguments) for _ in range(number)])
 
 
-def _train_a_while(cell: int, settings: Settings, device: str) -> float:
-    data = made_up_images(settings, torch.device(device))
+def _train(cell: int, settings: Settings, steps: int, members: int) -> float:
+    device = choose_device(settings.launcher.device)
+    data = _images(settings, steps, device)
+    built = [
+        networks.build(
+            nas_bench_201.graph_at(cell),
+            channels=settings.network.channels,
+            cells_per_stage=settings.network.cells_per_stage,
+            classes=settings.dataset.classes,
+            image_channels=settings.dataset.image_channels,
+            in_degree=None,
+            seed=seed,
+        )
+        for seed in range(members)
+    ]
+    network = networks.join(built).to(device)
+    optimiser = training.Sgd(network, [LEARNING_RATE] * members, settings)
+    progress = training.Progress.start(members)
+
+    def epoch() -> None:
+        training.train_epoch(
+            network, optimiser, data, settings.training.batch_size, range(members), progress, lambda: False
+        )
+
+    return _measured(epoch, members * len(data.train_labels))
+
+
+def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
+    device = choose_device(settings.launcher.device)
+    data = _images(settings, steps, device)
+    network = ReferenceNetwork(
+        nas_bench_201.cell_at(cell),
+        channels=settings.network.channels,
+        cells_per_stage=settings.network.cells_per_stage,
+        classes=settings.dataset.classes,
+        image_channels=settings.dataset.image_channels,
+        dead_edges=dead_edges,
+    ).to(device)
+    recipe = settings.training
+    optimiser = torch.optim.SGD(
+        network.parameters(), LEARNING_RATE, recipe.momentum, 0, recipe.weight_decay, nesterov=recipe.nesterov
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def epoch() -> None:
+        total = torch.zeros((), device=device)
+        for images, labels in batches.training_batches(data, recipe.batch_size, generator):
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(network(images.contiguous()), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += loss.detach()
+        total.item()
+
+    return _measured(epoch, len(data.train_labels))
+
+
+def _images(settings: Settings, steps: int, device: torch.device) -> batches.DeviceData:
+    return costs.made_up_images(settings, device, steps * settings.training.batch_size)
+
+
+def _measured(epoch: Callable[[], None], images: int) -> float:
+    epoch()  # kernels are chosen and memory is allocated in the first one
     _together.wait(timeout=120)  # each process takes one task, and all begin at once
-    return 1 / seconds_per_image(cell, settings, data, budget=SECONDS, most_steps=10**6)
+    return images / _seconds(epoch, at_least=SECONDS)
+
+
+def _seconds(work: Callable[[], None], at_least: float = 0.0) -> float:
+    """Seconds of one call, over calls of that many seconds or more."""
+    calls, begun = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - begun < at_least:
+        work()
+        calls += 1
+    return (time.perf_counter() - begun) / calls

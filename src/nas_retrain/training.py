@@ -87,7 +87,7 @@ def device_name(device: torch.device) -> str:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """What a group knows beside weights and momenta: epochs done, and steps, summed losses and hits of the one under
     way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member."""
 
@@ -98,6 +98,11 @@ class _Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def start(cls, members: int) -> Progress:
+        """Of a group that has not begun."""
+        return cls([math.nan] * members, [math.nan] * members, [0.0] * members, [0] * members)
 
 
 def train(
@@ -115,19 +120,19 @@ def train(
     checkpoint cannot be written.
     """
     started = _now()
-    members, epochs = len(group), group[0].epochs
-    progress = _Progress([math.nan] * members, [math.nan] * members, [0.0] * members, [0] * members)
+    epochs = group[0].epochs
+    progress = Progress.start(len(group))
     if group[0].learning_rate is None:
         return _records(group, started, progress, None, data, settings)
 
     network = networks.join([_build(training, settings) for training in group]).to(data.device)
-    optimiser = _Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
+    optimiser = Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
     _resume(checkpoint, group, network, optimiser, progress)
     seeds = [training.seed for training in group]
     while progress.epoch < epochs:
         optimiser.anneal(cosine(1.0, progress.epoch, epochs))
         begun = time.perf_counter()
-        whole = _train_epoch(network, optimiser, data, settings.training.batch_size, seeds, progress, stop)
+        whole = train_epoch(network, optimiser, data, settings.training.batch_size, seeds, progress, stop)
         progress.seconds += time.perf_counter() - begun
         if not whole:
             _save(checkpoint, group, network, optimiser, progress)
@@ -151,7 +156,7 @@ def _build(training: Training, settings: Settings) -> networks.Network:
     )
 
 
-class _Sgd:
+class Sgd:
     """SGD with momentum and weight decay, and a learning rate for each member of a network.
 
     PyTorch's SGD has one rate for a tensor, and a stacked tensor has all members'. An update is linear in the gradient
@@ -205,13 +210,13 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 
-def _train_epoch(
+def train_epoch(
     network: networks.Network,
-    optimiser: _Sgd,
+    optimiser: Sgd,
     data: DeviceData,
     batch_size: int,
     seeds: Sequence[int],
-    progress: _Progress,
+    progress: Progress,
     stop: Callable[[], bool],
 ) -> bool:
     """Train to the end of the epoch, or until `stop`; tells which, and updates `progress`.
@@ -277,9 +282,7 @@ def evaluate(network: networks.Network, data: DeviceData) -> tuple[list[float], 
     return (loss_sums / number).tolist(), [100.0 * hits / number for hits in correct.tolist()]
 
 
-def _save(
-    path: Path, group: Sequence[Training], network: networks.Network, optimiser: _Sgd, progress: _Progress
-) -> None:
+def _save(path: Path, group: Sequence[Training], network: networks.Network, optimiser: Sgd, progress: Progress) -> None:
     state = {
         "trainings": [training.label for training in group],
         "network": network.state_dict(),
@@ -294,7 +297,7 @@ def _save(
 
 
 def _resume(
-    path: Path, group: Sequence[Training], network: networks.Network, optimiser: _Sgd, progress: _Progress
+    path: Path, group: Sequence[Training], network: networks.Network, optimiser: Sgd, progress: Progress
 ) -> None:
     """Load a checkpoint into these; without one, or with one that is damaged, they stay as at the start."""
     try:
@@ -316,7 +319,7 @@ def _resume(
 def _records(
     group: Sequence[Training],
     started: str,
-    progress: _Progress,
+    progress: Progress,
     network: networks.Network | None,
     data: DeviceData,
     settings: Settings,
