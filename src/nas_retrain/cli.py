@@ -7,9 +7,11 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from nas_retrain.config import Settings, to_settings
@@ -22,8 +24,9 @@ SITES = f"hydra.searchpath=[file://{PROJECT / 'slurm'}]"
 
 
 def compose(*overrides: str) -> Settings:
-    """The settings that these overrides of the defaults give."""
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    """The settings that these overrides of the defaults give, inside a stage or outside."""
+    inside = GlobalHydra.instance().is_initialized()
+    with nullcontext() if inside else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return to_settings(hydra.compose("config", overrides=[SITES, *overrides]))
 
 

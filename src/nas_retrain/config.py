@@ -191,6 +191,7 @@ class Settings(_Section):
     cells: str | tuple[int, ...]
     sample_seed: int
     seeds: Seeds
+    enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
     original: Path | None
     retrained: Path | None
     analysis: AnalysisSettings

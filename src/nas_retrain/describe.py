@@ -23,10 +23,15 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
         f"nas-retrain: {settings.bench.name} on {settings.dataset.name}, profile {settings.profile}",
         f"  results        {settings.results_dir}",
         f"  cells          {len(cells):,} chosen, {len(classes):,} network classes",
-        f"  recipes        {', '.join(settings.recipes)}; seeds {', '.join(map(str, settings.seeds))}",
+        f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
         f"  base rate      {_base_rate(made, settings)}",
         f"  trainings      {number:,} wanted, {number - len(made.missing):,} stored, {len(made.missing):,} to do",
     ]
+
+
+def _seeds(settings: Settings) -> str:
+    seeds = f"seeds {', '.join(map(str, settings.seeds))}"
+    return f"{seeds}, as many as an expected tau of {settings.enough_tau} takes" if settings.enough_tau else seeds
 
 
 def _base_rate(made: Plan, settings: Settings) -> str:

@@ -92,6 +92,7 @@ def _train_missing(made: Plan, settings: Settings) -> list[Training]:
 
     Raises KeyboardInterrupt if it was stopped.
     """
+    failed: list[Training] = []
     if made.searching:
         failed = _train_here(plan.remaining(made.search, read_store(settings)), settings, "base rate")
         if failed:
@@ -102,8 +103,10 @@ def _train_missing(made: Plan, settings: Settings) -> list[Training]:
         _tell_search(made.found, settings)
     if not made.missing:
         say("Nothing left to train.")
-        return []
-    return _train_here(plan.remaining(made.recipes, read_store(settings)), settings, "retraining")
+    while made.missing and not failed:  # more than once where seeds are added until they are enough
+        failed = _train_here(made.missing, settings, "retraining")
+        made = make_plan(settings, read_store(settings))
+    return failed
 
 
 def _train_here(trainings: Sequence[Training], settings: Settings, title: str) -> list[Training]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nas_retrain.base_rate import BASE_RATE, BaseRateSearch, finished_search
 from nas_retrain.config import Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import InDegree, learning_rate_factor
+from nas_retrain.seeds import expected_tau
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunKey, RunRecord, replacing
 
@@ -206,7 +210,31 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord]) -> Plan:
     found = finished_search(search, stored) if search else None
     rate = found.chosen.learning_rate if found else settings.dataset.base_rate
     recipes = recipe_trainings(settings, 1.0 if search and found is None else rate)
+    if settings.enough_tau is not None:
+        recipes = _deciding_seeds(recipes, stored, settings.seeds, settings.enough_tau)
     return Plan(search, found, rate, recipes, remaining(search + recipes, stored))
+
+
+def _deciding_seeds(
+    trainings: Sequence[Training], stored: Iterable[RunRecord], seeds: Sequence[int], enough_tau: float
+) -> list[Training]:
+    """The trainings without the seeds that their recipe does not need, or not yet: those after the first two are
+    wanted one by one, as long as two trainings of everything would agree by less than `enough_tau`."""
+    accuracies = {record.key: record.test_accuracy for record in stored}
+    wanted: set[tuple[str, int]] = set()
+    for recipe in dict.fromkeys(training.recipe for training in trainings):
+        ours = [training for training in trainings if training.recipe == recipe]
+        for number in range(min(2, len(seeds)), len(seeds) + 1):
+            known = [
+                [accuracies.get(training.key, math.nan) for training in ours if training.seed == seed]
+                for seed in seeds[:number]
+            ]
+            table = np.array(known).T
+            unfinished = bool(np.isnan(table).any())
+            if unfinished or number == len(seeds) or (len(table) > 1 and expected_tau(table) >= enough_tau):
+                wanted |= {(recipe, seed) for seed in seeds[:number]}
+                break
+    return [training for training in trainings if (training.recipe, training.seed) in wanted]
 
 
 def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]:
