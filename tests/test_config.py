@@ -46,7 +46,8 @@ def test_every_recipe_composes_and_has_its_own_name() -> None:
 def test_the_defaults_are_the_benchmark_as_published() -> None:
     settings = composed()
     assert settings.training.model_dump() == {
-        "epochs": 200, "batch_size": 256, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4
+        "epochs": 200, "batch_size": 256, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
+        "precision": "float32",
     }  # fmt: skip
     assert (settings.network.channels, settings.network.cells_per_stage) == (16, 5)
     assert settings.seeds == (777, 888, 999)

@@ -20,10 +20,12 @@ from nas_retrain import plan, training
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.networks.reference import ReferenceNetwork
 from nas_retrain.plan import Training
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
 from tests.conftest import MakeSettings
+from tests.test_networks import pairs
 
 CPU = torch.device("cpu")
 CELL = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
@@ -309,3 +311,66 @@ class TestGroups:
         differences = torch.tensor(together) - torch.tensor(alone)
         assert differences.mean().abs() <= 3 * differences.std() / math.sqrt(40) + 1e-9
         assert torch.tensor(alone).std() > 0.5  # percent: seeds do matter here
+
+
+def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """Twenty seeds, each from the same weights and batches in both networks; single precision, so they part on the way.
+
+    The test accuracies' mean difference is within three of its standard errors, and far smaller than what seeds do.
+    """
+    settings = make_settings(
+        f"cells=[{CELL}]", "recipe=[benchmark]", f"seeds={list(range(20))}", "training.epochs=3", "launcher.together=1"
+    )
+    data = batches.load(settings.dataset, settings.data_dir, CPU)
+    ours, theirs = [], []
+    for planned in plan.recipe_trainings(settings, None):
+        ours.append(run(planned, settings, tmp_path / "none").test_accuracy)
+        network = training._build(planned, settings)
+        reference = ReferenceNetwork(planned.arch, **network.sizes)
+        with torch.no_grad():
+            for their_tensor, our_tensor in pairs(network, reference):
+                their_tensor.copy_(our_tensor)
+        optimiser = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        schedule = CosineAnnealingLR(optimiser, T_max=3)
+        for epoch in range(3):
+            generator = torch.Generator().manual_seed(training._epoch_seed(planned.seed, epoch))
+            for images, labels in batches.training_batches(data, settings.training.batch_size, generator):
+                optimiser.zero_grad()
+                torch.nn.functional.cross_entropy(reference(images.contiguous()), labels).backward()
+                optimiser.step()
+            schedule.step()
+        reference.eval()
+        with torch.no_grad():
+            hits = reference(data.test_images).argmax(1) == data.test_labels
+        theirs.append(100 * hits.double().mean().item())
+    differences = torch.tensor(ours) - torch.tensor(theirs)
+    assert differences.mean().abs() <= 3 * differences.std() / math.sqrt(20) + 1e-9
+    assert differences.mean().abs() < torch.tensor(theirs).std() / 2
+
+
+def test_bfloat16_trains_as_well_and_is_another_budget(make_settings: MakeSettings, tmp_path: Path) -> None:
+    chosen = (f"cells=[{CELL}]", "recipe=[benchmark]", "training.epochs=4")
+    single = make_settings(*chosen)
+    half = make_settings(*chosen, "training.precision=bfloat16")
+    records = [run(one_training(settings), settings, tmp_path / "none") for settings in (single, half)]
+    assert records[0].config_hash != records[1].config_hash
+    assert records[0].test_loss != records[1].test_loss
+    assert records[1].train_loss == pytest.approx(records[0].train_loss, rel=0.2)
+    assert min(record.test_accuracy for record in records) > 50
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_a_compiled_network_trains_the_same(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_a_compiler(network: torch.nn.Module, mode: str) -> None:
+        assert mode == "default"
+        torch.nn.Module.compile(network, backend="aot_eager")  # traced and differentiated ahead, in seconds
+
+    monkeypatch.setattr("nas_retrain.networks.nas_bench_201.Network.compile", without_a_compiler)
+    chosen = (f"cells=[{CELL}]", "recipe=[benchmark]", "training.epochs=1", "network.cells_per_stage=1")
+    plain, compiled = make_settings(*chosen), make_settings(*chosen, "launcher.compile=true")
+    first, second = (run(one_training(settings), settings, tmp_path / "none") for settings in (plain, compiled))
+    assert first.key == second.key
+    assert second.train_loss == pytest.approx(first.train_loss, rel=0.02)
+    assert second.test_loss == pytest.approx(first.test_loss, rel=0.1)

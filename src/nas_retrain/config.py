@@ -100,6 +100,7 @@ class TrainingSettings(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
+    precision: Literal["float32", "bfloat16"]
 
 
 class BaseRateSettings(_Section):
@@ -133,6 +134,7 @@ class LocalSettings(_Section):
     device: Literal["auto", "cuda", "mps", "cpu"]
     workers: Positive | Literal["auto"]
     together: Positive
+    compile: bool
     checkpoint_every: Positive
     max_hours: Annotated[float, Field(ge=0)]
 

@@ -314,9 +314,7 @@ def _train(cell: int, settings: Settings, steps: int, members: int) -> float:
     progress = training.Progress.start(members)
 
     def epoch() -> None:
-        training.train_epoch(
-            network, optimiser, data, settings.training.batch_size, range(members), progress, lambda: False
-        )
+        training.train_epoch(network, optimiser, data, settings.training, range(members), progress, lambda: False)
 
     return _measured(epoch, members * len(data.train_labels))
 

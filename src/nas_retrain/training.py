@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_retrain.config import Settings
+from nas_retrain.config import Settings, TrainingSettings
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.networks import nas_bench_201 as networks
@@ -126,13 +126,17 @@ def train(
         return _records(group, started, progress, None, data, settings)
 
     network = networks.join([_build(training, settings) for training in group]).to(data.device)
+    if settings.launcher.compile:
+        torch._dynamo.reset()  # what was compiled for other networks counts against a limit
+        # On CUDA this mode also replays a step's kernels as one graph: these networks are bound by launching them.
+        network.compile(mode="reduce-overhead" if data.device.type == "cuda" else "default")
     optimiser = Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
     _resume(checkpoint, group, network, optimiser, progress)
     seeds = [training.seed for training in group]
     while progress.epoch < epochs:
         optimiser.anneal(cosine(1.0, progress.epoch, epochs))
         begun = time.perf_counter()
-        whole = train_epoch(network, optimiser, data, settings.training.batch_size, seeds, progress, stop)
+        whole = train_epoch(network, optimiser, data, settings.training, seeds, progress, stop)
         progress.seconds += time.perf_counter() - begun
         if not whole:
             _save(checkpoint, group, network, optimiser, progress)
@@ -214,7 +218,7 @@ def train_epoch(
     network: networks.Network,
     optimiser: Sgd,
     data: DeviceData,
-    batch_size: int,
+    recipe: TrainingSettings,
     seeds: Sequence[int],
     progress: Progress,
     stop: Callable[[], bool],
@@ -226,10 +230,11 @@ def train_epoch(
     network.train()
     loss_sums = torch.tensor(progress.loss_sums, device=data.device, dtype=torch.float32)
     correct = torch.tensor(progress.correct, device=data.device)
-    for step, (images, labels) in enumerate(_batches(data, batch_size, seeds, progress.epoch)):
+    for step, (images, labels) in enumerate(_batches(data, recipe.batch_size, seeds, progress.epoch)):
         if step < progress.step:  # trained before the stop; drawn again, for the generator's sake
             continue
-        logits = _by_member(network, images)
+        with _precision(recipe, data.device):
+            logits = _by_member(network, network(images))
         losses = torch.stack([functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
         optimiser.step(losses.sum())
         loss_sums += losses.detach() * labels.shape[1]
@@ -260,14 +265,18 @@ def _batches(data: DeviceData, batch_size: int, seeds: Sequence[int], epoch: int
             yield torch.cat([batch[seed][0] for seed in seeds], 1), torch.stack([batch[seed][1] for seed in seeds])
 
 
-def _by_member(network: networks.Network, images: Tensor) -> Tensor:
-    """Logits of shape (members, batch, classes)."""
-    logits: Tensor = network(images)
-    return logits.view(len(images), network.members, -1).movedim(1, 0)
+def _by_member(network: networks.Network, logits: Tensor) -> Tensor:
+    """Logits of shape (members, batch, classes), in single precision at least."""
+    by_member = logits.view(len(logits), network.members, -1).movedim(1, 0)
+    return by_member if by_member.dtype == torch.float64 else by_member.float()
+
+
+def _precision(recipe: TrainingSettings, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 @torch.no_grad()
-def evaluate(network: networks.Network, data: DeviceData) -> tuple[list[float], list[float]]:
+def evaluate(network: networks.Network, data: DeviceData, recipe: TrainingSettings) -> tuple[list[float], list[float]]:
     """Each member's mean test loss and test accuracy in percent, with the running BatchNorm statistics."""
     network.eval()
     loss_sums = torch.zeros(network.members, device=data.device)
@@ -275,7 +284,9 @@ def evaluate(network: networks.Network, data: DeviceData) -> tuple[list[float], 
     for images, labels in zip(
         torch.split(data.test_images, EVALUATION_BATCH), torch.split(data.test_labels, EVALUATION_BATCH), strict=True
     ):
-        logits = _by_member(network, images if network.members == 1 else torch.cat([images] * network.members, 1))
+        repeated = images if network.members == 1 else torch.cat([images] * network.members, 1)
+        with _precision(recipe, data.device):
+            logits = _by_member(network, network.forward(repeated))  # never compiled: it is done once
         loss_sums += torch.stack([functional.cross_entropy(each, labels, reduction="sum") for each in logits])
         correct += (logits.argmax(2) == labels).sum(1)
     number = len(data.test_labels)
@@ -328,7 +339,7 @@ def _records(
     chance = 100.0 / settings.dataset.classes
     test_losses, test_accuracies = [math.nan] * len(group), [chance] * len(group)
     if network is not None and any(map(math.isfinite, progress.losses)):
-        test_losses, test_accuracies = evaluate(network, data)
+        test_losses, test_accuracies = evaluate(network, data, settings.training)
     seconds = progress.seconds / len(group)
     images = progress.epoch * len(data.train_labels)
     records = []
