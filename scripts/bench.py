@@ -14,10 +14,12 @@ def bench(digits: Settings) -> None:
     steps = speed.measure_steps(full, cells)
     workers = speed.measure_workers(digits, cells[:8])
     data, peaks = speed.measure_data(full), speed.measure_peaks(full)
-    for name, table in {"steps": steps, "workers": workers, "data": data, "peaks": peaks}.items():
+    profile = speed.measure_profile(full, cells[:8])
+    tables = {"steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile}
+    for name, table in tables.items():
         with replacing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.5g")
-    text = speed.summary(steps, workers, data, peaks, full)
+    text = speed.summary(steps, workers, data, peaks, profile, full)
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text)
     print(f"{text}\n{folder}")

@@ -24,8 +24,11 @@ def test_everything_is_measured_and_summed_up(make_settings: MakeSettings, monke
     for table, number in ((steps, 4), (workers, 4), (data, 2), (peaks, 2)):
         assert len(table) == number
         assert (table.drop(columns=["repeat", "arch"], errors="ignore") > 0).all(axis=None)
+    profile = speed.measure_profile(digits, cells)
+    assert profile.drop(columns="cell").sum(axis=1).tolist() == pytest.approx([100, 100])
+    assert (profile["convolution"] > 0).all()
     steps["fast"], steps["reference"], steps["reference_live"] = 6.0, 2.0, 3.0
-    text = speed.summary(steps, workers, data, peaks, full)
+    text = speed.summary(steps, workers, data, peaks, profile, full)
     assert "| training steps, over one module for each edge | 3.00 times (geometric mean; 3.00 to 3.00) |" in text
     assert "| the same, without edges that lead nowhere | 2.00 times" in text
     assert f"torch {torch.__version__}" in text

@@ -43,6 +43,17 @@ TOGETHER = 6
 AUGMENTED_IMAGES = 10_000
 LEARNING_RATE = 0.01
 
+KERNELS = {
+    "conv": "convolution",
+    "batch_norm": "batch_norm",
+    "clamp": "relu",
+    "threshold": "relu",
+    "pool": "pool",
+    "add": "sum",
+    "cat": "joining",
+}
+"""Kinds of kernels by a part of their names, the first that fits."""
+
 _together: Barrier
 
 
@@ -152,6 +163,31 @@ class _PilImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), 0
 
 
+def measure_profile(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
+    """Share of a training step's time, in percent, that each kind of kernel takes in our network, a row for each cell."""
+    device = choose_device(settings.launcher.device)
+    with _processes(1, os.cpu_count() or 1, device, tuned=True) as ours:
+        shares = [ours.submit(_profile, cell, settings).result() for cell in cells]
+    return pd.DataFrame(shares, index=pd.Index(cells, name="cell")).fillna(0.0).reset_index()
+
+
+def _profile(cell: int, settings: Settings) -> dict[str, float]:
+    epoch, _ = _our_epoch(cell, settings, 1, 1)
+    epoch()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        epoch()
+    on_cpu = choose_device(settings.launcher.device).type == "cpu"
+    times: dict[str, float] = {}
+    for event in profiler.key_averages():
+        kind = next((kind for part, kind in KERNELS.items() if part in event.key), "other")
+        times[kind] = times.get(kind, 0.0) + (event.self_cpu_time_total if on_cpu else event.self_device_time_total)
+    total = sum(times.values())
+    return {kind: 100 * seconds / total for kind, seconds in times.items()}
+
+
 def measure_peaks(settings: Settings) -> pd.DataFrame:
     """Multiply-accumulates per second that this machine reaches at best, a row for each repeat: a product of two
     square matrices, and a 3x3 convolution at 64 channels of the data set's batch."""
@@ -184,7 +220,14 @@ def measure_peaks(settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["repeat", "matrix_product", "convolution"])
 
 
-def summary(steps: pd.DataFrame, workers: pd.DataFrame, data: pd.DataFrame, peaks: pd.DataFrame, full: Settings) -> str:
+def summary(
+    steps: pd.DataFrame,
+    workers: pd.DataFrame,
+    data: pd.DataFrame,
+    peaks: pd.DataFrame,
+    profile: pd.DataFrame,
+    full: Settings,
+) -> str:
     """What was measured, in Markdown: medians over repeats, then the spread over cells."""
     per_cell = steps.groupby("cell")[["fast", "reference", "reference_live", "multiply_accumulates"]].median()
     per_worker = workers.groupby("cell").median()
@@ -224,6 +267,13 @@ def summary(steps: pd.DataFrame, workers: pd.DataFrame, data: pd.DataFrame, peak
         lines.append(f"| {words} | {_ratios(per_worker[column] / per_worker['reference'])} |")
     joint = per_worker["workers_together"] / per_worker["workers"]
     lines.append(f"| {TOGETHER} trainings at once over one at a time | {_ratios(joint)} |")
+    shares = profile.drop(columns="cell")
+    lines += [
+        "",
+        f"| where a step's time goes now, {len(profile)} of these cells | percent |",
+        "| --- | --- |",
+    ]
+    lines += [f"| {kind} | {_range(shares[kind], '{:.0f}')} |" for kind in shares.median().sort_values().index[::-1]]
     return "\n".join(lines) + "\n"
 
 
@@ -295,6 +345,11 @@ def _speed(pool: ProcessPoolExecutor, number: int, work: Callable[..., float], *
 
 
 def _train(cell: int, settings: Settings, steps: int, members: int) -> float:
+    return _measured(*_our_epoch(cell, settings, steps, members))
+
+
+def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple[Callable[[], None], int]:
+    """A function that trains as we do for that many steps, and how many images it trains on."""
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
     built = [
@@ -316,7 +371,7 @@ def _train(cell: int, settings: Settings, steps: int, members: int) -> float:
     def epoch() -> None:
         training.train_epoch(network, optimiser, data, settings.training, range(members), progress, lambda: False)
 
-    return _measured(epoch, members * len(data.train_labels))
+    return epoch, members * len(data.train_labels)
 
 
 def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
