@@ -68,9 +68,13 @@ RANDOM_CELLS = random.Random(0).sample(
 
 
 @pytest.mark.parametrize("in_degree", ["source", None])
-@pytest.mark.parametrize("part", range(10))
-def test_outputs_and_gradients_equal_one_module_per_edge(in_degree: InDegree | None, part: int) -> None:
-    for cell in RANDOM_CELLS[part::10]:
+@pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
+@pytest.mark.parametrize("part", range(5))
+def test_outputs_and_gradients_equal_one_module_per_edge(
+    in_degree: InDegree | None, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
+    for cell in RANDOM_CELLS[part::5]:
         outputs_and_gradients_are_equal(nas_bench_201.cell_at(cell), in_degree, seed=cell)
 
 

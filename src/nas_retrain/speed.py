@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -107,41 +108,53 @@ def measure_workers(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
 
 
 def measure_data(settings: Settings) -> pd.DataFrame:
-    """Augmented images per second, a row for each repeat: ours on the device, and torchvision's transforms of PIL
-    images in a DataLoader with two workers."""
-    dataset, batch_size = settings.dataset, settings.training.batch_size
-    images = np.random.default_rng(0).integers(
-        0, 256, (AUGMENTED_IMAGES, dataset.image_size, dataset.image_size, dataset.image_channels), dtype=np.uint8
-    )
-    labels = np.zeros(AUGMENTED_IMAGES, dtype=np.int64)
-    data = batches.to_device(
-        dataset, (images, labels), (images[:1], labels[:1]), choose_device(settings.launcher.device)
-    )
+    """Augmented images per second, a row for each repeat: ours on the device, in one process on all cores, and
+    torchvision's transforms of PIL images in a DataLoader with two workers."""
+    batch_size = settings.training.batch_size
     loader = torch.utils.data.DataLoader(
-        _PilImages(images, settings), batch_size=batch_size, shuffle=True, num_workers=2, persistent_workers=True
+        _PilImages(_random_images(settings), settings),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=True,
     )
-
-    def ours() -> None:
-        total = torch.zeros((), device=data.device)
-        for batch, _ in batches.training_batches(data, batch_size, torch.Generator().manual_seed(0)):
-            total += batch[0, 0, 0, 0]
-        total.item()
 
     def torchvision_s() -> None:
         for _ in loader:
             pass
 
-    ours()
     torchvision_s()  # its workers start in the first epoch
-    rows = [
-        (repeat, AUGMENTED_IMAGES / _seconds(ours, at_least=SECONDS), AUGMENTED_IMAGES / _seconds(torchvision_s))
-        for repeat in range(REPEATS)
-    ]
+    rows = []
+    with _processes(1, os.cpu_count() or 1, choose_device(settings.launcher.device), tuned=True) as pool:
+        for repeat in range(REPEATS):
+            ours = _speed(pool, 1, _augment, settings)
+            rows.append((repeat, ours, AUGMENTED_IMAGES / _seconds(torchvision_s)))
     return pd.DataFrame(rows, columns=["repeat", "device_pipeline", "torchvision_pipeline"])
 
 
+def _augment(settings: Settings) -> float:
+    images, device = _random_images(settings), choose_device(settings.launcher.device)
+    labels = np.zeros(len(images), dtype=np.int64)
+    data = batches.to_device(settings.dataset, (images, labels), (images[:1], labels[:1]), device)
+
+    def epoch() -> None:
+        total = torch.zeros((), device=device)
+        generator = torch.Generator().manual_seed(0)
+        for batch, _ in batches.training_batches(data, settings.training.batch_size, generator):
+            total += batch[0, 0, 0, 0]
+        total.item()
+
+    return _measured(epoch, len(images))
+
+
+def _random_images(settings: Settings) -> NDArray[np.uint8]:
+    dataset = settings.dataset
+    shape = (AUGMENTED_IMAGES, dataset.image_size, dataset.image_size, dataset.image_channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
 class _PilImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    def __init__(self, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], settings: Settings) -> None:
+    def __init__(self, images: NDArray[np.uint8], settings: Settings) -> None:
         dataset = settings.dataset
         transforms = torchvision.transforms
         self.images = images
@@ -164,7 +177,7 @@ class _PilImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def measure_profile(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
-    """Share of a training step's time, in percent, that each kind of kernel takes in our network, a row for each cell."""
+    """Share of a training step's time, in percent, of each kind of kernel in our network, a row for each cell."""
     device = choose_device(settings.launcher.device)
     with _processes(1, os.cpu_count() or 1, device, tuned=True) as ours:
         shares = [ours.submit(_profile, cell, settings).result() for cell in cells]

@@ -1,7 +1,7 @@
 """A data set on the device, and augmentation there: flip and zero-padded random crop for a whole batch at once.
 
 Training images are stored zero-padded as a flat table of pixels, each pixel's channels packed into one integer.
-Shuffling, cropping and flipping a batch is then a single gather of pixels, and its result is already laid out
+Shuffling and cropping a batch is then a single gather of rows of pixels, and its result is already laid out
 channels-last. Nothing is computed per image in Python, and nothing crosses between host and device per step.
 """
 
@@ -26,7 +26,7 @@ class DeviceData:
 
     pixels: packed training pixels, shape (images * padded * padded,), uint8 for one channel and int32 for two to
     four. train_labels: (images,). test_images: normalised floats (tests, channels, size, size), channels-last.
-    scale, shift: turn pixel values into normalised ones, shape (channels, 1, 1).
+    scale, shift: turn an image's pixel values into normalised ones, shape (size * size * channels,), channels last.
     """
 
     pixels: Tensor
@@ -63,16 +63,16 @@ def load(dataset: DatasetSettings, data_dir: Path, device: torch.device) -> Devi
 
 def to_device(dataset: DatasetSettings, train: sources.Part, test: sources.Part, device: torch.device) -> DeviceData:
     """Pack, pad and normalise images already read."""
-    scale = 1.0 / torch.tensor(dataset.std, dtype=torch.float32).view(-1, 1, 1)
-    shift = -torch.tensor(dataset.mean, dtype=torch.float32).view(-1, 1, 1) * scale
-    test_images = torch.from_numpy(np.ascontiguousarray(test[0])).permute(0, 3, 1, 2).float() * scale + shift
+    scale = 1.0 / torch.tensor(dataset.std, dtype=torch.float32)
+    shift = -torch.tensor(dataset.mean, dtype=torch.float32) * scale
+    test_images = (torch.from_numpy(np.ascontiguousarray(test[0])).float() * scale + shift).permute(0, 3, 1, 2)
     return DeviceData(
         pixels=_pack(train[0], dataset.padding).to(device),
         train_labels=torch.from_numpy(train[1]).to(device),
         test_images=test_images.contiguous(memory_format=torch.channels_last).to(device),
         test_labels=torch.from_numpy(test[1]).to(device),
-        scale=scale.to(device),
-        shift=shift.to(device),
+        scale=scale.repeat(dataset.image_size**2).to(device),
+        shift=shift.repeat(dataset.image_size**2).to(device),
         image_size=dataset.image_size,
         padding=dataset.padding,
         flip=dataset.flip,
@@ -104,13 +104,17 @@ def augment(data: DeviceData, order: Tensor, tops: Tensor, lefts: Tensor, mirror
     """
     size = data.image_size
     padded = size + 2 * data.padding
-    span = torch.arange(size, device=data.device, dtype=torch.int32)
-    rows = (order * padded + tops).int()[:, None] + span
-    columns = torch.where(mirrored[:, None], size - 1 - span, span) + lefts.int()[:, None]
-    places = rows[:, :, None] * padded + columns[:, None, :]
-    gathered = data.pixels.index_select(0, places.view(-1)).view(torch.uint8).view(len(order), size, size, -1)
-    images = gathered[..., : len(data.scale)].permute(0, 3, 1, 2)
-    return images.to(torch.float32, memory_format=torch.channels_last).mul_(data.scale).add_(data.shift)
+    rows = (order * padded + tops)[:, None] + torch.arange(size, device=data.device)
+    starts = rows * padded + lefts[:, None]
+    # Every run of `size` pixels of the table, as a row of an overlapping view: a gather of these copies whole rows.
+    runs = data.pixels.as_strided((len(data.pixels) - size + 1, size), (1, 1))
+    crops = runs.index_select(0, starts.view(-1)).view(len(order), size, size)
+    if data.flip:
+        crops = torch.where(mirrored[:, None, None], crops.flip(2), crops)
+    lanes = crops.view(torch.uint8).view(len(order), size, size, -1)[..., : data.test_images.shape[1]]
+    # One image a row: the constants then line up with memory, where a channel's own would be strewn over it.
+    normalised = lanes.contiguous().view(len(order), -1).float().mul_(data.scale).add_(data.shift)
+    return normalised.view(lanes.shape).permute(0, 3, 1, 2)
 
 
 def training_batches(data: DeviceData, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ buffer is then the members' stacked along its first dimension.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -27,6 +27,10 @@ from nas_retrain.graph import CellGraph, Edge
 from nas_retrain.scaling import HE_GAIN_SQUARED, InDegree, variance_factors
 
 STAGES = 3
+
+JOINED_AT_MOST = 6_000_000
+"""Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
+BatchNorm's backward pass takes more than the joined call saves (measured on two cores, `make bench`)."""
 
 REDUCTION_DEGREES: dict[InDegree, tuple[int, int, int]] = {"source": (2, 1, 2), "target": (1, 2, 2)}
 """In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
@@ -63,13 +67,38 @@ class Vertex(nn.Module):
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             rectified = functional.relu(value, inplace=ours and not sent)
-            for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
+            for group, convolution, norm in self._layers():
+                if self._too_large(rectified, len(group)):
+                    sent += self._edge_by_edge(rectified, group, convolution, norm)
+                    continue
                 normalised = norm(convolution(rectified))
                 if len(group) == 1:
                     sent.append((group[0].target, normalised, True))
                 else:
                     parts = self._parts(normalised, len(group))
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
+        return sent
+
+    def _layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.BatchNorm2d]]:
+        for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
+            yield group, cast("nn.Conv2d", convolution), cast("nn.BatchNorm2d", norm)
+
+    def _too_large(self, value: Tensor, edges: int) -> bool:
+        return edges > 1 and self.members == 1 and value.is_cpu and value.numel() * edges > JOINED_AT_MOST
+
+    def _edge_by_edge(
+        self, rectified: Tensor, group: list[Edge], convolution: nn.Conv2d, norm: nn.BatchNorm2d
+    ) -> list[tuple[int, Tensor, bool]]:
+        """The same as joined, one edge after the other, with views of its parameters and running statistics."""
+        state = (convolution.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        parts = zip(*(cast("Tensor", tensor).chunk(len(group)) for tensor in state), strict=True)
+        sent = []
+        for edge, (kernel, mean, variance, scale, shift) in zip(group, parts, strict=True):
+            convolved = functional.conv2d(rectified, kernel, padding=kernel.shape[-1] // 2)
+            normalised = functional.batch_norm(
+                convolved, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
+            )
+            sent.append((edge.target, normalised, True))
         return sent
 
     def _parts(self, joined: Tensor, edges: int) -> list[Tensor]:
