@@ -16,7 +16,7 @@ SITE ?=
 PLAN ?=
 ARGS ?=
 # Handed over in the environment and split by the scripts, so that nothing in it reaches a shell.
-retrain plan status cancel analyze cells bench: export NAS_RETRAIN_ARGS = \
+retrain plan status cancel verify analyze algorithms export cells bench: export NAS_RETRAIN_ARGS = \
   bench='$(value BENCH)' dataset='$(value DATASET)' profile='$(value PROFILE)' launcher='$(value LAUNCHER)' \
   $(if $(value SITE),site='$(value SITE)') $(if $(value ORIGINAL),"original='$(value ORIGINAL)'") \
   $(if $(value RETRAINED),"retrained='$(value RETRAINED)'") $(value ARGS)
@@ -62,9 +62,21 @@ status: $(READY) ## Tell where a retraining stands
 cancel: $(READY) ## Cancel the retraining's jobs on SLURM, and no others
 	$(BIN)/python scripts/cancel.py
 
+.PHONY: verify
+verify: $(READY) ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
+	$(BIN)/python scripts/$(if $(filter-out 0,$(PLAN)),plan.py --config-name verify,verify.py)
+
 .PHONY: analyze
 analyze: $(READY) ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
 	$(BIN)/python scripts/analyze.py
+
+.PHONY: algorithms
+algorithms: $(READY) ## Replay search algorithms on ORIGINAL=path and [RETRAINED=path]: ranking, cost of the wrong table
+	$(BIN)/python scripts/algorithms.py
+
+.PHONY: export
+export: $(READY) ## Write the retrained accuracies for nas-bench-201, nats_bench and as tables, below the results folder
+	$(BIN)/python scripts/export.py
 
 .PHONY: cells
 cells: $(READY) ## Write the table of all cells, results/201/cells.csv

@@ -24,7 +24,7 @@ MakeSettings = Callable[..., Settings]
 def make_settings(tmp_path: Path) -> MakeSettings:
     """Settings of a tiny run in `tmp_path`; further overrides come last and win."""
 
-    def make(*overrides: str) -> Settings:
+    def make(*overrides: str, config: str = "config") -> Settings:
         tiny = [
             "dataset=digits",
             "profile=dry",
@@ -36,7 +36,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             "training.epochs=2",
             "launcher.device=cpu",
         ]
-        return compose(*tiny, *overrides)
+        return compose(*tiny, *overrides, config=config)
 
     return make
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain import plan
-from nas_retrain.base_rate import BaseRateSearch, GridPoint, finished_search, write_search
+from nas_retrain.base_rate import GridPoint, GridSearch, finished_search, write_search
 from nas_retrain.store import RunRecord
 from tests.conftest import MakeSettings
 from tests.test_plan import as_stored
@@ -23,7 +23,7 @@ losses = st.one_of(st.sampled_from([0.5, 1.0, math.inf]), st.floats(0.0, 10.0))
 @given(st.lists(st.lists(losses, min_size=3, max_size=3), min_size=1, max_size=8))
 def test_the_choice_is_the_largest_rate_of_smallest_mean_loss(by_rate: list[list[float]]) -> None:
     grid = tuple(GridPoint(0.1 * 2**place, tuple(values)) for place, values in enumerate(by_rate))
-    chosen = BaseRateSearch(grid).chosen
+    chosen = GridSearch(grid).chosen
     for point in grid:
         assert chosen.mean_loss <= point.mean_loss
         if point.mean_loss == chosen.mean_loss:
@@ -67,7 +67,7 @@ def test_a_choice_at_the_edge_is_known(make_settings: MakeSettings) -> None:
 @pytest.mark.parametrize("loss", [0.5, math.inf])
 def test_the_whole_grid_is_written_and_drawn(tmp_path: Path, loss: float) -> None:
     grid = (GridPoint(0.1, (1.0, 1.2)), GridPoint(1.0, (loss, 0.6)))
-    write_search(BaseRateSearch(grid), tmp_path)
+    write_search(GridSearch(grid), tmp_path)
     written = json.loads((tmp_path / "base_rate.json").read_text())
     assert written["base_rate"] == (1.0 if math.isfinite(loss) else 0.1)
     assert [point["learning_rate"] for point in written["grid"]] == [0.1, 1.0]

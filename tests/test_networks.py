@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from nas_retrain.graph import Edge
+from nas_retrain.graph import CellGraph, Edge
+from nas_retrain.networks import build as build_network
 from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.networks.reference import ReferenceCell, ReferenceNetwork, ReferenceReduction
-from nas_retrain.scaling import InDegree, variance_factors
+from nas_retrain.scaling import InDegree, Initialisation, variance_factors
 from nas_retrain.spaces import nas_bench_201
+from tests.conftest import MakeSettings
 from tests.strategies import cells
 
 SMALL = {"channels": 4, "cells_per_stage": 2, "classes": 7, "image_channels": 3}
@@ -53,8 +55,15 @@ def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Ten
     return matched
 
 
-def build_both(arch: str, in_degree: InDegree | None, seed: int = 0) -> tuple[networks.Network, ReferenceNetwork]:
-    network = networks.build(nas_bench_201.parse(arch), **SMALL, in_degree=in_degree, seed=seed)
+def build(graph: CellGraph, initialisation: Initialisation = "stock", seed: int = 0, **sizes: int) -> networks.Network:
+    torch.manual_seed(seed)
+    network = networks.Network(graph, **sizes)
+    networks.initialise(network, initialisation)
+    return network.to(memory_format=torch.channels_last)
+
+
+def build_both(arch: str, initialisation: Initialisation, seed: int = 0) -> tuple[networks.Network, ReferenceNetwork]:
+    network = build(nas_bench_201.parse(arch), initialisation, seed, **SMALL)
     oracle = ReferenceNetwork(arch, **SMALL)
     with torch.no_grad():
         for theirs, ours in pairs(network, oracle):
@@ -67,19 +76,19 @@ RANDOM_CELLS = random.Random(0).sample(
 )
 
 
-@pytest.mark.parametrize("in_degree", ["source", None])
+@pytest.mark.parametrize("initialisation", ["source", "stock"])
 @pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
 @pytest.mark.parametrize("part", range(5))
 def test_outputs_and_gradients_equal_one_module_per_edge(
-    in_degree: InDegree | None, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
+    initialisation: Initialisation, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
     for cell in RANDOM_CELLS[part::5]:
-        outputs_and_gradients_are_equal(nas_bench_201.cell_at(cell), in_degree, seed=cell)
+        outputs_and_gradients_are_equal(nas_bench_201.cell_at(cell), initialisation, seed=cell)
 
 
-def outputs_and_gradients_are_equal(arch: str, in_degree: InDegree | None, seed: int) -> None:
-    network, oracle = build_both(arch, in_degree, seed)
+def outputs_and_gradients_are_equal(arch: str, initialisation: Initialisation, seed: int) -> None:
+    network, oracle = build_both(arch, initialisation, seed)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(5, 3, 12, 12, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 7, (5,), generator=generator)
@@ -103,7 +112,7 @@ def outputs_and_gradients_are_equal(arch: str, in_degree: InDegree | None, seed:
 
 def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
     """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
-    ours = networks.build(nas_bench_201.parse(arch_of(oracle)), **SMALL, in_degree=None, seed=0).double()
+    ours = build(nas_bench_201.parse(arch_of(oracle)), **SMALL).double()
     theirs = ReferenceNetwork(arch_of(oracle), **SMALL).double()
     with torch.no_grad():
         for copy, model in ((ours, network), (theirs, oracle)):
@@ -130,7 +139,7 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
     oracle = ReferenceNetwork(arch, **sizes, dead_edges=False)
     expected = sum(parameter.numel() for parameter in oracle.parameters())
     assert nas_bench_201.parameters(graph, **sizes) == expected
-    network = networks.build(graph, **sizes, in_degree=None, seed=0)
+    network = build(graph, **sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
     counted = 0
@@ -149,14 +158,14 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
 
 def test_dead_branches_are_not_built() -> None:
     arch = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|"
-    network = networks.build(nas_bench_201.parse(arch), **SMALL, in_degree=None, seed=0)
-    base = networks.build(nas_bench_201.BASE, **SMALL, in_degree=None, seed=0)
+    network = build(nas_bench_201.parse(arch), **SMALL)
+    base = build(nas_bench_201.BASE, **SMALL)
     assert [tuple(p.shape) for p in network.parameters()] == [tuple(p.shape) for p in base.parameters()]
 
 
 @pytest.mark.parametrize("size", [7, 8, 14, 16, 28, 32])
 def test_any_image_size_works(size: int) -> None:
-    network = networks.build(nas_bench_201.BASE, **SMALL, in_degree=None, seed=0)
+    network = build(nas_bench_201.BASE, **SMALL)
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
@@ -166,9 +175,7 @@ DENSE = "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_co
 @pytest.mark.parametrize("in_degree", ["source", "target"])
 def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree) -> None:
     graph = nas_bench_201.parse(DENSE)
-    network = networks.build(
-        graph, channels=64, cells_per_stage=1, classes=100, image_channels=3, in_degree=in_degree, seed=3
-    )
+    network = build(graph, in_degree, 3, channels=64, cells_per_stage=1, classes=100, image_channels=3)
     factors = variance_factors(graph, in_degree)
 
     def variance(weight: Tensor) -> float:
@@ -193,8 +200,8 @@ def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree) 
 
 def test_stock_initialisation_is_torch_s_own() -> None:
     """Joined convolutions are drawn from the same uniform distribution as separate ones."""
-    network = networks.build(
-        nas_bench_201.parse(DENSE), channels=32, cells_per_stage=1, classes=10, image_channels=3, in_degree=None, seed=3
+    network = build(
+        nas_bench_201.parse(DENSE), "stock", 3, channels=32, cells_per_stage=1, classes=10, image_channels=3
     )
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -204,9 +211,12 @@ def test_stock_initialisation_is_torch_s_own() -> None:
             assert float(values.var()) == pytest.approx(bound**2 / 3, rel=0.15)
 
 
-def test_initialisation_depends_on_the_seed_alone() -> None:
+def test_initialisation_depends_on_the_seed_alone(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+
     def first_weights(seed: int) -> Tensor:
-        return networks.build(nas_bench_201.parse(DENSE), **SMALL, in_degree="source", seed=seed).stem.weight
+        network = build_network(nas_bench_201.parse(DENSE), settings, initialisation="source", seed=seed)
+        return next(network.parameters())
 
     torch.manual_seed(1)
     state = torch.get_rng_state()

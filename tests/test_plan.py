@@ -103,9 +103,8 @@ def test_recipes_resolve_to_rates_and_initialisations(base_rate: float, cell: in
     assert by_recipe["benchmark"].learning_rate == by_recipe["initialisation_only"].learning_rate == 0.1
     assert by_recipe["architecture_aware"].learning_rate == pytest.approx(rule)
     assert by_recipe["learning_rate_only"].learning_rate == pytest.approx(rule)
-    assert by_recipe["benchmark"].in_degree is None
-    assert by_recipe["learning_rate_only"].in_degree is None
-    assert by_recipe["architecture_aware"].in_degree == by_recipe["initialisation_only"].in_degree == "source"
+    assert by_recipe["benchmark"].initialisation == by_recipe["learning_rate_only"].initialisation == "stock"
+    assert by_recipe["architecture_aware"].initialisation == by_recipe["initialisation_only"].initialisation == "source"
 
 
 def test_the_key_changes_with_what_decides_the_result_only(make_settings: MakeSettings) -> None:

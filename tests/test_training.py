@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from nas_retrain import plan, training
+from nas_retrain import networks, plan, training
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
@@ -325,7 +325,7 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
     ours, theirs = [], []
     for planned in plan.recipe_trainings(settings, None):
         ours.append(run(planned, settings, tmp_path / "none").test_accuracy)
-        network = training._build(planned, settings)
+        network = networks.build(nas_bench_201.parse(planned.arch), settings, initialisation="stock", seed=planned.seed)
         reference = ReferenceNetwork(planned.arch, **network.sizes)
         with torch.no_grad():
             for their_tensor, our_tensor in pairs(network, reference):

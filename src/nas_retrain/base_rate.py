@@ -38,8 +38,8 @@ class GridPoint:
 
 
 @dataclass(frozen=True)
-class BaseRateSearch:
-    """A finished grid search."""
+class GridSearch:
+    """A finished grid search for one network's learning rate."""
 
     grid: tuple[GridPoint, ...]
 
@@ -54,9 +54,9 @@ class BaseRateSearch:
         return self.chosen in (self.grid[0], self.grid[-1]) and len(self.grid) > 1
 
 
-def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> BaseRateSearch | None:
+def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> GridSearch | None:
     """The search's outcome from stored records; None while any of its trainings is missing."""
-    by_key = {record.key: record for record in stored if record.recipe == BASE_RATE}
+    by_key = {record.key: record for record in stored}
     losses: dict[float, list[float]] = {}
     for training in trainings:
         record = by_key.get(training.key)
@@ -64,10 +64,10 @@ def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) 
             return None
         diverged = record.status == "diverged" or record.train_loss is None
         losses.setdefault(training.learning_rate, []).append(math.inf if diverged else float(record.train_loss or 0.0))
-    return BaseRateSearch(tuple(GridPoint(rate, tuple(values)) for rate, values in sorted(losses.items())))
+    return GridSearch(tuple(GridPoint(rate, tuple(values)) for rate, values in sorted(losses.items())))
 
 
-def write_search(search: BaseRateSearch, folder: Path) -> None:
+def write_search(search: GridSearch, folder: Path) -> None:
     """Write base_rate.json (the choice and the whole grid) and figures/base_rate.png below a results folder."""
     grid = [
         {
@@ -87,7 +87,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _draw(search: BaseRateSearch, path: Path) -> None:
+def _draw(search: GridSearch, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rates = [point.learning_rate for point in search.grid]

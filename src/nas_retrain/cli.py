@@ -23,11 +23,11 @@ SITES = f"hydra.searchpath=[file://{PROJECT / 'slurm'}]"
 """Makes slurm/site a group of the configuration, beside those in configs."""
 
 
-def compose(*overrides: str) -> Settings:
-    """The settings that these overrides of the defaults give, inside a stage or outside."""
+def compose(*overrides: str, config: str = "config") -> Settings:
+    """The settings that these overrides of the defaults in configs/<config>.yaml give, inside a stage or outside."""
     inside = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_settings(hydra.compose("config", overrides=[SITES, *overrides]))
+        return to_settings(hydra.compose(config, overrides=[SITES, *overrides]))
 
 
 def run(stage: Callable[[Settings], None], config: str = "config") -> None:

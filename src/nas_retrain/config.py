@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.scaling import InDegree
+from nas_retrain.scaling import Activation, InDegree, Initialisation
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,6 +43,23 @@ class BenchSettings(_Section):
     name: Literal["201"]
     depth_offset: Annotated[int, Field(ge=0)]
     base_kernel_size: Rate
+
+
+class DagSettings(BenchSettings):
+    """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
+
+    name: Literal["mlp", "cnn"]  # type: ignore[assignment]
+    vertices: Annotated[int, Field(ge=2, le=12)]
+    kernel_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    activation: Activation
+
+    @model_validator(mode="after")
+    def _kernels_fit(self) -> DagSettings:
+        if self.name == "mlp" and self.kernel_sizes != (1,):
+            raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
+        if not all(size % 2 for size in self.kernel_sizes) or len(set(self.kernel_sizes)) < len(self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd and all different")
+        return self
 
 
 class DatasetSettings(_Section):
@@ -79,10 +96,15 @@ class DatasetSettings(_Section):
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
-    learning_rate: Rate | Literal["rule"]
-    initialisation: Literal["stock", "in_degree"]
+    learning_rate: Rate | Literal["rule", "grid"]
+    initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
+
+    @property
+    def drawn_as(self) -> Initialisation:
+        """The initialisation, with the convention in place of "in_degree"."""
+        return self.in_degree if self.initialisation == "in_degree" else self.initialisation
 
 
 class NetworkSettings(_Section):
@@ -104,7 +126,7 @@ class TrainingSettings(_Section):
 
 
 class BaseRateSettings(_Section):
-    """The grid of the base learning-rate search."""
+    """The grid of the base learning-rate search, and of recipes whose learning rate is searched for every network."""
 
     lowest: Rate
     highest: Rate
@@ -177,10 +199,27 @@ class AnalysisSettings(_Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class AlgorithmsSettings(_Section):
+    """How search algorithms are replayed on tables of accuracies, and compared."""
+
+    searches: Annotated[int, Field(ge=2)]
+    queries: Positive
+    population: Positive
+    tournament: Positive
+    learning_rate: Rate
+    startup: Positive
+    candidates: Positive
+    good_share: Annotated[float, Field(gt=0, lt=1)]
+    flop_limits: tuple[Rate, ...]
+    bootstrap_draws: Positive
+    null_draws: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Settings(_Section):
     """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
 
-    bench: BenchSettings
+    bench: Annotated[BenchSettings | DagSettings, Field(discriminator="name")]
     dataset: DatasetSettings
     recipes: Annotated[dict[str, RecipeSettings], Field(min_length=1)]
     network: NetworkSettings
@@ -197,6 +236,7 @@ class Settings(_Section):
     original: Path | None
     retrained: Path | None
     analysis: AnalysisSettings
+    algorithms: AlgorithmsSettings
 
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
@@ -227,8 +267,8 @@ def to_settings(composed: DictConfig) -> Settings:
 
 def _fault(fault: dict[str, Any]) -> str:
     parts = [str(part) for part in fault["loc"]]
-    if parts[:1] == ["launcher"] and len(parts) > 2:
-        del parts[1]  # which kind of launcher it was checked as is no part of the key
+    if parts[0] in ("bench", "launcher") and len(parts) > 2:
+        del parts[1]  # which kind of bench or launcher it was checked as is no part of the key
     key = ".".join(parts) or "settings"
     if fault["type"] == "extra_forbidden":
         return f"{key}: there is no such key"

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from nas_retrain.config import DatasetSettings, NetworkSettings, Settings
+from nas_retrain import networks, spaces
+from nas_retrain.config import BenchSettings, DatasetSettings, NetworkSettings, Settings
 from nas_retrain.data.batches import DeviceData, to_device, training_batches
-from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.plan import Training
-from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
 from nas_retrain.training import device_name
 
@@ -57,7 +56,7 @@ def estimate(
     """
     connected = np.array([training.learning_rate is not None for training in trainings], dtype=bool)
     images_each = settings.dataset.images_per_epoch
-    work = np.array([_flops(training.cell, settings.network, settings.dataset) for training in trainings], dtype=float)
+    work = np.array([_flops(training.cell, settings) for training in trainings], dtype=float)
     epochs = np.array([training.epochs for training in trainings])
     if not connected.any():
         return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
@@ -82,16 +81,14 @@ def estimate(
     )
 
 
+def _flops(cell: int, settings: Settings) -> int:
+    return _cached_flops(cell, settings.bench, settings.network, settings.dataset)
+
+
 @cache
-def _flops(cell: int, network: NetworkSettings, dataset: DatasetSettings) -> int:
-    return nas_bench_201.flops(
-        nas_bench_201.graph_at(cell),
-        channels=network.channels,
-        cells_per_stage=network.cells_per_stage,
-        classes=dataset.classes,
-        image_channels=dataset.image_channels,
-        image_size=dataset.image_size,
-    )
+def _cached_flops(cell: int, bench: BenchSettings, network: NetworkSettings, dataset: DatasetSettings) -> int:
+    space = spaces.of(bench)
+    return space.flops(space.graph_at(cell), network, dataset)
 
 
 def _known_points(
@@ -100,7 +97,7 @@ def _known_points(
     """Multiply-accumulates and seconds per image of stored trainings with the same settings."""
     hashes = {training.config_hash for training in trainings}
     return [
-        (float(_flops(record.cell, settings.network, settings.dataset)), 1 / record.images_per_second)
+        (float(_flops(record.cell, settings)), 1 / record.images_per_second)
         for record in stored
         if record.config_hash in hashes and record.images_per_second
     ]
@@ -123,8 +120,8 @@ def _measured_points(
         torch.set_num_threads(1)  # as a worker trains
     try:
         return [
-            (float(_flops(cell, settings.network, settings.dataset)), seconds_per_image(cell, settings, data))
-            for cell in [*cells, nas_bench_201.base_cell()]
+            (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
+            for cell in [*cells, spaces.of(settings.bench).base_cell]
         ]
     finally:
         torch.set_num_threads(threads)
@@ -143,16 +140,11 @@ def made_up_images(settings: Settings, device: torch.device, number: int) -> Dev
 def seconds_per_image(
     cell: int, settings: Settings, data: DeviceData, budget: float = 0.5, most_steps: int = 50
 ) -> float:
-    """Seconds that a training step takes for one image, over steps of about `budget` seconds after a first one."""
-    network = networks.build(
-        nas_bench_201.graph_at(cell),
-        channels=settings.network.channels,
-        cells_per_stage=settings.network.cells_per_stage,
-        classes=settings.dataset.classes,
-        image_channels=settings.dataset.image_channels,
-        in_degree=None,
-        seed=0,
-    ).to(data.device)
+    """Seconds that a training step takes for one image of one training, over steps of about `budget` seconds after a
+    first one, with as many trainings together as the settings have."""
+    members = settings.launcher.together
+    one = networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=0)
+    network = networks.join([one] * members).to(data.device)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(0)
     number = len(data.train_labels)
@@ -160,7 +152,8 @@ def seconds_per_image(
     def step() -> None:
         for images, labels in training_batches(data, number, generator):
             optimiser.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(network(images), labels)
+            logits = network(images.repeat(1, members, 1, 1).contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(logits.view(len(labels) * members, -1), labels.repeat_interleave(members))
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         loss.item()
@@ -170,4 +163,4 @@ def seconds_per_image(
     while steps == 0 or (time.perf_counter() - begun < budget and steps < most_steps):
         step()
         steps += 1
-    return (time.perf_counter() - begun) / steps / number
+    return (time.perf_counter() - begun) / steps / number / members

@@ -11,19 +11,24 @@ from functools import partial
 import torch
 
 from nas_retrain import base_rate as base_rates
+from nas_retrain import coordinates, describe, launch, plan, slurm, spaces, store
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, plan, slurm, store
 from nas_retrain.analysis import stage as analysis
-from nas_retrain.base_rate import BaseRateSearch
-from nas_retrain.config import Settings, SlurmSettings
-from nas_retrain.data import sources
+from nas_retrain.analysis import verification, verification_report
+from nas_retrain.base_rate import GridSearch, finished_search
+from nas_retrain.config import DagSettings, Settings, SlurmSettings
+from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Plan, Training, make_plan
+from nas_retrain.scaling import Initialisation
 from nas_retrain.slurm import Submitted, Task
 from nas_retrain.store import RunRecord
 from nas_retrain.training import choose_device, device_name
 
 say: Callable[..., None] = partial(print, flush=True)
+
+FEWEST = 3
+"""Networks that a correlation takes."""
 
 
 def print_plan(settings: Settings) -> None:
@@ -215,7 +220,7 @@ def _submit(
     return submitted
 
 
-def _tell_search(search: BaseRateSearch, settings: Settings) -> None:
+def _tell_search(search: GridSearch, settings: Settings) -> None:
     chosen = search.chosen
     say(f"Base rate {chosen.learning_rate:.4g} (training loss {chosen.mean_loss:.4f}).")
     if search.at_edge:
@@ -249,6 +254,11 @@ def analyse(settings: Settings) -> None:
     _merge_and_analyse(settings)
 
 
+def replay_algorithms(settings: Settings) -> None:
+    """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
+    say(f"{analysis.replay_algorithms(settings)}/report.md")
+
+
 def _merge_and_analyse(settings: Settings) -> None:
     store.merge(settings.results_dir)
     stored = read_store(settings)
@@ -263,11 +273,46 @@ def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) ->
     records = [record for record in stored if record.key in wanted]
     counts = Counter(record.status for record in records)
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
+    if any(training.searched for training in made.recipes):
+        _verify(made, records, settings)
+        return
     folders = analysis.compare_recipes(settings, store.to_frame(records))
     for folder in folders:
         say(f"{folder}/report.md")
     if not folders:
         say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
+
+
+def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
+    """Compare the rates that were searched for every network with what the rules predict."""
+    space = spaces.of(settings.bench)
+    searches: dict[tuple[Initialisation, int], list[Training]] = {}
+    for training in made.recipes:
+        if training.searched and training.learning_rate is not None:
+            searches.setdefault((training.initialisation, training.cell), []).append(training)
+    finished = [
+        verification.Searched(initialisation, cell, found)
+        for (initialisation, cell), trainings in searches.items()
+        if (found := finished_search(trainings, records)) is not None
+    ]
+    based = {one.initialisation for one in finished if one.cell == space.base_cell}
+    finished = [one for one in finished if one.initialisation in based]
+    if len({one.cell for one in finished}) < FEWEST:
+        say(f"Nothing to compare yet: {FEWEST} networks, the base network among them, must have been searched.")
+        return
+    checked, signals = None, {}
+    if isinstance(settings.bench, DagSettings):
+        data = batches.load(settings.dataset, settings.data_dir, _device(settings))
+        checked = coordinates.measure(settings, data)
+        signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
+    verified = verification.verify(finished, settings, space, signals)
+    facts = analysis.facts(settings) | {
+        "records": f"{len(records):,} of {settings.results_dir / 'runs.parquet'}",
+        "network": f"width {settings.network.channels}, batch size {settings.training.batch_size}",
+    }
+    say(f"{verification_report.write(verified, checked, settings, facts)}")
+    for sentence in verification_report.statements(verified, settings):
+        say(f"- {sentence}")
 
 
 def cancel(settings: Settings) -> None:

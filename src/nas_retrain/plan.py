@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nas_retrain.base_rate import BASE_RATE, BaseRateSearch, finished_search
+from nas_retrain import spaces
+from nas_retrain.base_rate import BASE_RATE, GridSearch, finished_search
 from nas_retrain.config import Settings, digest
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.scaling import InDegree, learning_rate_factor
+from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.seeds import expected_tau
-from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunKey, RunRecord, replacing
 
 
@@ -25,7 +24,7 @@ class Training:
     """One training to do, with every choice of the recipe resolved to a number.
 
     cell: the official index of the network class's representative. learning_rate is None where no path leads from
-    input to output: nothing is trained then. in_degree is None for PyTorch's stock initialisation.
+    input to output: nothing is trained then. searched: whether that rate is one of a grid's.
     """
 
     bench: str
@@ -37,8 +36,9 @@ class Training:
     seed: int
     epochs: int
     learning_rate: float | None
-    in_degree: InDegree | None
+    initialisation: Initialisation
     config_hash: str
+    searched: bool = False
 
     @property
     def key(self) -> RunKey:
@@ -48,7 +48,7 @@ class Training:
     @property
     def slot(self) -> str:
         """Names the training among those of one results folder, whatever base rate a search will find."""
-        rate = f"/{self.learning_rate}" if self.recipe == BASE_RATE else ""
+        rate = f"/{self.learning_rate}" if self.searched else ""
         return f"{self.recipe}/{self.network_class}/{self.seed}{rate}"
 
     @property
@@ -63,27 +63,21 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     A sample is drawn among connected classes, since the disconnected one has nothing to train. Raises
     NasRetrainError for a form or index that does not exist.
     """
-    wanted = settings.cells
-    count = len(nas_bench_201.cells())
+    wanted, space = settings.cells, spaces.of(settings.bench)
     if isinstance(wanted, tuple):
         if not wanted:
             raise NasRetrainError("cells=[] chooses no cell.")
         for index in wanted:
-            nas_bench_201.cell_at(index)
+            space.arch_at(index)
         return tuple(dict.fromkeys(wanted))
     if wanted == "all":
-        return tuple(range(count))
+        return tuple(range(space.size))
     first, colon, last = wanted.partition(":")
     if first == "sample" and last.isdecimal():
-        classes = [
-            cell for cell in sorted(set(nas_bench_201.network_classes())) if nas_bench_201.graph_at(cell).connected
-        ]
-        if not 0 < int(last) <= len(classes):
-            raise NasRetrainError(f"cells={wanted}: there are {len(classes):,} connected network classes to sample.")
-        return tuple(random.Random(settings.sample_seed).sample(classes, int(last)))
+        return space.sample(int(last), settings.sample_seed)
     if colon and first.isdecimal() and last.isdecimal():
-        if not 0 <= int(first) < int(last) <= count:
-            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {count}.")
+        if not 0 <= int(first) < int(last) <= space.size:
+            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {space.size}.")
         return tuple(range(int(first), int(last)))
     raise NasRetrainError(f"cells={wanted!r} is none of: all, a list [0,5,6111], a range '0:100', sample:60.")
 
@@ -100,14 +94,18 @@ def recipe_trainings(settings: Settings, base_rate: float | None) -> list[Traini
 
     base_rate: of the learning-rate rule; may be None if no recipe follows it. Members of one network class share
     one training, named after the class's lowest index. Under the "target" convention, classes whose members are
-    initialised differently are split (see `nas_bench_201.training_classes`).
+    initialised differently are split (see `nas_bench_201.training_classes`). Where a recipe's rate is searched, the
+    base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []
-    classes = {name: nas_bench_201.training_classes(_in_degree(settings, name)) for name in settings.recipes}
+    space = spaces.of(settings.bench)
+    cells = list(chosen_cells(settings))
+    if any(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+        cells.append(space.base_cell)
     done: set[tuple[str, int]] = set()
-    for cell in chosen_cells(settings):
-        for recipe in settings.recipes:
-            network_class = classes[recipe][cell]
+    for cell in cells:
+        for recipe, chosen in settings.recipes.items():
+            network_class = space.training_class(cell, chosen.drawn_as)
             if (recipe, network_class) in done:
                 continue
             done.add((recipe, network_class))
@@ -116,10 +114,12 @@ def recipe_trainings(settings: Settings, base_rate: float | None) -> list[Traini
 
 
 def _class_trainings(settings: Settings, name: str, network_class: int, base_rate: float | None) -> Iterable[Training]:
-    recipe = settings.recipes[name]
-    graph = nas_bench_201.graph_at(network_class)
+    recipe, space = settings.recipes[name], spaces.of(settings.bench)
+    graph = space.graph_at(network_class)
     identity = settings.identity(name)
     learning_rate: float | None
+    if recipe.learning_rate == "grid":
+        return _grid(settings, name, network_class)
     if recipe.learning_rate == "rule":
         if base_rate is None:
             raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
@@ -128,7 +128,7 @@ def _class_trainings(settings: Settings, name: str, network_class: int, base_rat
         if graph.connected:
             learning_rate *= learning_rate_factor(
                 graph,
-                nas_bench_201.BASE,
+                space.base,
                 depth_offset=settings.bench.depth_offset,
                 kernel_factor=recipe.kernel_factor,
                 base_kernel_size=settings.bench.base_kernel_size,
@@ -136,46 +136,54 @@ def _class_trainings(settings: Settings, name: str, network_class: int, base_rat
     else:
         learning_rate = recipe.learning_rate
     config_hash = digest(identity)
-    for seed in settings.seeds:
-        yield Training(
-            bench=settings.bench.name,
-            dataset=settings.dataset.name,
-            recipe=name,
-            cell=network_class,
-            arch=nas_bench_201.cell_at(network_class),
-            network_class=network_class,
-            seed=seed,
-            epochs=settings.training.epochs,
-            learning_rate=learning_rate if graph.connected else None,
-            in_degree=_in_degree(settings, name),
-            config_hash=config_hash,
-        )
-
-
-def _in_degree(settings: Settings, recipe: str) -> InDegree | None:
-    chosen = settings.recipes[recipe]
-    return chosen.in_degree if chosen.initialisation == "in_degree" else None
-
-
-def base_rate_trainings(settings: Settings) -> list[Training]:
-    """The grid search's trainings: the base network at each rate of the grid with each seed (paper section 4)."""
-    cell = nas_bench_201.base_cell()
-    search = settings.base_rate
-    shared = settings.identity(next(iter(settings.recipes)))
-    shared["training"] |= {"epochs": search.epochs}
     return [
         Training(
             bench=settings.bench.name,
             dataset=settings.dataset.name,
-            recipe=BASE_RATE,
+            recipe=name,
+            cell=network_class,
+            arch=space.arch_at(network_class),
+            network_class=network_class,
+            seed=seed,
+            epochs=settings.training.epochs,
+            learning_rate=learning_rate if graph.connected else None,
+            initialisation=recipe.drawn_as,
+            config_hash=config_hash,
+        )
+        for seed in settings.seeds
+    ]
+
+
+def base_rate_trainings(settings: Settings) -> list[Training]:
+    """The grid search's trainings: the base network at each rate of the grid with each seed (paper section 4)."""
+    return _grid(settings, BASE_RATE, spaces.of(settings.bench).base_cell)
+
+
+def _grid(settings: Settings, recipe: str, cell: int) -> list[Training]:
+    """One network at each rate of the grid with each seed, as the base-rate search does or a recipe says."""
+    search, space = settings.base_rate, spaces.of(settings.bench)
+    graph = space.graph_at(cell)
+    shared = settings.identity(next(iter(settings.recipes)))
+    shared["training"] |= {"epochs": search.epochs}
+    initialisation: Initialisation = search.in_degree
+    how: dict[str, object] = {"in_degree": search.in_degree}
+    if recipe != BASE_RATE:
+        initialisation = settings.recipes[recipe].drawn_as
+        how = {"initialisation": initialisation}
+    return [
+        Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            recipe=recipe,
             cell=cell,
-            arch=nas_bench_201.cell_at(cell),
+            arch=space.arch_at(cell),
             network_class=cell,
             seed=seed,
             epochs=search.epochs,
-            learning_rate=rate,
-            in_degree=search.in_degree,
-            config_hash=digest(shared | {"recipe": {"learning_rate": rate, "in_degree": search.in_degree}}),
+            learning_rate=rate if graph.connected else None,
+            initialisation=initialisation,
+            config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
+            searched=True,
         )
         for rate in search.grid
         for seed in search.seeds
@@ -188,7 +196,7 @@ class Plan:
     `base_rate` are None and the recipes' trainings are planned with a rate of 1, for counting only."""
 
     search: list[Training]
-    found: BaseRateSearch | None
+    found: GridSearch | None
     base_rate: float | None
     recipes: list[Training]
     missing: list[Training]
@@ -250,7 +258,7 @@ def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]
             and len(found[-1]) < together
             and training.learning_rate is not None
             and (training.network_class, training.epochs) == (last.network_class, last.epochs)
-            and (training.recipe == BASE_RATE) == (last.recipe == BASE_RATE)
+            and training.searched == last.searched
         ):
             found[-1].append(training)
         else:

@@ -18,21 +18,43 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge
 
 InDegree = Literal["source", "target"]
+Activation = Literal["relu", "gelu"]
+
+Initialisation = Literal["stock", "he", "mup", "source", "target"]
+"""How weights are drawn: as PyTorch does; He's normal distribution throughout; the same with the readout's deviation,
+not its variance, going as 1 / width (muP, and what the paper's rules take for granted); the paper's, which is muP's
+with variances over the in-degree of a layer's source or target."""
 
 HE_GAIN_SQUARED = 2.0
 """E[relu(z)^2] = E[z^2] / 2 for symmetric z, so a variance of 2 / fan-in keeps the signal's scale (He et al. 2015)."""
 
+GAIN_SQUARED: dict[Activation, float] = {
+    "relu": HE_GAIN_SQUARED,
+    "gelu": 1 / (1 / 3 + 1 / (2 * math.sqrt(3) * math.pi)),
+}
+"""1 / E[activation(z)^2] for a standard normal z (GELU's by Stein's lemma; it keeps the scale only while that is 1)."""
 
-def variance_factors(graph: CellGraph, in_degree: InDegree) -> dict[Edge, float]:
+
+def in_degree_of(initialisation: Initialisation) -> InDegree | None:
+    """Whose in-degree divides the variances, if any does."""
+    return initialisation if initialisation in ("source", "target") else None
+
+
+def variance_factors(
+    graph: CellGraph, in_degree: InDegree | None, gain_squared: float = HE_GAIN_SQUARED
+) -> dict[Edge, float]:
     """The factor C of each live layer: its weights are drawn with variance C / fan-in.
 
     in_degree: whose in-degree divides. "target", C(l', l) = 2 / d_in(l), is what appendix A derives (eq. 12) and
     what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed and what
-    the paper's experiments ran. They agree where every vertex has one incoming edge.
+    the paper's experiments ran. They agree where every vertex has one incoming edge. None: nothing divides.
+    gain_squared: in place of 2 for another activation than ReLU, see `GAIN_SQUARED`.
     """
+    if in_degree is None:
+        return dict.fromkeys(graph.layers, gain_squared)
     degrees = graph.in_degrees
     return {
-        edge: HE_GAIN_SQUARED / degrees[edge.source if in_degree == "source" else edge.target] for edge in graph.layers
+        edge: gain_squared / degrees[edge.source if in_degree == "source" else edge.target] for edge in graph.layers
     }
 
 

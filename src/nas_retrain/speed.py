@@ -28,10 +28,9 @@ from torch import nn
 from torch.nn import functional
 
 from nas_retrain import cost as costs
-from nas_retrain import plan, training
+from nas_retrain import networks, plan, spaces, training
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
-from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.networks.reference import ReferenceNetwork
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.training import choose_device, device_name, prepare_process
@@ -325,14 +324,7 @@ def _machine(settings: Settings) -> str:
 
 
 def _work(cell: int, settings: Settings) -> int:
-    return nas_bench_201.flops(
-        nas_bench_201.graph_at(cell),
-        channels=settings.network.channels,
-        cells_per_stage=settings.network.cells_per_stage,
-        classes=settings.dataset.classes,
-        image_channels=settings.dataset.image_channels,
-        image_size=settings.dataset.image_size,
-    )
+    return spaces.of(settings.bench).flops(nas_bench_201.graph_at(cell), settings.network, settings.dataset)
 
 
 @contextmanager
@@ -366,15 +358,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
     built = [
-        networks.build(
-            nas_bench_201.graph_at(cell),
-            channels=settings.network.channels,
-            cells_per_stage=settings.network.cells_per_stage,
-            classes=settings.dataset.classes,
-            image_channels=settings.dataset.image_channels,
-            in_degree=None,
-            seed=seed,
-        )
+        networks.build(nas_bench_201.graph_at(cell), settings, initialisation="stock", seed=seed)
         for seed in range(members)
     ]
     network = networks.join(built).to(device)

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas_retrain import networks, spaces
 from nas_retrain.config import Settings, TrainingSettings
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.plan import Training
-from nas_retrain.spaces import nas_bench_201
+from nas_retrain.scaling import in_degree_of
 from nas_retrain.store import RunRecord, Status, replacing
 from nas_retrain.version import code_version
 
@@ -122,12 +122,17 @@ def train(
     checkpoint cannot be written.
     """
     started = _now()
-    epochs = group[0].epochs
+    epochs, graph = group[0].epochs, spaces.of(settings.bench).graph_at(group[0].cell)
     progress = Progress.start(len(group))
     if group[0].learning_rate is None:
         return _records(group, started, progress, None, data, settings)
 
-    network = networks.join([_build(training, settings) for training in group]).to(data.device)
+    network = networks.join(
+        [
+            networks.build(graph, settings, initialisation=training.initialisation, seed=training.seed)
+            for training in group
+        ]
+    ).to(data.device)
     if settings.launcher.compile:
         torch._dynamo.reset()  # what was compiled for other networks counts against a limit
         # On CUDA this mode also replays a step's kernels as one graph: these networks are bound by launching them.
@@ -148,18 +153,6 @@ def train(
         if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
             _save(checkpoint, group, network, optimiser, progress)
     return _records(group, started, progress, network, data, settings)
-
-
-def _build(training: Training, settings: Settings) -> networks.Network:
-    return networks.build(
-        nas_bench_201.parse(training.arch),
-        channels=settings.network.channels,
-        cells_per_stage=settings.network.cells_per_stage,
-        classes=settings.dataset.classes,
-        image_channels=settings.dataset.image_channels,
-        in_degree=training.in_degree,
-        seed=training.seed,
-    )
 
 
 class Sgd:
@@ -363,7 +356,7 @@ def _records(
                 seed=training.seed,
                 epochs=training.epochs,
                 learning_rate=training.learning_rate,
-                in_degree=training.in_degree,
+                in_degree=in_degree_of(training.initialisation),
                 status=status,
                 train_loss=_finite(loss),
                 train_accuracy=progress.accuracies[member] if status == "finished" else chance,

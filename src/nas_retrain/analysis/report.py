@@ -11,7 +11,7 @@ import markdown
 import numpy as np
 import pandas as pd
 
-from nas_retrain.analysis import figures
+from nas_retrain.analysis import figures, page
 from nas_retrain.analysis.tables import BEYOND_NOISE, Findings
 from nas_retrain.store import replacing
 
@@ -46,7 +46,7 @@ def write(
     facts: Mapping[str, str],
     attribution: pd.DataFrame | None = None,
 ) -> None:
-    """Write tables/*.csv, figures/*, report.md and report.html below `folder`.
+    """Write tables/*.csv, figures/*, report.md, report.html and explore.html below `folder`.
 
     facts: what the report says of its settings, by name. attribution: see `tables.attribution`. Raises
     NasRetrainError if the folder cannot be written.
@@ -60,10 +60,12 @@ def write(
     with replacing(folder / "report.md") as temporary:
         temporary.write_text(text)
     with replacing(folder / "report.html") as temporary:
-        temporary.write_text(_page(text, title, folder))
+        temporary.write_text(_html(text, title, folder))
+    again = findings.ceiling
+    page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
 
 
-def _page(text: str, title: str, folder: Path) -> str:
+def _html(text: str, title: str, folder: Path) -> str:
     def embedded(match: re.Match[str]) -> str:
         content = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
@@ -85,7 +87,7 @@ def _sections(
         f"{facts['top K % by']}, with its interval, beside the noise ceiling. Right: spread among each side's own top "
         "K %. Intervals are 95 %, from resampled network classes.*",
         "## Ranking change",
-        _table(findings.ranking_change),
+        as_markdown(findings.ranking_change),
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
         "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
         "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
@@ -93,19 +95,19 @@ def _sections(
         "tau_retrained_again: each side against its own repetition. ties: share of pairs tied on either side.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
-        _table(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
+        as_markdown(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
         "*selection: the part of a decile's mean gain that comes from sorting cells by an accuracy that holds noise. "
         "By learning-rate factor: tables/accuracy_gain.csv.*",
     ]
     if attribution is not None and len(attribution) > 1:
         parts += [
             "## Where the gain comes from",
-            _table(attribution),
+            as_markdown(attribution),
             f"*Mean gain of each recipe over {original} on the same cells, in points.*",
         ]
     parts += [
         "## Spread among the best",
-        _table(findings.performance_gap),
+        as_markdown(findings.performance_gap),
         "*Standard deviation of accuracy among each side's own top K %, in points.*",
         "## Largest moves",
     ]
@@ -113,7 +115,7 @@ def _sections(
     if len(moves):
         parts += ["![Cells](figures/largest_moves.png)"] if "largest_moves" in drawn else []
         parts += [
-            _table(moves.groupby(moves["move"] > 0, sort=False).head(10)),
+            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10)),
             "*Ranks are from 1, the best. noise: standard deviation of the move if the networks were merely trained "
             f"again{f'; listed are moves of more than {BEYOND_NOISE:g} of these' if findings.ceiling else ''}. "
             "Dotted edges lead nowhere.*",
@@ -123,18 +125,20 @@ def _sections(
     parts += ["## Noise of training", _noise_text(findings)]
     if len(findings.noise_levels):
         parts += [
-            _table(findings.noise_levels[findings.noise_levels["accuracy"].isna()].drop(columns="accuracy")),
+            as_markdown(findings.noise_levels[findings.noise_levels["accuracy"].isna()].drop(columns="accuracy")),
             "*Standard deviation of one training's accuracy, in points, pooled; by level: tables/noise.csv.*",
         ]
     parts += ["## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
     return parts
 
 
-def _table(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
+    """A table in Markdown. decimals: of numbers that are not whole, by default 2, or 3 where all are below 1."""
     shown = table.copy()
     for name in shown.select_dtypes("number"):
-        digits = 3 if shown[name].dropna().abs().lt(1).all() else 2
-        whole = shown[name].dropna().mod(1).eq(0).all()
+        digits = decimals or (3 if shown[name].dropna().abs().lt(1).all() else 2)
+        finite = shown[name].dropna()
+        whole = finite[np.isfinite(finite)].mod(1).eq(0).all()
         shown[name] = [
             "" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.{digits}f}" for value in shown[name]
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import benchmark
-from nas_retrain.analysis import report, tables
+from nas_retrain.analysis import algorithms, report, tables
 from nas_retrain.benchmark import Accuracies
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
@@ -23,6 +23,23 @@ def compare_sources(settings: Settings) -> Path:
     The report goes to comparisons/<original>_to_<retrained> below the results folder. Raises NasRetrainError for a
     source that cannot be read.
     """
+    original, retrained, paths = _sources(settings)
+    folder = settings.results_dir / "comparisons" / f"{original.name}_to_{retrained.name}"
+    return _report(original, retrained, folder, settings, paths)
+
+
+def replay_algorithms(settings: Settings) -> Path:
+    """Replay search algorithms on `original` and `retrained`; returns the report's folder, below algorithms/.
+
+    Raises NasRetrainError for a source that cannot be read or lacks a cell.
+    """
+    original, retrained, _ = _sources(settings)
+    folder = settings.results_dir / "algorithms" / f"{original.name}_to_{retrained.name}"
+    return algorithms.study(original, retrained, settings.algorithms, folder)
+
+
+def _sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]:
+    """The two sources, and where they are."""
     if settings.original is None:
         raise NasRetrainError("There is nothing to compare with: give ORIGINAL=path (original=path).")
     chosen = settings.analysis
@@ -38,9 +55,7 @@ def compare_sources(settings: Settings) -> Path:
         )
         for path in (settings.original, retrained_path)
     )
-    folder = settings.results_dir / "comparisons" / f"{original.name}_to_{retrained.name}"
-    facts = {"original": str(settings.original), "retrained": str(retrained_path)}
-    return _report(original, retrained, folder, settings, facts)
+    return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}
 
 
 def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
@@ -61,7 +76,7 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
     folders = []
     for name in others:
         compared = frame[frame["recipe"].isin([control, name])]
-        facts = {
+        particulars = {
             "records": f"{len(compared):,} of {settings.results_dir / 'runs.parquet'}",
             "trainings": ", ".join(f"{n:,} {status}" for status, n in compared["status"].value_counts().items())
             + "; a diverged or disconnected one counts with the accuracy of chance",
@@ -70,8 +85,16 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
         }
         folder = settings.results_dir if name == main else settings.results_dir / "comparisons" / f"{control}_to_{name}"
         table = attribution if name == main else None
-        folders.append(_report(arms[control], arms[name], folder, settings, facts, table))
+        folders.append(_report(arms[control], arms[name], folder, settings, particulars, table))
     return folders
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """What every report says of how it was made."""
+    return {
+        "data set": settings.dataset.name,
+        "versions": ", ".join([f"nas-retrain {code_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]),
+    }
 
 
 def _report(
@@ -79,18 +102,20 @@ def _report(
     retrained: Accuracies,
     folder: Path,
     settings: Settings,
-    facts: dict[str, str],
+    particulars: dict[str, str],
     attribution: pd.DataFrame | None = None,
 ) -> Path:
     chosen = settings.analysis
     findings = tables.find(original, retrained, chosen)
-    facts = facts | {
-        "data set": settings.dataset.name,
-        "top K % by": f"the {chosen.top_by} ranking",
-        "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
-        f"seed {chosen.seed}",
-        "versions": ", ".join([f"nas-retrain {code_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]),
-    }
+    made_with = (
+        particulars
+        | {
+            "top K % by": f"the {chosen.top_by} ranking",
+            "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
+            f"seed {chosen.seed}",
+        }
+        | facts(settings)
+    )
     title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
-    report.write(findings, folder, title=title, facts=facts, attribution=attribution)
+    report.write(findings, folder, title=title, facts=made_with, attribution=attribution)
     return folder

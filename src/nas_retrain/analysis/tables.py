@@ -134,7 +134,7 @@ def accuracy_gain(comparison: Comparison, again: Ceiling | None, weights: NDArra
     gain = comparison.retrained.accuracy - comparison.original.accuracy
     groups: list[tuple[str, str, Integers]] = [("all", "all", np.arange(len(gain), dtype=np.int64))]
     groups += [("decile", str(n), part) for n, part in enumerate(by_decile(comparison.original.accuracy), start=1)]
-    factors = _learning_rate_factors(comparison)
+    factors = learning_rate_factors(comparison)
     for factor in np.unique(factors[np.isfinite(factors)])[::-1]:
         groups.append(("learning_rate_factor", f"{factor:.6g}", np.flatnonzero(factors == factor).astype(np.int64)))
     rows = []
@@ -176,7 +176,8 @@ def weighted_means(values: Floats, weights: NDArray[np.float32]) -> Floats:
     return means
 
 
-def _learning_rate_factors(comparison: Comparison) -> Floats:
+def learning_rate_factors(comparison: Comparison) -> Floats:
+    """The rule's factor of each cell; NaN for a disconnected one."""
     found = {}
     for network_class in set(comparison.classes.tolist()):
         graph = nas_bench_201.graph_at(network_class)

@@ -16,7 +16,7 @@ buffer is then the members' stacked along its first dimension.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.graph import CellGraph, Edge
-from nas_retrain.scaling import HE_GAIN_SQUARED, InDegree, variance_factors
+from nas_retrain.scaling import HE_GAIN_SQUARED, InDegree, Initialisation, in_degree_of, variance_factors
 
 STAGES = 3
 
@@ -32,7 +32,11 @@ JOINED_AT_MOST = 6_000_000
 """Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
 BatchNorm's backward pass takes more than the joined call saves (measured on two cores, `make bench`)."""
 
-REDUCTION_DEGREES: dict[InDegree, tuple[int, int, int]] = {"source": (2, 1, 2), "target": (1, 2, 2)}
+REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
+    "source": (2, 1, 2),
+    "target": (1, 2, 2),
+    None: (1, 1, 1),
+}
 """In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
 
 "target" is the rule: the second convolution and the shortcut meet in one sum. "source" is what the paper's
@@ -224,55 +228,16 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
     )
 
 
-def join(networks: Sequence[Network]) -> Network:
-    """One network that has those of one cell and size, each with one member, as its members, with their values."""
-    if len(networks) == 1:
-        return networks[0]
-    first = networks[0]
-    joined = Network(first.graph, **first.sizes, members=len(networks))
-    states = [network.state_dict() for network in networks]
-    stacked = {
-        name: value if value.ndim == 0 else torch.cat([state[name] for state in states])
-        for name, value in states[0].items()
-    }
-    joined.load_state_dict(stacked)
-    return joined.to(memory_format=torch.channels_last)
+def initialise(network: Network, initialisation: Initialisation) -> None:
+    """Draw every weight anew from torch's generator (paper eq. 4), save for "stock", which is how they come.
 
-
-def build(
-    graph: CellGraph,
-    *,
-    channels: int,
-    cells_per_stage: int,
-    classes: int,
-    image_channels: int,
-    in_degree: InDegree | None,
-    seed: int,
-) -> Network:
-    """A network on the CPU, initialised from `seed` alone and laid out channels-last.
-
-    in_degree: the convention of the paper's initialisation, or None for PyTorch's default one.
+    Layers have the factors C of `variance_factors`, stem and reduction blocks follow `REDUCTION_DEGREES`, and the
+    readout has no bias and the variance (2 / fan-in)^2, or 2 / fan-in under "he".
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Network(
-            graph,
-            channels=channels,
-            cells_per_stage=cells_per_stage,
-            classes=classes,
-            image_channels=image_channels,
-        )
-        if in_degree is not None:
-            _initialise_by_in_degree(network, graph, in_degree)
-    return network.to(memory_format=torch.channels_last)
-
-
-def _initialise_by_in_degree(network: Network, graph: CellGraph, in_degree: InDegree) -> None:
-    """Draw every weight from N(0, C / fan-in) with the factors C of `variance_factors` (paper eq. 4).
-
-    Stem and reduction blocks follow `REDUCTION_DEGREES`; the readout has variance (2 / fan-in)^2 and no bias.
-    """
-    factors = variance_factors(graph, in_degree)
+    if initialisation == "stock":
+        return
+    in_degree = in_degree_of(initialisation)
+    factors = variance_factors(network.graph, in_degree)
     with torch.no_grad():
         _draw(network.stem.weight, HE_GAIN_SQUARED)
         for block in network.blocks:
@@ -284,7 +249,8 @@ def _initialise_by_in_degree(network: Network, graph: CellGraph, in_degree: InDe
                 for vertex in cast("Cell", block).vertices:
                     for edge, weight in cast("Vertex", vertex).weights():
                         _draw(weight, factors[edge])
-        network.readout.weight.normal_(0.0, HE_GAIN_SQUARED / network.readout.in_features)
+        variance = HE_GAIN_SQUARED / network.readout.in_features
+        network.readout.weight.normal_(0.0, variance**0.5 if initialisation == "he" else variance)
         network.readout.bias.zero_()
 
 

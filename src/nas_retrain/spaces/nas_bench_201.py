@@ -10,13 +10,15 @@ import itertools
 import json
 import random
 import re
+from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
 
+from nas_retrain.config import DatasetSettings, NetworkSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge, Operation, lowest_member
-from nas_retrain.scaling import InDegree, learning_rate_factor, variance_factors
+from nas_retrain.scaling import InDegree, Initialisation, in_degree_of, learning_rate_factor, variance_factors
 
 NAME = "201"
 VERTICES = 4
@@ -141,6 +143,50 @@ def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
     if in_degree != "target":
         return network_classes()
     return tuple(lowest_member(_initialised_formula(parse(arch)) for arch in cells()))
+
+
+@dataclass(frozen=True)
+class NasBench201:
+    """The benchmark as the pipeline sees any search space (`spaces.Space`)."""
+
+    size: int = len(OPERATIONS) ** len(EDGES)
+    base: CellGraph = BASE
+
+    @property
+    def base_cell(self) -> int:
+        """See `base_cell`."""
+        return base_cell()
+
+    def arch_at(self, index: int) -> str:
+        """See `cell_at`."""
+        return cell_at(index)
+
+    def graph_at(self, index: int) -> CellGraph:
+        """See `graph_at`."""
+        return graph_at(index)
+
+    def training_class(self, index: int, initialisation: Initialisation) -> int:
+        """See `training_classes`."""
+        cell_at(index)
+        return training_classes(in_degree_of(initialisation))[index]
+
+    def sample(self, number: int, seed: int) -> tuple[int, ...]:
+        """Random representatives of connected network classes; raises NasRetrainError if there are fewer."""
+        classes = [cell for cell in sorted(set(network_classes())) if graph_at(cell).connected]
+        if not 0 < number <= len(classes):
+            raise NasRetrainError(f"cells=sample:{number}: there are {len(classes):,} connected network classes.")
+        return tuple(random.Random(seed).sample(classes, number))
+
+    def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
+        """See `flops`."""
+        return flops(
+            graph,
+            channels=network.channels,
+            cells_per_stage=network.cells_per_stage,
+            classes=dataset.classes,
+            image_channels=dataset.image_channels,
+            image_size=dataset.image_size,
+        )
 
 
 def _initialised_formula(graph: CellGraph) -> str:
