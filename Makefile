@@ -92,6 +92,16 @@ bench: $(READY) ## Measure speed here against the straightforward way; writes re
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: release-check
+release-check: $(READY) ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it
+	rm -rf dist build/release
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --constraint requirements.txt dist/*.whl
+	cd build/release && bin/nas-retrain retrain bench=201 dataset=digits profile=dry launcher=local cells=sample:4 \
+	  training.epochs=1 base_rate.points=3 'base_rate.seeds=[777]' results_dir=results
+	test -s build/release/results/report.md -a -s build/release/results/explore.html
+
 .PHONY: lint
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

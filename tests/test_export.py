@@ -26,6 +26,7 @@ from nas_retrain.cli import compose
 from nas_retrain.config import Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.export import export
+from nas_retrain.scaling import in_degree_of
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
 from tests.conftest import MakeSettings
@@ -65,7 +66,7 @@ def made_up(settings: Settings, cells: tuple[int, ...] = CLASSES) -> list[RunRec
         record = RunRecord(
             bench=training.bench, dataset=training.dataset, recipe=training.recipe, cell=training.cell,
             arch=training.arch, network_class=training.network_class, seed=training.seed, epochs=training.epochs,
-            learning_rate=training.learning_rate, in_degree=training.in_degree, status="finished",
+            learning_rate=training.learning_rate, in_degree=in_degree_of(training.initialisation), status="finished",
             train_loss=random.uniform(0, 3), train_accuracy=random.uniform(20, 100), test_loss=random.uniform(0, 3),
             test_accuracy=random.uniform(20, 100), seconds=random.uniform(1, 9), images_per_second=1000.0,
             device="cpu", torch="2", code_version="0", config_hash=training.config_hash, started="", finished="",

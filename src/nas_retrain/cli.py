@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Callable
@@ -17,9 +18,12 @@ from omegaconf import DictConfig
 from nas_retrain.config import Settings, to_settings
 from nas_retrain.errors import NasRetrainError
 
-PROJECT = Path(__file__).resolve().parents[2]
-CONFIGS = PROJECT / "configs"
-SITES = f"hydra.searchpath=[file://{PROJECT / 'slurm'}]"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parents[1]
+"""Where configs, scripts and slurm lie: in an installed package, or in a checkout."""
+
+CONFIGS = ROOT / "configs"
+SITES = f"hydra.searchpath=[file://{ROOT / 'slurm'}]"
 """Makes slurm/site a group of the configuration, beside those in configs."""
 
 
@@ -48,6 +52,18 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
     given = [re.sub(r"^bench=(\d+)$", r"bench='\1'", argument) for argument in given]
     sys.argv = [sys.argv[0], SITES, *given]
     main()
+
+
+def main() -> None:
+    """The command nas-retrain: run the stage that its first argument names, with the others as settings."""
+    stages = {path.stem: path for path in sorted((ROOT / "scripts").glob("*.py"))}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in stages:
+        print(f"usage: nas-retrain {{{','.join(stages)}}} [key=value ...]", file=sys.stderr)  # noqa: T201
+        print("nas-retrain retrain --help lists the keys.", file=sys.stderr)  # noqa: T201
+        sys.exit(0 if name in ("-h", "--help") else 2)
+    sys.argv = [str(stages[name]), *sys.argv[2:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _tell(error: NasRetrainError) -> int:

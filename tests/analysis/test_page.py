@@ -22,7 +22,7 @@ from scipy import stats
 from nas_retrain.analysis import page
 from nas_retrain.analysis.rankings import Comparison, compare, kendall_tau, top_counts
 from nas_retrain.benchmark import Accuracies
-from nas_retrain.cli import PROJECT
+from nas_retrain.cli import ROOT
 from nas_retrain.scaling import learning_rate_factor
 from nas_retrain.spaces import nas_bench_201
 from tests.analysis.worlds import two_trainings
@@ -455,7 +455,7 @@ def test_noise_of_a_move_is_told_where_it_is_known(tmp_path: Path, explore: Expl
 
 def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = wheel.read("nas_retrain/analysis/explore.html")
     assert held == Path(page.__file__).with_name("explore.html").read_bytes()
