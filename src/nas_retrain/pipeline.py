@@ -297,8 +297,8 @@ def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
     ]
     based = {one.initialisation for one in finished if one.cell == space.base_cell}
     finished = [one for one in finished if one.initialisation in based]
-    if len({one.cell for one in finished}) < FEWEST:
-        say(f"Nothing to compare yet: {FEWEST} networks, the base network among them, must have been searched.")
+    if len({one.cell for one in finished}) <= FEWEST:
+        say(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
         return
     checked, signals = None, {}
     if isinstance(settings.bench, DagSettings):

@@ -88,7 +88,7 @@ def test_a_world_in_which_the_rule_holds(make_settings: MakeSettings) -> None:
     found = verification.verify(a_world(settings, 1.0, 0.0), settings, spaces.of(settings.bench))
     row = found.judged("target", verification.PATHS)
     assert row is not None
-    assert row["pearson_log"] > 0.95  # the grid's steps are all that is between them
+    assert row["pearson_log"] > 0.9  # the grid's steps are all that is between them
     assert row["pearson_low"] <= row["pearson"] <= row["pearson_high"]
     assert row["off_by_octaves"] <= 0.5
     assert row["excess_loss"] < 0.05
@@ -131,7 +131,7 @@ def test_a_diverged_training_costs_no_more_than_knowing_nothing(make_settings: M
     found = verification.verify([*cold, hot], settings, space)
     row = found.judged("he", verification.ONE_RATE)
     assert row is not None
-    assert row["excess_loss"] == pytest.approx(2 / 3 * (math.log(10) - 0.5))
+    assert row["excess_loss"] == pytest.approx(math.log(10) - 0.5)
 
 
 def test_slopes_are_exponents() -> None:

@@ -81,6 +81,7 @@ def _sections(
     original, retrained = comparison.original.name, comparison.retrained.name
     parts = [f"# {title}", *(f"- {sentence}" for sentence in statements(findings))]
     parts = [parts[0], "\n".join(parts[1:])]
+    parts += ["[explore.html](explore.html) shows every cell to point at, filter and search, offline too."]
     parts += [f"![The three panels](figures/{drawn[0]}.png)"]
     parts += [
         f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "

@@ -180,7 +180,10 @@ def verify(
     space: Space,
     signals: Mapping[tuple[Initialisation, int], float] | None = None,
 ) -> Verification:
-    """Compare every rule with the grid searches. The base network must be among them for each initialisation.
+    """Compare every rule with the grid searches.
+
+    The base network must be among them for each initialisation. It and networks that are the same have no part in what
+    is found, since their prediction is their own searched rate.
 
     signals: the mean square of each network's last vertex at the start, if measured.
     """
@@ -193,8 +196,9 @@ def verify(
     rates, rows = [], []
     ceiling: dict[Initialisation, float] = {}
     random = np.random.default_rng(settings.analysis.seed)
-    for initialisation, found in by_initialisation.items():
-        base = next(one for one in found if one.cell == space.base_cell).search.chosen.learning_rate
+    for initialisation, all_found in by_initialisation.items():
+        base = next(one for one in all_found if one.cell == space.base_cell).search.chosen.learning_rate
+        found = [one for one in all_found if space.graph_at(one.cell).network_class != space.base.network_class]
         graphs = [space.graph_at(one.cell) for one in found]
         factors = {name: np.array([rule(graph) for graph in graphs]) for name, rule in rules.items()}
         table = pd.DataFrame(

@@ -11,10 +11,20 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.analysis.report import as_markdown
-from nas_retrain.analysis.verification import LOUD, PAPERS_R, RULES, Verification, main_rule, slopes, without_loud
+from nas_retrain.analysis.verification import (
+    LOUD,
+    ONE_RATE,
+    PAPERS_R,
+    RULES,
+    Verification,
+    main_rule,
+    slopes,
+    without_loud,
+)
 from nas_retrain.config import Settings
 from nas_retrain.scaling import Initialisation
 from nas_retrain.store import replacing
@@ -126,7 +136,8 @@ def _sections(
         f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "
         f"{search.lowest:g} to {search.highest:g}: the largest of the smallest training loss after {search.epochs} "
         f"epoch(s), over {len(search.seeds)} seeds. A prediction is the base network's searched rate times a rule's "
-        "factor. Larger dots: the seeds alone would choose rates further apart. Hollow: the search ended at the grid's "
+        "factor; the base network itself is drawn, but has no part in the numbers. "
+        "Larger dots: the seeds alone would choose rates further apart. Hollow: the search ended at the grid's "
         "edge.*",
         "## What each way of setting hyperparameters costs",
         as_markdown(tables["arms"][loss]),
@@ -171,12 +182,19 @@ def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
                 alpha=0.6,
                 linewidth=0.8,
             )
-        ends = [rates[["searched_rate", rule]].min().min() / 1.3, rates[["searched_rate", rule]].max().max() * 1.3]
+        base = rates[ONE_RATE].iloc[0]
+        axes.plot(base, base, "D", color=ORANGE, markersize=5, label="base network")
+        both = rates[["searched_rate", rule, ONE_RATE]].to_numpy(dtype=float)
+        ends = [both.min() / 1.3, both.max() * 1.3]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="equal")
         axes.set(xscale="log", yscale="log", xlabel="searched learning rate", ylabel="predicted learning rate")
         axes.set_xlim(*ends)
         axes.set_ylim(*ends)
         axes.set_aspect("equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         row = found.judged(name, rule)
         assert row is not None
         axes.set_title(
