@@ -65,7 +65,7 @@ class DagSettings(BenchSettings):
 class DatasetSettings(_Section):
     """A data set, its preparation, and its base learning rate if one is recorded (configs/dataset)."""
 
-    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits"]
+    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist"]
     classes: Positive
     image_channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Positive

@@ -136,8 +136,8 @@ def missing_data(settings: Settings) -> list[str]:
     missing = sources.missing_files(settings.dataset, settings.data_dir)
     if not missing:
         return []
-    source = sources.SOURCES[settings.dataset.name]
-    how = "they will be downloaded if the network allows" if source.archive else source.remedy
+    downloads = sources.downloads(settings.dataset)
+    how = "they will be downloaded if the network allows" if downloads else sources.remedy_of(settings.dataset)
     return [f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}"]
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nas_retrain import safe_pickle
 from nas_retrain.config import DatasetSettings
+from nas_retrain.data import fashion_mnist
 from nas_retrain.errors import NasRetrainError
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -76,6 +77,8 @@ SOURCES = {
 
 def missing_files(dataset: DatasetSettings, data_dir: Path) -> list[Path]:
     """The data set's files that are not there; empty for digits, which scikit-learn ships."""
+    if dataset.name == "fashion_mnist":
+        return fashion_mnist.missing_files(data_dir)
     source = SOURCES.get(dataset.name)
     return [path for path in source.paths(data_dir) if not path.is_file()] if source else []
 
@@ -89,18 +92,33 @@ def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
     missing = missing_files(dataset, data_dir)
     if not missing:
         return
-    source = SOURCES[dataset.name]
-    remedy = f"{source.remedy} (data_dir is {data_dir}), or name the folder that has it: ARGS='data_dir=/path'."
-    if source.archive is None or len(missing) < len(source.paths(data_dir)):
-        names = ", ".join(str(path) for path in missing)
-        raise NasRetrainError(f"{dataset.name}: missing {names}. {remedy}")
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    url, name, md5 = source.archive
+    remedy = f"{remedy_of(dataset)} (data_dir is {data_dir}), or name the folder that has it: ARGS='data_dir=/path'."
     try:
+        if dataset.name == "fashion_mnist":
+            fashion_mnist.fetch(data_dir)
+            return
+        source = SOURCES[dataset.name]
+        if source.archive is None or len(missing) < len(source.paths(data_dir)):
+            names = ", ".join(str(path) for path in missing)
+            raise NasRetrainError(f"{dataset.name}: missing {names}. {remedy}")
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        url, name, md5 = source.archive
         download_and_extract_archive(url, str(data_dir), filename=name, md5=md5)
     except (OSError, RuntimeError) as error:
-        raise NasRetrainError(f"{dataset.name}: {missing[0]} is missing and {url} gave: {error}. {remedy}") from error
+        raise NasRetrainError(
+            f"{dataset.name}: {missing[0]} is missing, and the download gave: {error}. {remedy}"
+        ) from error
+
+
+def downloads(dataset: DatasetSettings) -> bool:
+    """Whether the data set can be downloaded."""
+    return dataset.name == "fashion_mnist" or SOURCES[dataset.name].archive is not None
+
+
+def remedy_of(dataset: DatasetSettings) -> str:
+    """What to do if its files are missing."""
+    return fashion_mnist.REMEDY if dataset.name == "fashion_mnist" else SOURCES[dataset.name].remedy
 
 
 def read(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
@@ -108,7 +126,13 @@ def read(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
 
     Raises NasRetrainError for files that are missing, truncated or not of this data set.
     """
-    train, test = _digits(dataset) if dataset.name == "digits" else _pickled(dataset, data_dir)
+    if dataset.name == "digits":
+        train, test = _digits(dataset)
+    elif dataset.name == "fashion_mnist":
+        train = fashion_mnist.read("train", data_dir, dataset.train_images, dataset.image_size)
+        test = fashion_mnist.read("test", data_dir, dataset.test_images, dataset.image_size)
+    else:
+        train, test = _pickled(dataset, data_dir)
     if dataset.train_subset is not None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(train[1]))[: dataset.train_subset])
         train = train[0][chosen], train[1][chosen]

@@ -1,0 +1,87 @@
+"""Fashion-MNIST (Xiao et al. 2017) from its four idx files: a header of big-endian integers, then one byte a value."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas_retrain.errors import NasRetrainError
+
+SIZE = 28
+PARTS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts them."""
+
+REMEDY = "Let torchvision download it, or on Debian: apt-get install dataset-fashion-mnist"
+
+
+def missing_files(data_dir: Path) -> list[Path]:
+    """The files that are in no folder that is looked at, by their names where torchvision puts them."""
+    names = [name for part in PARTS.values() for name in part]
+    return [_folders(data_dir)[0] / name for name in names if _find(name, data_dir) is None]
+
+
+def fetch(data_dir: Path) -> None:
+    """Download it with torchvision; raises OSError or RuntimeError if that fails."""
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(str(data_dir), download=True)
+
+
+def read(part: str, data_dir: Path, images: int, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (number, size, size, 1) and labels of a part, "train" or "test".
+
+    A smaller size is the mean over squares of pixels, rounded. Raises NasRetrainError for a file that is missing,
+    damaged, another part's or of another data set, and for a size that does not divide the images' own.
+    """
+    if SIZE % image_size:
+        raise NasRetrainError(
+            f"dataset.image_size={image_size} does not divide fashion_mnist's {SIZE}: take 28, 14 or 7."
+        )
+    image_path, label_path = (_found(name, data_dir) for name in PARTS[part])
+    pixels = _read_idx(image_path, (images, SIZE, SIZE))
+    labels = _read_idx(label_path, (images,)).astype(np.int64)
+    if set(np.bincount(labels).tolist()) != {images // 10}:  # which MNIST and others of the same format do not have
+        raise NasRetrainError(
+            f"{label_path}: expected {images // 10:,} images of each of 10 classes, as in fashion_mnist. {REMEDY}."
+        )
+    side = SIZE // image_size
+    blocks = pixels.reshape(images, image_size, side, image_size, side)
+    shrunk = (blocks.astype(np.float32).mean((2, 4)) + 0.5).astype(np.uint8) if side > 1 else pixels
+    return shrunk[..., np.newaxis], labels
+
+
+def _folders(data_dir: Path) -> tuple[Path, ...]:
+    return data_dir / "FashionMNIST" / "raw", data_dir, DEBIAN
+
+
+def _find(name: str, data_dir: Path) -> Path | None:
+    candidates = [folder / f"{name}{suffix}" for folder in _folders(data_dir) for suffix in ("", ".gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _found(name: str, data_dir: Path) -> Path:
+    path = _find(name, data_dir)
+    if path is None:
+        raise NasRetrainError(f"fashion_mnist: missing {_folders(data_dir)[0] / name}. {REMEDY}.")
+    return path
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The bytes of an idx file, which must have this shape."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise NasRetrainError(f"{path} cannot be read ({error}). {REMEDY}.") from error
+    header = b"".join(number.to_bytes(4, "big") for number in (0x0800 + len(shape), *shape))  # 0x08: unsigned bytes
+    if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
+        expected = " x ".join(f"{number:,}" for number in shape)
+        raise NasRetrainError(f"{path}: expected {expected} bytes after an idx header, as in fashion_mnist. {REMEDY}.")
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
