@@ -238,6 +238,15 @@ class Settings(_Section):
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
 
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> Settings:
+        searching = [recipe.learning_rate == "grid" for recipe in self.recipes.values()]
+        if any(searching) and not all(searching):
+            raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
+        if isinstance(self.bench, DagSettings) and not all(searching):
+            raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
+        return self
+
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
         return {
@@ -267,7 +276,7 @@ def to_settings(composed: DictConfig) -> Settings:
 
 def _fault(fault: dict[str, Any]) -> str:
     parts = [str(part) for part in fault["loc"]]
-    if parts[0] in ("bench", "launcher") and len(parts) > 2:
+    if len(parts) > 2 and parts[0] in ("bench", "launcher"):
         del parts[1]  # which kind of bench or launcher it was checked as is no part of the key
     key = ".".join(parts) or "settings"
     if fault["type"] == "extra_forbidden":

@@ -30,6 +30,12 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
 
 
 def _seeds(settings: Settings) -> str:
+    search = settings.base_rate
+    if all(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+        return (
+            f"{search.points} learning rates from {search.lowest:g} to {search.highest:g}, "
+            f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) each"
+        )
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     return f"{seeds}, as many as an expected tau of {settings.enough_tau} takes" if settings.enough_tau else seeds
 

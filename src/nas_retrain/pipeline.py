@@ -288,7 +288,7 @@ def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
     space = spaces.of(settings.bench)
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in made.recipes:
-        if training.searched and training.learning_rate is not None:
+        if training.searched:
             searches.setdefault((training.initialisation, training.cell), []).append(training)
     finished = [
         verification.Searched(initialisation, cell, found)

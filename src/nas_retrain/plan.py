@@ -160,9 +160,11 @@ def base_rate_trainings(settings: Settings) -> list[Training]:
 
 
 def _grid(settings: Settings, recipe: str, cell: int) -> list[Training]:
-    """One network at each rate of the grid with each seed, as the base-rate search does or a recipe says."""
+    """One network at each rate of the grid with each seed, as the base-rate search does or a recipe says; none for a
+    disconnected cell."""
     search, space = settings.base_rate, spaces.of(settings.bench)
-    graph = space.graph_at(cell)
+    if not space.graph_at(cell).connected:
+        return []
     shared = settings.identity(next(iter(settings.recipes)))
     shared["training"] |= {"epochs": search.epochs}
     initialisation: Initialisation = search.in_degree
@@ -180,7 +182,7 @@ def _grid(settings: Settings, recipe: str, cell: int) -> list[Training]:
             network_class=cell,
             seed=seed,
             epochs=search.epochs,
-            learning_rate=rate if graph.connected else None,
+            learning_rate=rate,
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
             searched=True,
