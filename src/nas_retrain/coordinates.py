@@ -28,7 +28,7 @@ IMAGES = 32
 BASE_RATE = 0.01
 """Of the measured step: small, so that the change is the derivative's; it divides out of every comparison."""
 
-WIDTHS = {"mlp": 256, "cnn": 64}
+WIDTHS = {"mlp": 256, "cnn": 32}
 """Of the networks, whatever the settings' width: the theory is that of wide ones, wide against their depth too."""
 
 DEPTHS = (1, 2, 4, 8, 16)
