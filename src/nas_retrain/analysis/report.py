@@ -19,6 +19,8 @@ SIGNIFICANT = 0.05
 LOW_CEILING = 0.7
 """A noise ceiling below which a comparison of rankings is an illustration only."""
 
+_EXPLORE = "[explore.html](explore.html) shows every cell to point at, filter and search, offline too."
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -60,7 +62,7 @@ def write(
     with replacing(folder / "report.md") as temporary:
         temporary.write_text(text)
     with replacing(folder / "report.html") as temporary:
-        temporary.write_text(_html(text, title, folder))
+        temporary.write_text(_html(text.replace(_EXPLORE, ""), title, folder))  # it may be sent alone
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
 
@@ -81,7 +83,7 @@ def _sections(
     original, retrained = comparison.original.name, comparison.retrained.name
     parts = [f"# {title}", *(f"- {sentence}" for sentence in statements(findings))]
     parts = [parts[0], "\n".join(parts[1:])]
-    parts += ["[explore.html](explore.html) shows every cell to point at, filter and search, offline too."]
+    parts += [_EXPLORE]
     parts += [f"![The three panels](figures/{drawn[0]}.png)"]
     parts += [
         f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "
