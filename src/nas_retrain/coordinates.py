@@ -20,7 +20,7 @@ from nas_retrain.config import DagSettings, Settings
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.graph import CellGraph
 from nas_retrain.networks import dags as dag_networks
-from nas_retrain.scaling import Initialisation, learning_rate_factor
+from nas_retrain.scaling import Initialisation, learning_rate_factor, sum_of_cubes
 from nas_retrain.spaces import dags
 
 SEEDS = 8
@@ -61,8 +61,8 @@ def measure(settings: Settings, data: DeviceData) -> pd.DataFrame:
     assert isinstance(settings.bench, DagSettings)
     rows = []
     for sweep, x, graph, width in _sweeps(settings.bench):
+        sized = settings.model_copy(update={"network": settings.network.model_copy(update={"channels": width})})
         for arm in ARMS:
-            sized = settings.model_copy(update={"network": settings.network.model_copy(update={"channels": width})})
             for vertex, size, change in _one_step(graph, arm, sized, data):
                 rows.append((sweep, x, arm.name, vertex, vertex == graph.vertices - 1, size, change))
     return pd.DataFrame(rows, columns=["sweep", "x", "arm", "vertex", "last", "size", "change"])
@@ -102,8 +102,7 @@ def _sweeps(bench: DagSettings) -> Iterator[tuple[str, float, CellGraph, int]]:
     space = dags.DagSpace(bench.name, bench.vertices, (kernel,))
     for cell in space.sample(GRAPHS, seed=1):
         graph = space.graph_at(cell)
-        cubes = sum(paths * depth**3 for depth, paths in graph.path_depths(bench.depth_offset).items())
-        yield "graph", cubes, graph, width
+        yield "graph", sum_of_cubes(graph.path_depths(bench.depth_offset)), graph, width
     if len(bench.kernel_sizes) > 1:
         for size in bench.kernel_sizes:
             yield "kernel", size, dags.chain(3, size), width

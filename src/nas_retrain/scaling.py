@@ -77,13 +77,14 @@ def learning_rate_factor(
     depths, base_depths = graph.path_depths(depth_offset), base.path_depths(depth_offset)
     if not depths or not base_depths:
         raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
-    factor = math.sqrt(_sum_of_cubes(base_depths) / _sum_of_cubes(depths))
+    factor = math.sqrt(sum_of_cubes(base_depths) / sum_of_cubes(depths))
     if kernel_factor:
         factor *= _mean_kernel_size(base, base_kernel_size) / _mean_kernel_size(graph, base_kernel_size)
     return factor
 
 
-def _sum_of_cubes(depths: Counter[int]) -> int:
+def sum_of_cubes(depths: Counter[int]) -> int:
+    """The sum of L_p^3 over paths, from how many paths have each depth."""
     return sum(paths * depth**3 for depth, paths in depths.items())
 
 

@@ -44,9 +44,7 @@ from nas_retrain.scaling import (
     learning_rate_factor,
     variance_factors,
 )
-
-BASE = CellGraph(2, (Edge(0, 1, Operation("skip")),))
-"""The base network between its first layer and its readout: one path of depth 1."""
+from nas_retrain.spaces import dags
 
 Role = Literal["first", "hidden", "readout"]
 
@@ -149,7 +147,7 @@ def scale(
     graph = _cell_graph(arrows, module)
     if kernel_factor:
         _require_square_windows(arrows, module)
-    factor = learning_rate_factor(graph, BASE, kernel_factor=kernel_factor)
+    factor = learning_rate_factor(graph, dags.BASE, kernel_factor=kernel_factor)
     layers = _layers(arrows, graph, module, in_degree)
     notes = _notes(reader, arrows, module)
     _initialise(module, layers, reader.normalisations, seed)

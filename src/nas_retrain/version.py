@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from nas_retrain import __version__
@@ -21,3 +22,9 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__} ({described.stdout.strip()})"
+
+
+def analysis_versions() -> str:
+    """The versions that a report's figures depend on."""
+    packages = [f"{name} {version(name)}" for name in ("numpy", "pandas", "scipy", "matplotlib")]
+    return ", ".join([f"nas-retrain {code_version()}", *packages])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.analysis.noise import NoiseLevel, noise_level
-from nas_retrain.analysis.rankings import LEVEL, Floats, Integers, interval, kendall_tau
+from nas_retrain.analysis.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.analysis.report import SIGNIFICANT, as_markdown
 from nas_retrain.benchmark import Accuracies
 from nas_retrain.config import AlgorithmsSettings
@@ -33,7 +32,7 @@ from nas_retrain.search.algorithms import ALGORITHMS, nas_bench_201_space
 from nas_retrain.search.replay import MEASURES, PAIRS, Outcome, Table, regrets
 from nas_retrain.search.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.store import replacing
-from nas_retrain.version import code_version
+from nas_retrain.version import analysis_versions
 
 NAMES = tuple(ALGORITHMS)
 EXHAUSTIVE = "best of all cells"
@@ -133,12 +132,6 @@ def _resampled(values: Floats, draws: int, generator: np.random.Generator) -> Fl
     return np.stack(rows).reshape(*values.shape[:-1], draws)
 
 
-def _range(draws: Floats) -> Floats:
-    """The middle 95 % over the last axis: (..., draws) to (2, ...)."""
-    ends: Floats = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
-    return ends
-
-
 def adjusted_p(observed: Floats, null: Floats, *, two_sided: bool = False) -> Floats:
     """p-values of several statistics, (tests,), from those of null draws, (draws, tests), adjusted for their number.
 
@@ -172,7 +165,7 @@ def regret_curves(
     for side, table, cells in zip(SIDES, tables, found, strict=True):
         for name, searches in zip(NAMES, cells[..., shown - 1], strict=True):
             regret = regrets(searches, table).T
-            low, high = _range(_resampled(regret, settings.bootstrap_draws, generator))
+            low, high = middle(_resampled(regret, settings.bootstrap_draws, generator), -1)
             quarters = np.quantile(regret, [0.25, 0.5, 0.75], axis=1)
             columns = {"table": side, "algorithm": name, "trainings": shown, "mean_regret": regret.mean(1)}
             columns |= {"regret_low": low, "regret_high": high}
@@ -189,13 +182,13 @@ def ranking(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.
     places = itertools.product(MEASURES, SIDES, NAMES)
     table = pd.DataFrame(places, columns=["measure", "table", "algorithm"])
     table["mean_regret"] = observed.mean.ravel()
-    table["regret_low"], table["regret_high"] = _range(means).reshape(2, -1)
+    table["regret_low"], table["regret_high"] = middle(means, -1).reshape(2, -1)
     table["rank"] = rankdata(observed.mean, axis=-1).ravel()
-    table["rank_low"], table["rank_high"] = _range(rankdata(means, axis=-2)).reshape(2, -1)
+    table["rank_low"], table["rank_high"] = middle(rankdata(means, axis=-2), -1).reshape(2, -1)
     if null is None:
         return table.assign(rank_again_low=np.nan, rank_again_high=np.nan)
     again = rankdata(np.stack([one.mean for one in null], axis=-1), axis=-2)
-    table["rank_again_low"], table["rank_again_high"] = _range(again).reshape(2, -1)
+    table["rank_again_low"], table["rank_again_high"] = middle(again, -1).reshape(2, -1)
     return table
 
 
@@ -228,7 +221,7 @@ def pairs(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.Da
     table = pd.DataFrame(places, columns=["measure", "algorithm", "other"])
     first, second = ([pair[end] for pair in PAIRS] for end in (0, 1))
     difference = observed.mean[:, :, first] - observed.mean[:, :, second]
-    low, high = _range(means[:, :, first] - means[:, :, second])
+    low, high = middle(means[:, :, first] - means[:, :, second], -1)
     for place, side in enumerate(SIDES):
         for suffix, values in (("", difference), ("_low", low), ("_high", high)):
             table[f"difference_{side}{suffix}"] = values[:, place].ravel()
@@ -238,7 +231,7 @@ def pairs(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.Da
     if null is None:
         return table.assign(again_low=np.nan, again_high=np.nan, p_adjusted=np.nan, reversed=False)
     again = np.array([one.change.ravel() for one in null])
-    table["again_low"], table["again_high"] = _range(again.T)
+    table["again_low"], table["again_high"] = middle(again.T, -1)
     table["p_adjusted"] = adjusted_p(observed.change.ravel(), again, two_sided=True)
     better, worse = high < 0, low > 0
     opposite = (better[:, 0] & worse[:, 1]) | (worse[:, 0] & better[:, 1])
@@ -262,13 +255,13 @@ def wrong_table(observed: Outcome, null: list[Outcome] | None, others: Floats, m
     table["regret_own"] = own.ravel()
     table["cost"] = observed.cost.ravel()
     unknown = np.full((2, 2, 1), np.nan)  # the best of all cells is one choice, without searches to resample
-    intervals = np.concatenate([_range(others - means[0, ::-1]), unknown], axis=-1)
+    intervals = np.concatenate([middle(others - means[0, ::-1], -1), unknown], axis=-1)
     table["cost_low"], table["cost_high"] = intervals.reshape(2, -1)
     if null is None:
         return table.assign(again=np.nan, again_low=np.nan, again_high=np.nan, beyond_noise=np.nan, p_adjusted=np.nan)
     again = np.array([one.cost.ravel() for one in null])
     table["again"] = again.mean(0)
-    table["again_low"], table["again_high"] = _range(again.T)
+    table["again_low"], table["again_high"] = middle(again.T, -1)
     table["beyond_noise"] = table["cost"] - table["again"]
     table["p_adjusted"] = adjusted_p(observed.cost.ravel(), again)
     return table
@@ -411,8 +404,7 @@ def _sections(findings: Findings) -> list[str]:
                 f"{chosen.good_share:.0%} are good",
                 f"- draws: {chosen.null_draws:,} of training again, {chosen.bootstrap_draws:,} of the bootstrap and of "
                 f"true accuracies; seed {chosen.seed}",
-                f"- versions: nas-retrain {code_version()}, "
-                + ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "scipy", "matplotlib")),
+                f"- versions: {analysis_versions()}",
             ]
         ),
     ]

@@ -160,6 +160,12 @@ def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def middle(draws: Floats, axis: int) -> Floats:
+    """The ends of the middle 95 % of draws along an axis: (2, ...), without that axis."""
+    ends: Floats = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=axis)
+    return ends
+
+
 def agreement(
     comparison: Comparison, draws: int, seed: int, by: Literal["original", "retrained"] = "original"
 ) -> pd.DataFrame:

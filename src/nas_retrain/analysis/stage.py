@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +11,7 @@ from nas_retrain.analysis import algorithms, report, tables
 from nas_retrain.benchmark import Accuracies
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.version import code_version
-
-_PACKAGES = ("numpy", "pandas", "scipy", "matplotlib")
+from nas_retrain.version import analysis_versions
 
 
 def compare_sources(settings: Settings) -> Path:
@@ -93,7 +90,7 @@ def facts(settings: Settings) -> dict[str, str]:
     """What every report says of how it was made."""
     return {
         "data set": settings.dataset.name,
-        "versions": ", ".join([f"nas-retrain {code_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]),
+        "versions": analysis_versions(),
     }
 
 

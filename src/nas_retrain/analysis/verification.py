@@ -16,13 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from nas_retrain.analysis.rankings import Floats, interval
 from nas_retrain.base_rate import GridSearch
 from nas_retrain.config import BenchSettings, DagSettings, Settings
 from nas_retrain.graph import CellGraph
 from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.spaces import Space, nas_bench_201
 
-Floats = NDArray[np.float64]
 Rule = Callable[[CellGraph], float]
 
 ONE_RATE, DEEPEST, PATHS, PATHS_KERNEL = "one rate", "deepest path", "paths", "paths and kernel"
@@ -132,7 +132,8 @@ def _by_path(graph: CellGraph, offset: int, bench: BenchSettings) -> float:
 
 def _stacked(graph: CellGraph, offset: int, cells_per_stage: int, stages: int) -> float:
     """The sum of cubed depths over paths through every cell and reduction block, to the power of -1/2."""
-    one_cell = np.bincount(*_unzipped(graph.path_depths(0)))
+    depths = graph.path_depths(0)
+    one_cell = np.bincount(list(depths), list(depths.values()))
     block = np.array([1.0, 0.0, 1.0])  # the shortcut, whose convolution no ReLU precedes, and a branch of two layers
     ways = np.array([1.0])
     for stage in range(stages):
@@ -141,10 +142,6 @@ def _stacked(graph: CellGraph, offset: int, cells_per_stage: int, stages: int) -
         for _ in range(cells_per_stage):
             ways = np.convolve(ways, one_cell)
     return float((ways * (offset + np.arange(len(ways))) ** 3.0).sum() ** -0.5)
-
-
-def _unzipped(depths: Mapping[int, int]) -> tuple[list[int], list[int]]:
-    return list(depths), list(depths.values())
 
 
 LOUD = 4.0
@@ -251,9 +248,8 @@ def _judge(
 
 
 def _interval(name: str, values: Sequence[float] | Floats) -> dict[str, float]:
-    known = np.asarray(values)[np.isfinite(values)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+    low, high = interval(np.asarray(values))
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _pearson(a: Floats, b: Floats) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas_retrain.analysis.noise import NoiseLevel, true_accuracies
-from nas_retrain.analysis.rankings import LEVEL, Floats
+from nas_retrain.analysis.rankings import LEVEL, Floats, middle
 from nas_retrain.benchmark import Accuracies
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
@@ -79,7 +79,7 @@ def pick(classes: pd.DataFrame, limits: tuple[float, ...], truth: Floats | None)
             order = np.argsort(-probability, kind="stable")
             tied = order[: np.searchsorted(probability[order].cumsum(), LEVEL - 1e-9) + 1]
             reached, behind = truth[:, places], truth[:, [chosen["retrained"]]] - truth[:, places]
-            columns = (reached.mean(0), *_range(reached), behind.mean(0), *_range(behind), probability[places])
+            columns = (reached.mean(0), *middle(reached, 0), behind.mean(0), *middle(behind, 0), probability[places])
             picks[[*_OF_THE_TRUTH]] = np.column_stack([*columns, np.full(2, len(tied)), np.isin(places, tied)])
             members = classes.loc[tied, DESCRIBED].assign(probability_best=probability[tied])
             members["true_retrained"] = truth[:, tied].mean(0)
@@ -94,8 +94,3 @@ _OF_THE_TRUTH = (
     "true_retrained", "true_low", "true_high", "behind", "behind_low", "behind_high", "probability_best", "tied",
     "in_tied",
 )  # fmt: skip
-
-
-def _range(draws: Floats) -> Floats:
-    ends: Floats = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return ends
