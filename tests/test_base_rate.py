@@ -43,7 +43,7 @@ def stored_search(settings_losses: dict[float, float], search: list[plan.Trainin
 
 def test_a_search_is_finished_when_every_training_is_stored(make_settings: MakeSettings) -> None:
     settings = make_settings("base_rate.points=4")
-    search = plan.base_rate_trainings(settings)
+    search = plan.search_trainings(settings)
     rates = settings.base_rate.grid
     stored = stored_search({rates[0]: 2.0, rates[1]: 1.0, rates[2]: 1.5}, search)
     for missing in range(len(stored)):
@@ -57,7 +57,7 @@ def test_a_search_is_finished_when_every_training_is_stored(make_settings: MakeS
 
 def test_a_choice_at_the_edge_is_known(make_settings: MakeSettings) -> None:
     settings = make_settings("base_rate.points=3")
-    search = plan.base_rate_trainings(settings)
+    search = plan.search_trainings(settings)
     rates = settings.base_rate.grid
     finished = finished_search(search, stored_search({rates[0]: 3.0, rates[1]: 2.0, rates[2]: 1.0}, search))
     assert finished is not None
@@ -67,7 +67,7 @@ def test_a_choice_at_the_edge_is_known(make_settings: MakeSettings) -> None:
 @pytest.mark.parametrize("loss", [0.5, math.inf])
 def test_the_whole_grid_is_written_and_drawn(tmp_path: Path, loss: float) -> None:
     grid = (GridPoint(0.1, (1.0, 1.2)), GridPoint(1.0, (loss, 0.6)))
-    write_search(GridSearch(grid), tmp_path)
+    write_search(GridSearch(grid), tmp_path, "base_rate")
     written = json.loads((tmp_path / "base_rate.json").read_text())
     assert written["base_rate"] == (1.0 if math.isfinite(loss) else 0.1)
     assert [point["learning_rate"] for point in written["grid"]] == [0.1, 1.0]

@@ -105,6 +105,22 @@ def test_a_training_subset_is_drawn_once(make_settings: MakeSettings, tmp_path: 
         cifar10(make_settings, "dataset.train_subset=31")
 
 
+@pytest.mark.parametrize(("subset", "validation", "trained"), [("12", 10, 12), ("25", 10, 20), ("null", 7, 23)])
+def test_validation_images_are_training_images_that_are_not_trained_on(
+    make_settings: MakeSettings, tmp_path: Path, subset: str, validation: int, trained: int
+) -> None:
+    write_cifar10(tmp_path)
+    dataset = cifar10(make_settings, f"dataset.train_subset={subset}")
+    whole = {image.tobytes() for image in sources.read(cifar10(make_settings), tmp_path)[0][0]}
+    train, kept_back = sources.read(dataset, tmp_path, validation)
+    trained_on, validated_on = ({image.tobytes() for image in part[0]} for part in (train, kept_back))
+    assert (len(trained_on), len(validated_on)) == (len(train[1]), len(kept_back[1])) == (trained, validation)
+    assert trained_on | validated_on <= whole
+    assert not trained_on & validated_on
+    if trained == dataset.train_subset:  # then the search trains on the very images that the recipes do
+        np.testing.assert_array_equal(train[0], sources.read(dataset, tmp_path)[0][0])
+
+
 BAD = {
     "truncated": lambda good: good[: len(good) // 2],
     "empty": lambda _: b"",

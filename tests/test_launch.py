@@ -23,6 +23,11 @@ def trainings(settings: Settings) -> list[Training]:
     return plan.recipe_trainings(settings, 0.5)
 
 
+def run(wanted: list[Training], settings: Settings) -> launch.Tally:
+    groups = plan.groups(wanted, settings.launcher.together)
+    return launch.run_here(groups, {training.key for training in wanted}, settings, "test")
+
+
 @pytest.fixture
 def kill_after_giving(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
     """Kill -9 a worker some seconds after it is given a training; once for each delay listed."""
@@ -44,7 +49,7 @@ def kill_after_giving(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]]
 def test_every_training_is_recorded_once(make_settings: MakeSettings) -> None:
     settings = make_settings("cells=sample:3", "seeds=[1]", "launcher.workers=2", "training.epochs=1")
     wanted = trainings(settings)
-    tally = launch.run_here(wanted, settings, "test")
+    tally = run(wanted, settings)
     stored = read_runs(settings.results_dir)
     assert (tally.recorded, tally.diverged, tally.failed) == (6, 0, [])
     assert {record.key for record in stored.records} == {training.key for training in wanted}
@@ -59,7 +64,7 @@ def test_a_killed_worker_is_replaced_and_its_training_done(
     wanted = trainings(settings)
     delays = [0.2]
     kill_after_giving(delays)
-    tally = launch.run_here(wanted, settings, "test")
+    tally = run(wanted, settings)
     assert delays == []
     assert tally.failed == []
     assert {record.key for record in read_runs(settings.results_dir).records} == {t.key for t in wanted}
@@ -71,7 +76,7 @@ def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     settings = make_settings("cells=sample:2", "seeds=[1]", "recipe=[benchmark]", "launcher.workers=1")
     poisonous, harmless = trainings(settings)
     kill_after_giving([0.0] * launch.ATTEMPTS)
-    tally = launch.run_here([poisonous, harmless], settings, "test")
+    tally = run([poisonous, harmless], settings)
     assert tally.failed == [poisonous]
     assert [record.key for record in read_runs(settings.results_dir).records] == [harmless.key]
     assert (
@@ -83,7 +88,7 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     settings = make_settings("cells=sample:2", "seeds=[1]", "recipe=[benchmark]", "launcher.workers=1")
     broken, sound = trainings(settings)
     broken = replace(broken, learning_rate="fast")  # type: ignore[arg-type]
-    tally = launch.run_here([broken, sound], settings, "test")
+    tally = run([broken, sound], settings)
     assert tally.failed == [broken]
     assert [record.key for record in read_runs(settings.results_dir).records] == [sound.key]
     assert "Traceback" in launch.failed_keys(settings.results_dir)[broken.key]
@@ -95,7 +100,7 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:
     settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]")
     with pytest.raises(NasRetrainError, match=r"missing .*data_batch_1"):
-        launch.run_here(trainings(settings), settings, "test")
+        run(trainings(settings), settings)
 
 
 def test_two_runs_on_one_folder_are_refused_with_who_holds_it(tmp_path: Path) -> None:

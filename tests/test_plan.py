@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -134,7 +136,7 @@ def test_a_rule_without_a_base_rate_is_refused(make_settings: MakeSettings) -> N
 
 def test_the_search_trains_the_base_network_at_every_rate_and_seed(make_settings: MakeSettings) -> None:
     settings = make_settings("base_rate.points=4", "base_rate.seeds=[1,2]")
-    search = plan.base_rate_trainings(settings)
+    search = plan.search_trainings(settings)
     assert {(t.learning_rate, t.seed) for t in search} == {(r, s) for r in settings.base_rate.grid for s in (1, 2)}
     assert len({training.key for training in search}) == 8
     assert {training.epochs for training in search} == {1}
@@ -142,7 +144,7 @@ def test_the_search_trains_the_base_network_at_every_rate_and_seed(make_settings
     assert graph.layers == ()
     assert graph.path_depths() == {1: 1}
     # The seeds, cells and recipes of the comparison do not change what was searched.
-    again = plan.base_rate_trainings(
+    again = plan.search_trainings(
         make_settings("base_rate.points=4", "base_rate.seeds=[1,2]", "cells=[1]", "training.epochs=9")
     )
     assert again == search
@@ -188,3 +190,108 @@ class TestResultsFolder:
         (settings.results_dir / "settings.json").write_text('{"bench"')
         with pytest.raises(NasRetrainError, match=r"settings\.json"):
             plan.claim_results_folder(settings)
+
+
+def reference(make_settings: MakeSettings, *overrides: str) -> Settings:
+    """The reference retraining's settings, on few cells."""
+    return make_settings("profile=reference", "dataset.image_size=8", "own_rate.validation_images=50", *overrides)
+
+
+def with_losses(trainings: list[plan.Training], best: dict[str, float]) -> list[RunRecord]:
+    """Records of searches in which each recipe has a best rate: the further from it, the worse."""
+    stored = []
+    for training in trainings:
+        distance = abs(math.log((training.learning_rate or 1.0) / best[training.recipe]))
+        stored.append(replace(as_stored(training), train_loss=distance, test_accuracy=90 - distance))
+    return stored
+
+
+def test_each_recipe_gets_the_rate_that_its_search_finds(make_settings: MakeSettings) -> None:
+    settings = reference(make_settings, "cells=sample:6", "own_rate.classes=4", "sensitivity=null")
+    grid, own_grid = settings.base_rate.grid, settings.own_rate.grid if settings.own_rate else ()
+    planned = plan.make_plan(settings, [])
+    assert planned.searching
+    searches = Counter(training.recipe for training in planned.search)
+    assert searches == {"base_rate": 19 * 3, "tuned_rate_search": 19 * 3, "own_rate_search": 4 * 7 * 2}
+    assert {training.validated for training in planned.search if training.recipe != "own_rate_search"} == {False}
+    best = {"base_rate": grid[13], "tuned_rate_search": grid[7], "own_rate_search": own_grid[2]}
+    made = plan.make_plan(settings, with_losses(planned.search, best))
+    assert not made.searching
+    assert made.base_rate == grid[13]
+    rates = {(training.recipe, training.cell): training.learning_rate for training in made.recipes}
+    cells = plan.chosen_cells(settings)
+    assert [rates["tuned_rate", cell] for cell in cells] == [grid[7]] * 6
+    assert [rates.get(("own_rate", cell)) for cell in cells] == [own_grid[2]] * 4 + [None] * 2
+    assert made.missing == made.recipes
+    assert {training.seed for training in made.recipes} == {777, 888, 999}
+    before = {training.slot: training.key for training in planned.recipes}
+    for training in made.recipes:  # a training is another one if the rate that was found is another
+        assert (before[training.slot] == training.key) == (training.recipe in ("benchmark", "initialisation_only"))
+
+
+def test_an_own_rate_is_chosen_by_the_validation_images(make_settings: MakeSettings) -> None:
+    settings = reference(make_settings, "cells=sample:1", "own_rate.points=2", "own_rate.seeds=[1]", "sensitivity=null")
+    search = plan.search_trainings(settings)
+    stored = [as_stored(training) for training in search]
+    low, high = (number for number, training in enumerate(search) if training.validated)
+    stored[low] = replace(stored[low], train_loss=2.0, test_accuracy=80.0)
+    stored[high] = replace(stored[high], train_loss=1.0, test_accuracy=70.0)
+    rates = {t.learning_rate for t in plan.make_plan(settings, stored).recipes if t.recipe == "own_rate"}
+    assert rates == {search[low].learning_rate}
+
+
+def test_sensitivity_varies_the_epochs_and_the_base_rate(make_settings: MakeSettings) -> None:
+    settings = reference(make_settings, "cells=sample:5", "sensitivity.classes=2", "training.epochs=4")
+    made = plan.make_plan(settings, [])
+    assert settings.sensitivity is not None
+    assert {training.network_class for training in made.sensitivity} == set(plan.chosen_cells(settings)[:2])
+    assert Counter(training.variant for training in made.sensitivity) == {
+        **{f"epochs={epochs}": 2 * 3 * 3 for epochs in (1, 2, 8)},
+        **{f"base_rate*{factor:g}": 2 * 3 for factor in (0.25, 0.5, 2, 4)},
+    }
+    main = {(training.recipe, training.cell, training.seed): training for training in made.recipes}
+    for training in made.sensitivity:
+        of_main = main[training.recipe, training.cell, training.seed]
+        kind, _, value = training.variant.replace("=", "*").partition("*")
+        assert training.epochs == (int(value) if kind == "epochs" else of_main.epochs)
+        factor = float(value) if kind == "base_rate" else 1.0
+        assert training.learning_rate == pytest.approx(factor * (of_main.learning_rate or 0.0))
+    for name in ("slot", "key", "label"):
+        assert len({getattr(training, name) for training in made.everything}) == len(made.everything)
+
+
+def test_a_part_of_the_plan_is_planned_as_in_the_whole(make_settings: MakeSettings) -> None:
+    settings = reference(make_settings, "cells=sample:8", "own_rate.classes=5", "sensitivity.classes=3")
+    whole = plan.make_plan(settings, [])
+    cells = set(plan.chosen_cells(settings)[3:7])
+    part = plan.make_plan(settings, [], cells)
+    base = whole.search[0].cell
+    expected = [t for t in whole.everything if t.cell in cells or (t.searched and not t.validated and t.cell == base)]
+    assert part.everything == expected
+
+
+@given(lost=st.sets(st.integers(0, 23), min_size=1), together=st.integers(1, 7))
+def test_what_was_lost_is_trained_in_the_group_that_it_was_in(lost: set[int], together: int) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = ["cells=sample:4", "seeds=[1,2,3]", "dataset=digits"]
+        trainings = plan.recipe_trainings(to_settings(compose("config", overrides=overrides)), 1.0)
+    groups = plan.groups(trainings, together)
+    records = [replace(as_stored(t), group=plan.group_name(group)) for group in groups for t in group]
+    kept = [record for number, record in enumerate(records) if number not in lost]
+    gone = {trainings[number].key for number in lost}
+    expected = [group for group in groups if gone & {training.key for training in group}]
+    assert plan.groups_to_train(trainings, kept, together) == expected
+
+
+def test_a_new_recipe_or_seed_does_not_train_the_others_again(make_settings: MakeSettings) -> None:
+    def trainings(*overrides: str) -> list[plan.Training]:
+        return plan.recipe_trainings(make_settings("cells=sample:3", *overrides), 1.0)
+
+    before = trainings("seeds=[1]")
+    stored = [replace(as_stored(t), group=plan.group_name(group)) for group in plan.groups(before, 9) for t in group]
+    for after in (
+        trainings("seeds=[1,2]"),
+        trainings("seeds=[1]", "recipe=[benchmark,architecture_aware,learning_rate_only]"),
+    ):
+        to_train = [training for group in plan.groups_to_train(after, stored, 9) for training in group]
+        assert sorted(t.key for t in to_train) == sorted(t.key for t in plan.remaining(after, stored))

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,31 @@ class TestGroups:
         differences = torch.tensor(together) - torch.tensor(alone)
         assert differences.mean().abs() <= 3 * differences.std() / math.sqrt(40) + 1e-9
         assert torch.tensor(alone).std() > 0.5  # percent: seeds do matter here
+
+
+@pytest.mark.parametrize("together", [1, 6])
+def test_the_first_step_s_gradient_is_autograd_s(make_settings: MakeSettings, tmp_path: Path, together: int) -> None:
+    """Each member's, whatever its learning rate, and also in what a resumed training records."""
+    recipes = "recipe=[benchmark,architecture_aware,learning_rate_only]"
+    settings = make_settings(f"cells=[{CELL}]", recipes, "seeds=[1,2]", "training.epochs=1")
+    data = batches.load(settings.dataset, settings.data_dir, CPU)
+    for group in plan.groups(plan.recipe_trainings(settings, 0.5), together):
+        steps, checkpoint = count(), tmp_path / f"{group[0].label}.pt"
+        with pytest.raises(training.Stopped):
+            training.train(group, settings, data, checkpoint, lambda steps=steps: next(steps) == 2)  # type: ignore[misc]
+        for planned, record in zip(group, training.train(group, settings, data, checkpoint), strict=True):
+            graph = nas_bench_201.parse(planned.arch)
+            network = networks.build(graph, settings, initialisation=planned.initialisation, seed=planned.seed)
+            generator = torch.Generator().manual_seed(training._epoch_seed(planned.seed, 0))
+            images, labels = next(batches.training_batches(data, settings.training.batch_size, generator))
+            weights = list(network.parameters())
+            gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(network(images), labels), weights)
+            norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+            shares = [g.norm() / w.norm() for g, w in zip(gradients, weights, strict=True) if w.ndim > 1]
+            assert record.gradient_norm == pytest.approx(norm.item(), rel=1e-3)
+            assert record.relative_gradient == pytest.approx(
+                torch.stack(shares).square().mean().sqrt().item(), rel=1e-3
+            )
 
 
 def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: MakeSettings, tmp_path: Path) -> None:

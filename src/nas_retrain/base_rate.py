@@ -1,7 +1,8 @@
-"""The base learning rate: the paper's grid search on the base network (section 4), and its record.
+"""Grid searches for a learning rate, and the record of those that find one rate for all networks.
 
-The base rate is the one that gives the smallest training loss after one epoch, averaged over seeds; of equal ones
-the largest. It holds for one network, data set, batch size and budget, and is never carried to another.
+The base rate (paper section 4) is the one that gives the base network the smallest training loss after one epoch,
+averaged over seeds; of equal ones the largest. It holds for one network, data set, batch size and budget, and is never
+carried to another. A network's own rate is chosen in the same way by its error on validation images.
 """
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ from nas_retrain.store import RunRecord, replacing
 if TYPE_CHECKING:
     from nas_retrain.plan import Training
 
-BASE_RATE = "base_rate"
-"""The recipe name under which trainings of the search are recorded."""
-
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One rate of the grid and the training loss that each seed reached with it, infinite where it diverged."""
+    """One rate of the grid and the loss that each seed reached with it, infinite where it diverged: the training loss
+    in nats or, where validation images were kept back, the share of them in percent that was told wrongly."""
 
     learning_rate: float
     losses: tuple[float, ...]
@@ -62,13 +61,19 @@ def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) 
         record = by_key.get(training.key)
         if record is None or training.learning_rate is None:
             return None
-        diverged = record.status == "diverged" or record.train_loss is None
-        losses.setdefault(training.learning_rate, []).append(math.inf if diverged else float(record.train_loss or 0.0))
+        losses.setdefault(training.learning_rate, []).append(_loss(record, validated=training.validated))
     return GridSearch(tuple(GridPoint(rate, tuple(values)) for rate, values in sorted(losses.items())))
 
 
-def write_search(search: GridSearch, folder: Path) -> None:
-    """Write base_rate.json (the choice and the whole grid) and figures/base_rate.png below a results folder."""
+def _loss(record: RunRecord, *, validated: bool) -> float:
+    if record.status == "diverged" or record.train_loss is None:
+        return math.inf
+    return 100.0 - record.test_accuracy if validated else record.train_loss
+
+
+def write_search(search: GridSearch, folder: Path, name: str) -> None:
+    """Write <name>.json (the choice and the whole grid) and figures/<name>.png below a results folder, for a search on
+    the base network."""
     grid = [
         {
             "learning_rate": point.learning_rate,
@@ -77,10 +82,10 @@ def write_search(search: GridSearch, folder: Path) -> None:
         }
         for point in search.grid
     ]
-    found = {"base_rate": search.chosen.learning_rate, "at_edge_of_grid": search.at_edge, "grid": grid}
-    with replacing(folder / "base_rate.json") as temporary:
+    found = {name: search.chosen.learning_rate, "at_edge_of_grid": search.at_edge, "grid": grid}
+    with replacing(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n")
-    _draw(search, folder / "figures" / "base_rate.png")
+    _draw(search, folder / "figures" / f"{name}.png")
 
 
 def _finite(value: float) -> float | None:
@@ -100,7 +105,7 @@ def _draw(search: GridSearch, path: Path) -> None:
     axes.plot(np.repeat(rates, losses.shape[1]), losses.ravel(), ".", color="0.6", label="one seed")
     axes.plot(rates, means, "-o", color="#0072B2", markersize=4, label="mean over seeds")
     chosen = search.chosen
-    axes.axvline(chosen.learning_rate, color="#D55E00", linewidth=1, label=f"base rate {chosen.learning_rate:.3g}")
+    axes.axvline(chosen.learning_rate, color="#D55E00", linewidth=1, label=f"best: {chosen.learning_rate:.3g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (nats)")
     axes.set_title("Base network (skip-only cell)")
     axes.legend(frameon=False)

@@ -32,6 +32,17 @@ SbatchValue = Annotated[str, AfterValidator(_one_word)]
 """What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
+BASE_RATE = "base_rate"
+"""The recipe name under which trainings of the base-rate search are recorded."""
+
+SEARCH = "_search"
+"""What follows a recipe's name where trainings of its own search are recorded."""
+
+
+def is_search(recipe: str) -> bool:
+    """Whether records under this name are a search's, which no ranking is made of."""
+    return recipe == BASE_RATE or recipe.endswith(SEARCH)
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +107,7 @@ class DatasetSettings(_Section):
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
-    learning_rate: Rate | Literal["rule", "grid"]
+    learning_rate: Rate | Literal["rule", "tuned", "own", "grid"]
     initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
@@ -125,18 +136,16 @@ class TrainingSettings(_Section):
     precision: Literal["float32", "bfloat16"]
 
 
-class BaseRateSettings(_Section):
-    """The grid of the base learning-rate search, and of recipes whose learning rate is searched for every network."""
+class GridSettings(_Section):
+    """Learning rates to try, and the seeds to try each with."""
 
     lowest: Rate
     highest: Rate
     points: Positive
-    epochs: Positive
     seeds: Seeds
-    in_degree: InDegree
 
     @model_validator(mode="after")
-    def _ordered(self) -> BaseRateSettings:
+    def _ordered(self) -> GridSettings:
         if self.lowest > self.highest:
             raise ValueError("lowest is above highest")
         return self
@@ -147,6 +156,29 @@ class BaseRateSettings(_Section):
         steps = max(1, self.points - 1)
         ratio = self.highest / self.lowest
         return tuple(float(f"{self.lowest * ratio ** (step / steps):.4g}") for step in range(self.points))
+
+
+class BaseRateSettings(GridSettings):
+    """The search on the base network, and of recipes whose learning rate is searched for every network (grid_*)."""
+
+    epochs: Positive
+    in_degree: InDegree
+
+
+class OwnRateSettings(GridSettings):
+    """The search for each network's own best learning rate, on a validation part of the training set."""
+
+    classes: Positive
+    validation_images: Positive
+
+
+class SensitivitySettings(_Section):
+    """What is trained again with other budgets and other rates, to see which conclusions depend on them."""
+
+    classes: Positive
+    recipes: Annotated[tuple[str, ...], Field(min_length=1)]
+    epochs: tuple[Positive, ...]
+    base_rate_factors: tuple[Rate, ...]
 
 
 class LocalSettings(_Section):
@@ -225,8 +257,10 @@ class Settings(_Section):
     network: NetworkSettings
     training: TrainingSettings
     base_rate: BaseRateSettings
+    own_rate: OwnRateSettings | None
+    sensitivity: SensitivitySettings | None
     launcher: Annotated[LocalSettings | SlurmSettings, Field(discriminator="name")]
-    profile: Literal["full", "dry"]
+    profile: Literal["full", "dry", "reference"]
     results_dir: Path
     data_dir: Path
     cells: str | tuple[int, ...]
@@ -245,6 +279,30 @@ class Settings(_Section):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
         if isinstance(self.bench, DagSettings) and not all(searching):
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_fit(self) -> Settings:
+        own = self.own_rate
+        wanted = [name for name, recipe in self.recipes.items() if recipe.learning_rate == "own"]
+        if wanted and own is None:
+            raise ValueError(
+                f"recipe {wanted[0]} needs the grid that each network's own rate is searched on: set own_rate.lowest, "
+                "highest, points, seeds, classes and validation_images, as configs/profile/reference.yaml does"
+            )
+        if own is not None and own.validation_images >= self.dataset.train_images:
+            raise ValueError(
+                f"own_rate.validation_images {own.validation_images} leaves nothing of the "
+                f"{self.dataset.train_images} training images"
+            )
+        if own is not None and set(own.seeds) & set(self.seeds):
+            raise ValueError("own_rate.seeds must differ from seeds, so that a rate chosen by luck is not rewarded")
+        if named := [name for name in self.recipes if is_search(name)]:
+            raise ValueError(f"recipe {named[0]}: names that end in {SEARCH} are those of searches")
+        if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
+            raise ValueError(
+                f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes that are trained"
+            )
         return self
 
     def identity(self, recipe: str) -> dict[str, Any]:

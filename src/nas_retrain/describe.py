@@ -18,7 +18,7 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
     """What the settings ask for and how much of it is stored."""
     cells = plan.chosen_cells(settings)
     classes = {training.network_class for training in made.recipes}
-    number = len(made.search) + len(made.recipes)
+    number = len(made.everything)
     return [
         f"nas-retrain: {settings.bench.name} on {settings.dataset.name}, profile {settings.profile}",
         f"  results        {settings.results_dir}",
@@ -49,7 +49,8 @@ def _base_rate(made: Plan, settings: Settings) -> str:
         )
     if made.base_rate is None or all(recipe.learning_rate != "rule" for recipe in settings.recipes.values()):
         return "not needed"
-    return f"{made.base_rate:.4g} ({'searched here' if made.found else 'recorded in the data set configuration'})"
+    how = "searched here" if settings.dataset.base_rate is None else "recorded in the data set configuration"
+    return f"{made.base_rate:.4g} ({how})"
 
 
 def cost_here(cost: Cost, workers: int) -> list[str]:

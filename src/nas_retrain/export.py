@@ -31,14 +31,13 @@ import torch
 from tqdm import tqdm
 
 from nas_retrain import benchmark
-from nas_retrain.base_rate import BASE_RATE
-from nas_retrain.config import Settings
+from nas_retrain.config import Settings, is_search
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.pipeline import read_store
 from nas_retrain.plan import make_plan
 from nas_retrain.scaling import InDegree, in_degree_of
 from nas_retrain.spaces import nas_bench_201
-from nas_retrain.store import COLUMNS, RunKey, RunRecord
+from nas_retrain.store import RunKey, RunRecord
 from nas_retrain.version import code_version
 
 BUDGETS = {12: "less", 200: "full"}
@@ -85,8 +84,8 @@ def export(settings: Settings) -> Path:
 def _choose(settings: Settings) -> _Chosen:
     """The stored records of the recipe that these settings made; raises NasRetrainError if there are none."""
     folder, recipe = settings.results_dir, settings.analysis.recipe
-    stored = _stored(settings)
-    there = sorted({record.recipe for record in stored} - {BASE_RATE})
+    stored = read_store(settings, merged=True)
+    there = sorted({record.recipe for record in stored if not is_search(record.recipe)})
     if recipe not in there:
         what = f"has no records of the recipe {recipe}; it has {', '.join(there)}" if there else "holds no records"
         raise NasRetrainError(
@@ -110,20 +109,6 @@ def _choose(settings: Settings) -> _Chosen:
         identity |= {"base_rate": made.base_rate}
     records.sort(key=lambda record: (record.network_class, record.seed))
     return _Chosen(records, in_degree_of(training.initialisation), identity)
-
-
-def _stored(settings: Settings) -> list[RunRecord]:
-    """The records of runs/*.jsonl or, where there are none, of runs.parquet."""
-    records = read_store(settings)
-    path = settings.results_dir / "runs.parquet"
-    if records or not path.exists():
-        return records
-    try:
-        frame = pd.read_parquet(path, columns=list(COLUMNS))
-    except (ValueError, OSError) as error:
-        raise NasRetrainError(f"{path} cannot be read as a table of run records: {error}. Is it whole?") from error
-    plain = frame.astype(object).where(frame.notna(), None)
-    return [RunRecord(*row) for row in plain.itertuples(index=False, name=None)]
 
 
 def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:

@@ -18,10 +18,11 @@ import sys
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,7 +32,7 @@ import torch
 from tqdm import tqdm
 
 from nas_retrain import plan
-from nas_retrain.config import Settings, digest
+from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
@@ -180,24 +181,27 @@ def _handling(signals: Sequence[signal.Signals], handler: Callable[[int, Any], N
             signal.signal(number, known)
 
 
-def run_here(trainings: Sequence[Training], settings: Settings, title: str, name: str = "local") -> Tally:
-    """Do every training with worker processes of this machine, showing progress; records go to runs/<name>-0.jsonl.
+def run_here(
+    work: Sequence[Sequence[Training]], wanted: Collection[RunKey], settings: Settings, title: str, name: str = "local"
+) -> Tally:
+    """Do every group with worker processes of this machine, showing progress; the records of the wanted trainings go to
+    runs/<name>-0.jsonl (see `plan.groups_to_train` for what else is in a group).
 
     A training that raises is logged below logs/ and the others go on. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
     what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
     data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
     """
-    groups = [tuple(group) for group in plan.groups(trainings, settings.launcher.together)]
+    groups = [tuple(group) for group in work]
     count = min(worker_count(settings, choose_device(settings.launcher.device)), len(groups))
     bar = tqdm(
-        total=len(trainings),
+        total=sum(map(len, groups)),
         desc=title,
         unit="training",
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
     )
     with RunWriter(settings.results_dir / "runs", name) as writer, bar:
-        run = _Run(groups, settings, name, writer, bar)
+        run = _Run(groups, wanted, settings, name, writer, bar)
         with _handling(STOP_SIGNALS, run.stop):
             run.finish(count)
     return run.tally
@@ -207,11 +211,18 @@ class _Run:
     """The parent's side of a run: what waits, who is at what, and how it went."""
 
     def __init__(
-        self, groups: Sequence[Group], settings: Settings, name: str, writer: RunWriter, bar: tqdm[NoReturn]
+        self,
+        groups: Sequence[Group],
+        wanted: Collection[RunKey],
+        settings: Settings,
+        name: str,
+        writer: RunWriter,
+        bar: tqdm[NoReturn],
     ) -> None:
         self.settings, self.name, self.writer, self.bar = settings, name, writer, bar
         self.tally = Tally()
         self.waiting = deque(groups)
+        self.wanted = wanted
         self.begun: Counter[Group] = Counter()
         self.workers: dict[Any, _Worker] = {}
 
@@ -266,10 +277,11 @@ class _Run:
         if outcome.kind == "fatal":
             raise NasRetrainError(outcome.message)
         if worker.group is not None and outcome.records:
-            self.writer.append(*outcome.records)
+            records = [record for record in outcome.records if record.key in self.wanted]
+            self.writer.append(*records)
             _forget_checkpoints(worker.group, self.settings)
-            self.tally.recorded += len(outcome.records)
-            self.tally.diverged += sum(record.status == "diverged" for record in outcome.records)
+            self.tally.recorded += len(records)
+            self.tally.diverged += sum(record.status == "diverged" for record in records)
             self._show(worker.group)
         elif worker.group is not None:
             self._failed(worker.group, outcome.message)
@@ -311,7 +323,8 @@ def failed_keys(folder: Path) -> dict[RunKey, str]:
 
 def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
     """Where a group that is under way keeps its state."""
-    others = "" if len(group) == 1 else "-with-" + digest({"labels": [training.label for training in group]})
+    name = plan.group_name(group)
+    others = f"-with-{name}" if name else ""
     return settings.results_dir / "checkpoints" / f"{group[0].label}{others}.pt"
 
 
@@ -335,10 +348,16 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
         if device.type == "cuda":
             device = torch.device("cuda", number % torch.cuda.device_count())
         prepare_process(device)
-        data = batches.load(settings.dataset, settings.data_dir, device)
+
+        @cache
+        def data(*, validated: bool) -> batches.DeviceData:
+            kept_back = settings.own_rate.validation_images if validated and settings.own_rate else 0
+            return batches.load(settings.dataset, settings.data_dir, device, kept_back)
+
+        data(validated=False)
         connection.send(Outcome("ready"))
         while (group := connection.recv()) is not None:
-            connection.send(_train_group(group, settings, data, stopping.is_set))
+            connection.send(_train_group(group, settings, data(validated=group[0].validated), stopping.is_set))
             if stopping.is_set():
                 return
     except NasRetrainError as error:

@@ -16,7 +16,7 @@ from nas_retrain import cost as costs
 from nas_retrain.analysis import stage as analysis
 from nas_retrain.analysis import verification, verification_report
 from nas_retrain.base_rate import GridSearch, finished_search
-from nas_retrain.config import DagSettings, Settings, SlurmSettings
+from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Plan, Training, make_plan
@@ -93,29 +93,33 @@ def _retrain_here(settings: Settings) -> None:
 
 
 def _train_missing(made: Plan, settings: Settings) -> list[Training]:
-    """Do what is missing, in two steps if the base rate must be found first; returns the trainings that failed.
+    """Do what is missing, in two steps if learning rates must be found first; returns the trainings that failed.
 
     Raises KeyboardInterrupt if it was stopped.
     """
     failed: list[Training] = []
     if made.searching:
-        failed = _train_here(plan.remaining(made.search, read_store(settings)), settings, "base rate")
+        failed = _train_here(made, made.search, settings, "learning rates")
         if failed:
             return failed
         made = make_plan(settings, read_store(settings))
-        if made.found is None:
-            raise AssertionError("every training of the base-rate search was recorded, yet it is not finished")
-        _tell_search(made.found, settings)
+        if made.searching:
+            raise AssertionError("every training of the searches was recorded, yet they are not finished")
+        for name, search in _on_base_network(made, settings).items():
+            _tell_search(name, search, settings)
     if not made.missing:
         say("Nothing left to train.")
     while made.missing and not failed:  # more than once where seeds are added until they are enough
-        failed = _train_here(made.missing, settings, "retraining")
+        failed = _train_here(made, made.everything, settings, "retraining")
         made = make_plan(settings, read_store(settings))
     return failed
 
 
-def _train_here(trainings: Sequence[Training], settings: Settings, title: str) -> list[Training]:
-    tally = launch.run_here(trainings, settings, title)
+def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title: str) -> list[Training]:
+    """Train what is missing of a part of the plan."""
+    keys = {training.key for training in part}
+    groups = [group for group in made.groups if group[0].key in keys]
+    tally = launch.run_here(groups, keys & {training.key for training in made.missing}, settings, title)
     if tally.stopped_by:
         say("\nStopped. What is finished is stored; the same command continues where each training stood.")
         raise KeyboardInterrupt
@@ -188,10 +192,14 @@ def _forecast_submission(
         sizes, largest_unit = cost.seconds, launcher.hours_per_task * 3600 * slurm.task_workers(launcher)
     sized = dict(zip(missing, sizes, strict=True))
     units: dict[slurm.Purpose, list[list[Training]]] = {}
-    purposes: list[tuple[slurm.Purpose, list[Training]]] = [("base-rate", made.search), ("training", made.recipes)]
+    purposes: list[tuple[slurm.Purpose, list[Training]]] = [
+        ("base-rate", made.search),
+        ("training", made.recipes + made.sensitivity),
+    ]
     for purpose, wanted in purposes:
-        part = [training for training in wanted if training in sized]
-        units[purpose] = plan.work_units(plan.groups(part, launcher.together), sized.__getitem__, largest_unit)
+        keys = {training.key for training in wanted if training in sized}
+        groups = [group for group in made.groups if any(training.key in keys for training in group)]
+        units[purpose] = plan.work_units(groups, lambda training: sized.get(training, 0.0), largest_unit)
     for line in describe.submission(units, cost, largest_array, launcher, settings):
         say(line)
     return units
@@ -220,9 +228,18 @@ def _submit(
     return submitted
 
 
-def _tell_search(search: GridSearch, settings: Settings) -> None:
+def _on_base_network(made: Plan, settings: Settings) -> dict[str, GridSearch]:
+    """The finished searches for one rate of all networks, by what is found."""
+    searching = {BASE_RATE: BASE_RATE} | {
+        name + SEARCH: name for name, recipe in settings.recipes.items() if recipe.learning_rate == "tuned"
+    }
+    return {searching[name]: search for (name, _), search in made.found.items() if name in searching}
+
+
+def _tell_search(name: str, search: GridSearch, settings: Settings) -> None:
     chosen = search.chosen
-    say(f"Base rate {chosen.learning_rate:.4g} (training loss {chosen.mean_loss:.4f}).")
+    told = name.replace("_", " ").capitalize()
+    say(f"{told} {chosen.learning_rate:.4g} (training loss {chosen.mean_loss:.4f}).")
     if search.at_edge:
         say(
             f"WARNING: that is the edge of the grid {settings.base_rate.lowest} to {settings.base_rate.highest}; a "
@@ -230,12 +247,14 @@ def _tell_search(search: GridSearch, settings: Settings) -> None:
         )
 
 
-def read_store(settings: Settings) -> list[RunRecord]:
-    """The stored records; what is wrong with the files goes to stderr."""
+def read_store(settings: Settings, *, merged: bool = False) -> list[RunRecord]:
+    """The stored records; what is wrong with the files goes to stderr. merged: where there are no files of lines, those
+    of runs.parquet instead."""
     stored = store.read_runs(settings.results_dir)
     for problem in stored.problems:
         say(f"note: {problem}", file=sys.stderr)
-    return stored.records
+    path = settings.results_dir / "runs.parquet"
+    return store.read_merged(path) if merged and not stored.records and path.exists() else stored.records
 
 
 def analyse(settings: Settings) -> None:
@@ -263,8 +282,8 @@ def _merge_and_analyse(settings: Settings) -> None:
     store.merge(settings.results_dir)
     stored = read_store(settings)
     made = make_plan(settings, stored)
-    if made.found:
-        base_rates.write_search(made.found, settings.results_dir)
+    for name, search in _on_base_network(made, settings).items():
+        base_rates.write_search(search, settings.results_dir, name)
     _analyse_recipes(made, stored, settings)
 
 

@@ -1,18 +1,20 @@
-"""From settings to trainings: cells x recipes x seeds, one training per network class, less what is stored."""
+"""From settings to trainings: cells x recipes x seeds, one training per network class, less what is stored. Before them
+the searches for learning rates, after them the trainings that tell what results depend on."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nas_retrain import spaces
-from nas_retrain.base_rate import BASE_RATE, GridSearch, finished_search
-from nas_retrain.config import Settings, digest
+from nas_retrain.base_rate import GridSearch, finished_search
+from nas_retrain.config import BASE_RATE, SEARCH, GridSettings, Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.seeds import expected_tau
@@ -24,7 +26,9 @@ class Training:
     """One training to do, with every choice of the recipe resolved to a number.
 
     cell: the official index of the network class's representative. learning_rate is None where no path leads from
-    input to output: nothing is trained then. searched: whether that rate is one of a grid's.
+    input to output: nothing is trained then. searched: whether that rate is one of a grid's. validated: whether
+    accuracy and loss are measured on validation images instead of the test set (see `OwnRateSettings`). variant: how it
+    differs from the recipe, if it does.
     """
 
     bench: str
@@ -39,6 +43,8 @@ class Training:
     initialisation: Initialisation
     config_hash: str
     searched: bool = False
+    validated: bool = False
+    variant: str = ""
 
     @property
     def key(self) -> RunKey:
@@ -48,8 +54,8 @@ class Training:
     @property
     def slot(self) -> str:
         """Names the training among those of one results folder, whatever base rate a search will find."""
-        rate = f"/{self.learning_rate}" if self.searched else ""
-        return f"{self.recipe}/{self.network_class}/{self.seed}{rate}"
+        which = f"/{self.learning_rate}" if self.searched else f"/{self.variant}" if self.variant else ""
+        return f"{self.recipe}/{self.network_class}/{self.seed}{which}"
 
     @property
     def label(self) -> str:
@@ -89,52 +95,121 @@ def needs_base_rate(settings: Settings) -> bool:
     )
 
 
-def recipe_trainings(settings: Settings, base_rate: float | None) -> list[Training]:
-    """Every training that the settings ask for, cell by cell.
+Rates = Mapping[tuple[str, int], float]
+"""The rates that searches found, by the name under which a search is recorded and the cell that it trained."""
 
-    base_rate: of the learning-rate rule; may be None if no recipe follows it. Members of one network class share
-    one training, named after the class's lowest index. Under the "target" convention, classes whose members are
-    initialised differently are split (see `nas_bench_201.training_classes`). Where a recipe's rate is searched, the
-    base network is trained too, since predictions start from its best rate.
+
+def recipe_trainings(
+    settings: Settings, base_rate: float | None, found: Rates | None = None, only: Collection[int] | None = None
+) -> list[Training]:
+    """Every training that the settings ask for, cell by cell, without searches and sensitivity.
+
+    base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
+    one. only: leave out other network classes. Members of one network class share one training, named after the
+    class's lowest index. Under the "target" convention, classes whose members are initialised differently are split
+    (see `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
+    since predictions start from its best rate.
     """
     trainings: list[Training] = []
     space = spaces.of(settings.bench)
     cells = list(chosen_cells(settings))
     if any(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
         cells.append(space.base_cell)
+    own = set(_own_classes(settings))
     done: set[tuple[str, int]] = set()
     for cell in cells:
-        for recipe, chosen in settings.recipes.items():
-            network_class = space.training_class(cell, chosen.drawn_as)
-            if (recipe, network_class) in done:
+        for name, recipe in settings.recipes.items():
+            network_class = space.training_class(cell, recipe.drawn_as)
+            if (name, network_class) in done or (only is not None and network_class not in only):
                 continue
-            done.add((recipe, network_class))
-            trainings += _class_trainings(settings, recipe, network_class, base_rate)
+            done.add((name, network_class))
+            if recipe.learning_rate == "grid":
+                trainings += _grid(
+                    settings, name, network_class, settings.base_rate, settings.base_rate.epochs, recipe.drawn_as
+                )
+            elif recipe.learning_rate != "own" or network_class in own:
+                trainings += _class_trainings(settings, name, network_class, base_rate, found)
     return trainings
 
 
-def _class_trainings(settings: Settings, name: str, network_class: int, base_rate: float | None) -> Iterable[Training]:
+def sensitivity_trainings(
+    settings: Settings, base_rate: float | None, found: Rates | None = None, only: Collection[int] | None = None
+) -> list[Training]:
+    """The trainings of `sensitivity`, none without it: its recipes on the first of the classes, with each other number
+    of epochs, and with multiples of the base rate where they follow the rule."""
+    wanted = settings.sensitivity
+    if wanted is None:
+        return []
+    trainings: list[Training] = []
+    for network_class in _first_classes(settings, wanted.classes):
+        if only is not None and network_class not in only:
+            continue
+        for epochs in wanted.epochs:
+            for name in wanted.recipes:
+                trainings += _class_trainings(settings, name, network_class, base_rate, found, epochs=epochs)
+        for factor in wanted.base_rate_factors:
+            for name in wanted.recipes:
+                if settings.recipes[name].learning_rate == "rule":
+                    trainings += _class_trainings(settings, name, network_class, base_rate, found, factor=factor)
+    return trainings
+
+
+def _first_classes(settings: Settings, number: int) -> list[int]:
+    """That many connected network classes, in the order of `cells`; all if there are fewer."""
+    space = spaces.of(settings.bench)
+    classes = dict.fromkeys(space.training_class(cell, "stock") for cell in chosen_cells(settings))
+    return list(itertools.islice((cell for cell in classes if space.graph_at(cell).connected), number))
+
+
+def _own_classes(settings: Settings) -> list[int]:
+    return _first_classes(settings, settings.own_rate.classes) if settings.own_rate else []
+
+
+def _learning_rate(
+    settings: Settings, name: str, network_class: int, base_rate: float | None, found: Rates | None
+) -> float:
+    """A recipe's rate for a connected network class."""
     recipe, space = settings.recipes[name], spaces.of(settings.bench)
-    graph = space.graph_at(network_class)
-    identity = settings.identity(name)
-    learning_rate: float | None
-    if recipe.learning_rate == "grid":
-        return _grid(settings, name, network_class)
+    if isinstance(recipe.learning_rate, float):
+        return recipe.learning_rate
     if recipe.learning_rate == "rule":
-        if base_rate is None:
-            raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
-        identity |= {"base_rate": base_rate}
-        learning_rate = base_rate
-        if graph.connected:
-            learning_rate *= learning_rate_factor(
-                graph,
-                space.base,
-                depth_offset=settings.bench.depth_offset,
-                kernel_factor=recipe.kernel_factor,
-                base_kernel_size=settings.bench.base_kernel_size,
-            )
-    else:
-        learning_rate = recipe.learning_rate
+        assert base_rate is not None
+        return base_rate * learning_rate_factor(
+            space.graph_at(network_class),
+            space.base,
+            depth_offset=settings.bench.depth_offset,
+            kernel_factor=recipe.kernel_factor,
+            base_kernel_size=settings.bench.base_kernel_size,
+        )
+    if found is None:
+        raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
+    return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
+
+
+def _class_trainings(
+    settings: Settings,
+    name: str,
+    network_class: int,
+    base_rate: float | None,
+    found: Rates | None,
+    *,
+    epochs: int | None = None,
+    factor: float = 1.0,
+) -> list[Training]:
+    """A recipe's trainings of one network class, with other epochs and a multiple of its rate where they are given."""
+    recipe, space = settings.recipes[name], spaces.of(settings.bench)
+    if recipe.learning_rate == "rule" and base_rate is None:
+        raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
+    learning_rate: float | None = None
+    if space.graph_at(network_class).connected:
+        learning_rate = factor * _learning_rate(settings, name, network_class, base_rate, found)
+    identity = settings.identity(name)
+    if base_rate is not None and recipe.learning_rate == "rule":
+        identity |= {"base_rate": factor * base_rate}
+    elif not isinstance(recipe.learning_rate, float):
+        identity |= {"rate": learning_rate}
+    if epochs is not None:
+        identity["training"] |= {"epochs": epochs}
     config_hash = digest(identity)
     return [
         Training(
@@ -145,84 +220,138 @@ def _class_trainings(settings: Settings, name: str, network_class: int, base_rat
             arch=space.arch_at(network_class),
             network_class=network_class,
             seed=seed,
-            epochs=settings.training.epochs,
-            learning_rate=learning_rate if graph.connected else None,
+            epochs=epochs or settings.training.epochs,
+            learning_rate=learning_rate,
             initialisation=recipe.drawn_as,
             config_hash=config_hash,
+            variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
         )
         for seed in settings.seeds
     ]
 
 
-def base_rate_trainings(settings: Settings) -> list[Training]:
-    """The grid search's trainings: the base network at each rate of the grid with each seed (paper section 4)."""
-    return _grid(settings, BASE_RATE, spaces.of(settings.bench).base_cell)
+def search_trainings(settings: Settings, only: Collection[int] | None = None) -> list[Training]:
+    """The trainings of all searches that recipes need: on the base network (paper section 4) at each rate of the grid
+    with each seed, once for the rule and once for each recipe with one tuned rate; and of each network whose own rate
+    is wanted."""
+    base, own = settings.base_rate, settings.own_rate
+    base_cell = spaces.of(settings.bench).base_cell
+    trainings = []
+    if needs_base_rate(settings):
+        trainings += _grid(settings, BASE_RATE, base_cell, base, base.epochs, base.in_degree)
+    for name, recipe in settings.recipes.items():
+        if recipe.learning_rate == "tuned":
+            trainings += _grid(settings, name + SEARCH, base_cell, base, base.epochs, recipe.drawn_as)
+        if recipe.learning_rate == "own" and own is not None:
+            for cell in _own_classes(settings):
+                if only is None or cell in only:
+                    epochs = settings.training.epochs
+                    trainings += _grid(
+                        settings, name + SEARCH, cell, own, epochs, recipe.drawn_as, own.validation_images
+                    )
+    return trainings
 
 
-def _grid(settings: Settings, recipe: str, cell: int) -> list[Training]:
-    """One network at each rate of the grid with each seed, as the base-rate search does or a recipe says; none for a
-    disconnected cell."""
-    search, space = settings.base_rate, spaces.of(settings.bench)
+def _grid(
+    settings: Settings,
+    name: str,
+    cell: int,
+    grid: GridSettings,
+    epochs: int,
+    initialisation: Initialisation,
+    validation_images: int = 0,
+) -> list[Training]:
+    """One network at each rate of a grid with each seed; none for a disconnected cell."""
+    space = spaces.of(settings.bench)
     if not space.graph_at(cell).connected:
         return []
     shared = settings.identity(next(iter(settings.recipes)))
-    shared["training"] |= {"epochs": search.epochs}
-    initialisation: Initialisation = search.in_degree
-    how: dict[str, object] = {"in_degree": search.in_degree}
-    if recipe != BASE_RATE:
-        initialisation = settings.recipes[recipe].drawn_as
-        how = {"initialisation": initialisation}
+    shared["training"] |= {"epochs": epochs}
+    if validation_images:
+        shared["validation_images"] = validation_images
+    how = {"in_degree" if name == BASE_RATE else "initialisation": initialisation}
     return [
         Training(
             bench=settings.bench.name,
             dataset=settings.dataset.name,
-            recipe=recipe,
+            recipe=name,
             cell=cell,
             arch=space.arch_at(cell),
             network_class=cell,
             seed=seed,
-            epochs=search.epochs,
+            epochs=epochs,
             learning_rate=rate,
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
             searched=True,
+            validated=validation_images > 0,
         )
-        for rate in search.grid
-        for seed in search.seeds
+        for rate in grid.grid
+        for seed in grid.seeds
     ]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the settings ask for and what of it is missing. While a search's outcome is unknown, `found` and
-    `base_rate` are None and the recipes' trainings are planned with a rate of 1, for counting only."""
+    """What the settings ask for and what of it is missing.
+
+    search: the trainings of all searches. found: what those came to that are finished, by the name under which they
+    are recorded and their cell. While any is not, the other trainings are planned with a rate of 1, for counting only.
+    groups: what to train together so that nothing is missing any more (see `groups_to_train`).
+    """
 
     search: list[Training]
-    found: GridSearch | None
+    found: dict[tuple[str, int], GridSearch]
     base_rate: float | None
     recipes: list[Training]
+    sensitivity: list[Training]
     missing: list[Training]
+    groups: list[list[Training]]
+
+    @property
+    def everything(self) -> list[Training]:
+        """All trainings, in the order in which they are done."""
+        return self.search + self.recipes + self.sensitivity
 
     @property
     def searching(self) -> bool:
-        """Whether the base rate must be searched first."""
-        return bool(self.search) and self.found is None
+        """Whether learning rates must be searched first."""
+        searches = {training.key for training in self.search}
+        return any(training.key in searches for training in self.missing)
 
     @property
     def done_slots(self) -> set[str]:
         """The slots of the trainings that are stored."""
-        return {training.slot for training in self.search + self.recipes} - {training.slot for training in self.missing}
+        return {training.slot for training in self.everything} - {training.slot for training in self.missing}
 
 
-def make_plan(settings: Settings, stored: Sequence[RunRecord]) -> Plan:
-    """Work out every training and which of them the store lacks."""
-    search = base_rate_trainings(settings) if needs_base_rate(settings) else []
-    found = finished_search(search, stored) if search else None
-    rate = found.chosen.learning_rate if found else settings.dataset.base_rate
-    recipes = recipe_trainings(settings, 1.0 if search and found is None else rate)
+def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[int] | None = None) -> Plan:
+    """Work out every training and which of them the store lacks; only: of these network classes and the base network
+    alone."""
+    search = search_trainings(settings, only)
+    of_cell: dict[tuple[str, int], list[Training]] = {}
+    for training in search:
+        of_cell.setdefault((training.recipe, training.cell), []).append(training)
+    outcomes = {which: finished_search(trainings, stored) for which, trainings in of_cell.items()}
+    found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
+    rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
+    base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
+    if len(found) < len(outcomes):
+        base, rates = 1.0, dict.fromkeys(rates, 1.0)
+    recipes = recipe_trainings(settings, base, rates, only)
     if settings.enough_tau is not None:
         recipes = _deciding_seeds(recipes, stored, settings.seeds, settings.enough_tau)
-    return Plan(search, found, rate, recipes, remaining(search + recipes, stored))
+    sensitivity = sensitivity_trainings(settings, base, rates, only)
+    everything = search + recipes + sensitivity
+    return Plan(
+        search,
+        found,
+        base,
+        recipes,
+        sensitivity,
+        remaining(everything, stored),
+        groups_to_train(everything, stored, settings.launcher.together),
+    )
 
 
 def _deciding_seeds(
@@ -260,11 +389,32 @@ def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]
             and len(found[-1]) < together
             and training.learning_rate is not None
             and (training.network_class, training.epochs) == (last.network_class, last.epochs)
-            and training.searched == last.searched
+            and (training.searched, training.validated) == (last.searched, last.validated)
         ):
             found[-1].append(training)
         else:
             found.append([training])
+    return found
+
+
+def group_name(group: Sequence[Training]) -> str:
+    """What tells a group from others; nothing for a training that is alone."""
+    return "" if len(group) == 1 else digest({"labels": [training.label for training in group]})
+
+
+def groups_to_train(trainings: Sequence[Training], stored: Iterable[RunRecord], together: int) -> list[list[Training]]:
+    """The groups that give every training that is not stored.
+
+    What a training comes to depends, in its last bits, on the others of its group. So where a part of a group was
+    lost, the whole group is trained again; where it grew instead (by a recipe or a seed), only what is new.
+    """
+    done = {record.key: record.group for record in stored}
+    found: list[list[Training]] = []
+    for group in groups(trainings, together):
+        missing = [training for training in group if training.key not in done]
+        lost = {done[training.key] for training in group if training.key in done} == {group_name(group)}
+        if missing:
+            found.append(group if lost else missing)
     return found
 
 
@@ -321,7 +471,7 @@ def claim_results_folder(settings: Settings) -> None:
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
-    sections = ("bench", "dataset", "network", "training", "base_rate", "recipes")
+    sections = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes")
     return settings.model_dump(mode="json", include=set(sections), exclude={"dataset": {"dry_train_subset"}})
 
 

@@ -25,7 +25,6 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from nas_retrain import launch, plan
-from nas_retrain.base_rate import BASE_RATE
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
@@ -218,13 +217,15 @@ def train_unit(settings: Settings, name: str, slots: Sequence[str]) -> None:
     At SIGTERM alone they are saved too, and the task waits for its end: SLURM then cancels it, or preempts it and
     queues it again itself. Raises NasRetrainError if trainings failed or the base rate is not known yet.
     """
-    classes = tuple(sorted({int(slot.split("/")[1]) for slot in slots}))
+    classes = {int(slot.split("/")[1]) for slot in slots}
     stored = read_runs(settings.results_dir).records
-    made = plan.make_plan(settings.model_copy(update={"cells": classes}), stored)
-    wanted = [training for training in made.missing if training.slot in set(slots)]
-    if made.searching and any(training.recipe != BASE_RATE for training in wanted):
-        raise NasRetrainError("The search for the base rate did not finish. Run make retrain again on the login node.")
-    tally = launch.run_here(wanted, settings, name, name)
+    made = plan.make_plan(settings, stored, classes)
+    ours = set(slots)
+    wanted = [training for training in made.missing if training.slot in ours]
+    if made.searching and not all(training.searched for training in wanted):
+        raise NasRetrainError("The search for learning rates did not finish. Run make retrain again on the login node.")
+    groups = [group for group in made.groups if any(training.slot in ours for training in group)]
+    tally = launch.run_here(groups, {training.key for training in wanted}, settings, name, name)
     if signal.SIGUSR2 in tally.stopped_by or (signal.SIGTERM in tally.stopped_by and _signalled_in_grace_time()):
         _queue_again(_slurm(settings).max_requeues)
     if tally.failed:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, plan, slurm
-from nas_retrain.base_rate import BASE_RATE
-from nas_retrain.config import Settings, SlurmSettings
+from nas_retrain import describe, launch, slurm
+from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Task
@@ -63,14 +62,11 @@ def _rows(
 ) -> list[dict[str, object]]:
     by_key = {record.key: record for record in stored}
     saved = {
-        training.slot
-        for group in plan.groups(made.missing, settings.launcher.together)
-        if launch.checkpoint_path(group, settings).exists()
-        for training in group
+        training.slot for group in made.groups if launch.checkpoint_path(group, settings).exists() for training in group
     }
     rows: list[dict[str, object]] = []
-    for name in ([BASE_RATE] if made.search else []) + list(settings.recipes):
-        trainings = [training for training in made.search + made.recipes if training.recipe == name]
+    for name in dict.fromkeys(training.recipe for training in made.everything):
+        trainings = [training for training in made.everything if training.recipe == name]
         outcomes = Counter(by_key[training.key].status for training in trainings if training.key in by_key)
         absent = [training for training in trainings if training.key not in by_key]
         idle = [training for training in absent if training.slot not in on_their_way]
@@ -94,11 +90,11 @@ def _rows(
 
 def _rows_beside(folder: Path) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
-    records = [record for record in read_runs(folder).records if record.recipe != BASE_RATE]
+    records = [record for record in read_runs(folder).records if not is_search(record.recipe)]
     recorded = {f"{record.recipe}/{record.network_class}/{record.seed}" for record in records}
     on_their_way = slurm.slots_on_their_way(folder, slurm.tasks_on_their_way(folder))
     waiting = {slot: running for slot, running in on_their_way.items() if slot not in recorded}
-    waiting = {slot: running for slot, running in waiting.items() if not slot.startswith(f"{BASE_RATE}/")}
+    waiting = {slot: running for slot, running in waiting.items() if not is_search(slot.split("/")[0])}
     recipes = dict.fromkeys([record.recipe for record in records] + [slot.split("/")[0] for slot in waiting])
     rows: list[dict[str, object]] = []
     for recipe in recipes:

@@ -42,7 +42,10 @@ class RunRecord:
     """The result of one training. Accuracies in percent, losses in nats, times in seconds or as ISO 8601 UTC.
 
     learning_rate is None for a disconnected cell, in_degree None under stock initialisation. A diverged training and
-    a disconnected cell have no losses and the accuracy of chance.
+    a disconnected cell have no losses and the accuracy of chance. Under <recipe>_search of a recipe with a rate for
+    each network, test_loss and test_accuracy are of validation images. gradient_norm: of the first step's gradient;
+    relative_gradient: the root mean square over layers of its norm as a share of the weights' (neither depends on the
+    learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
     """
 
     bench: str
@@ -68,6 +71,9 @@ class RunRecord:
     config_hash: str
     started: str
     finished: str
+    gradient_norm: float | None = None
+    relative_gradient: float | None = None
+    group: str = ""
 
     @property
     def key(self) -> RunKey:
@@ -76,7 +82,7 @@ class RunRecord:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(RunRecord))
-_FLOATS = ("learning_rate", "train_loss", "test_loss", "images_per_second")
+_FLOATS = ("learning_rate", "train_loss", "test_loss", "images_per_second", "gradient_norm", "relative_gradient")
 
 
 @contextmanager
@@ -211,6 +217,18 @@ def read_runs(folder: Path) -> StoredRuns:
 def _parse(line: bytes) -> RunRecord:
     values: Any = json.loads(line)
     return RunRecord(**values)
+
+
+def read_merged(path: Path) -> list[RunRecord]:
+    """The records of a runs.parquet; raises NasRetrainError if it is not one."""
+    try:
+        frame = pd.read_parquet(path)
+        plain = frame.astype(object).where(frame.notna(), None)
+        return [
+            RunRecord(**dict(zip(plain.columns, row, strict=True))) for row in plain.itertuples(index=False, name=None)
+        ]
+    except (ValueError, TypeError, OSError) as error:
+        raise NasRetrainError(f"{path} cannot be read as a table of run records: {error}. Is it whole?") from error
 
 
 def to_frame(records: list[RunRecord]) -> pd.DataFrame:

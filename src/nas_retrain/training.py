@@ -29,7 +29,7 @@ from nas_retrain import networks, spaces
 from nas_retrain.config import Settings, TrainingSettings
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan import Training
+from nas_retrain.plan import Training, group_name
 from nas_retrain.scaling import in_degree_of
 from nas_retrain.store import RunRecord, Status, replacing
 from nas_retrain.version import code_version
@@ -91,12 +91,15 @@ def device_name(device: torch.device) -> str:
 @dataclass
 class Progress:
     """What a group knows beside weights and momenta: epochs done, and steps, summed losses and hits of the one under
-    way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member."""
+    way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member.
+    gradient_norms and relative_gradients are of the first step (see `RunRecord`)."""
 
     losses: list[float]
     accuracies: list[float]
     loss_sums: list[float]
     correct: list[int]
+    gradient_norms: list[float]
+    relative_gradients: list[float]
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -104,7 +107,8 @@ class Progress:
     @classmethod
     def start(cls, members: int) -> Progress:
         """Of a group that has not begun."""
-        return cls([math.nan] * members, [math.nan] * members, [0.0] * members, [0] * members)
+        unknown = [math.nan] * members
+        return cls(unknown, unknown, [0.0] * members, [0] * members, unknown, unknown)
 
 
 def train(
@@ -164,7 +168,7 @@ class Sgd:
     """
 
     def __init__(self, network: networks.Network, rates: Sequence[float], settings: Settings) -> None:
-        self.rate = rates[0]
+        self.rate, self.members = rates[0], len(rates)
         self.parameters: list[Tensor] = list(network.parameters())
         self.weight_decay = settings.training.weight_decay
         self.sgd = torch.optim.SGD(
@@ -188,11 +192,27 @@ class Sgd:
         for group in self.sgd.param_groups:
             group["lr"] = self.rate * factor
 
-    @torch.no_grad()
-    def step(self, loss: Tensor) -> None:
-        """One update by the gradients of `loss`, a sum over members."""
+    def gradients(self, loss: Tensor) -> None:
+        """Compute the gradients of `loss`, a sum over members."""
         self.sgd.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def gradient_sizes(self) -> tuple[list[float], list[float]]:
+        """Each member's gradient_norm and relative_gradient (see `RunRecord`)."""
+        members = self.members
+        squares = torch.zeros(members, device=self.parameters[0].device)
+        shares = []
+        for parameter in self.parameters:
+            square = cast("Tensor", parameter.grad).reshape(members, -1).square().sum(1)
+            squares += square
+            if parameter.ndim > 1:
+                shares.append(square / parameter.reshape(members, -1).square().sum(1))
+        return squares.sqrt().tolist(), torch.stack(shares).mean(0).sqrt().tolist()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update by the gradients that were computed."""
         if self.shares:
             gradients = [cast("Tensor", parameter.grad) for parameter in self.parameters]
             torch._foreach_add_(gradients, self.parameters, alpha=self.weight_decay)
@@ -231,7 +251,10 @@ def train_epoch(
         with _precision(recipe, data.device):
             logits = _by_member(network, network(images))
         losses = torch.stack([functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
-        optimiser.step(losses.sum())
+        optimiser.gradients(losses.sum())
+        if progress.epoch == 0 and step == 0:
+            progress.gradient_norms, progress.relative_gradients = optimiser.gradient_sizes()
+        optimiser.step()
         loss_sums += losses.detach() * labels.shape[1]
         correct += (logits.detach().argmax(2) == labels).sum(1)
         if stop():
@@ -370,6 +393,9 @@ def _records(
                 config_hash=training.config_hash,
                 started=started,
                 finished=_now(),
+                gradient_norm=_finite(progress.gradient_norms[member]),
+                relative_gradient=_finite(progress.relative_gradients[member]),
+                group=group_name(group),
             )
         )
     return records

@@ -55,9 +55,9 @@ class Augmentation:
     mirrored: Tensor
 
 
-def load(dataset: DatasetSettings, data_dir: Path, device: torch.device) -> DeviceData:
-    """Read a data set and place it on the device; see `sources.read` for what is raised."""
-    train, test = sources.read(dataset, data_dir)
+def load(dataset: DatasetSettings, data_dir: Path, device: torch.device, validation_images: int = 0) -> DeviceData:
+    """Read a data set and place it on the device; see `sources.read` for validation images and what is raised."""
+    train, test = sources.read(dataset, data_dir, validation_images)
     return to_device(dataset, train, test, device)
 
 

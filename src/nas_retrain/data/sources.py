@@ -121,8 +121,11 @@ def remedy_of(dataset: DatasetSettings) -> str:
     return fashion_mnist.REMEDY if dataset.name == "fashion_mnist" else SOURCES[dataset.name].remedy
 
 
-def read(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
+def read(dataset: DatasetSettings, data_dir: Path, validation_images: int = 0) -> tuple[Part, Part]:
     """Training part (cut to `train_subset`) and test part of a data set.
+
+    validation_images: if any, that many training images, none of which is in the training part, stand in for the test
+    part. They lie outside `train_subset` as far as there are images outside it.
 
     Raises NasRetrainError for files that are missing, truncated or not of this data set.
     """
@@ -133,10 +136,19 @@ def read(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
         test = fashion_mnist.read("test", data_dir, dataset.test_images, dataset.image_size)
     else:
         train, test = _pickled(dataset, data_dir)
-    if dataset.train_subset is not None:
-        chosen = np.sort(np.random.default_rng(0).permutation(len(train[1]))[: dataset.train_subset])
-        train = train[0][chosen], train[1][chosen]
-    return train, test
+    if dataset.train_subset is None and not validation_images:
+        return train, test
+    order = np.random.default_rng(0).permutation(len(train[1]))
+    rest = len(order) - validation_images
+    if validation_images:
+        test = _only(train, order[rest:])
+    return _only(train, order[: min(rest, dataset.images_per_epoch)]), test
+
+
+def _only(part: Part, images: NDArray[np.int64]) -> Part:
+    """These images of a part, in its order."""
+    chosen = np.sort(images)
+    return part[0][chosen], part[1][chosen]
 
 
 def _digits(dataset: DatasetSettings) -> tuple[Part, Part]:

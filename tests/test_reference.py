@@ -1,0 +1,74 @@
+"""The reference retraining in miniature: searches, recipes, sensitivity, and what is lost trained again alike."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nas_retrain import pipeline, store
+from nas_retrain.config import Settings
+from nas_retrain.errors import NasRetrainError
+from tests.conftest import MakeSettings
+
+MINIATURE = [
+    "profile=reference",
+    "dataset.image_size=8",
+    "dataset.train_subset=200",
+    "cells=sample:4",
+    "seeds=[1,2]",
+    "training.epochs=1",
+    "launcher.together=4",
+    "launcher.workers=2",
+    "base_rate.points=3",
+    "base_rate.seeds=[1]",
+    "own_rate.classes=3",
+    "own_rate.points=3",
+    "own_rate.seeds=[3]",
+    "own_rate.validation_images=100",
+    "sensitivity.classes=2",
+    "sensitivity.epochs=[2]",
+    "sensitivity.base_rate_factors=[0.5]",
+]
+
+
+@pytest.fixture
+def miniature(make_settings: MakeSettings) -> Settings:
+    return make_settings(*MINIATURE)
+
+
+def lines(settings: Settings) -> dict[str, dict[str, object]]:
+    """The stored records without their times, by key."""
+    found = {}
+    for path in sorted((settings.results_dir / "runs").glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            for name in ("seconds", "images_per_second", "started", "finished"):
+                del record[name]
+            key = str(store.RunRecord(**json.loads(line)).key)
+            assert key not in found, "a training must be recorded once"
+            found[key] = record
+    return found
+
+
+def test_lost_records_come_back_equal_to_the_last_bit(miniature: Settings) -> None:
+    pipeline.retrain(miniature)
+    before = lines(miniature)
+    searches, recipes, sensitivity = 3 + 3 + 3 * 3, 4 * 5 * 2 + 3 * 2, 2 * (3 * 2 + 2)
+    assert len(before) == searches + recipes + sensitivity
+    path = miniature.results_dir / "runs" / "local-0.jsonl"
+    stored = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(stored[20:]))
+    pipeline.retrain(miniature)
+    assert lines(miniature) == before
+
+
+def test_an_own_rate_without_a_grid_is_refused(make_settings: MakeSettings) -> None:
+    with pytest.raises(NasRetrainError, match=r"own_rate needs the grid.*own_rate\.lowest"):
+        make_settings("recipe=[benchmark,own_rate]")
+    with pytest.raises(NasRetrainError, match=r"own_rate\.seeds must differ"):
+        make_settings(*MINIATURE, "own_rate.seeds=[2,3]")
+    with pytest.raises(NasRetrainError, match=r"leaves nothing of the 600"):
+        make_settings(*MINIATURE, "own_rate.validation_images=1200")
+    with pytest.raises(NasRetrainError, match=r"sensitivity\.recipes: tuned_rate is none"):
+        make_settings(*MINIATURE, "recipe=[benchmark,architecture_aware]")
