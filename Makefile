@@ -50,7 +50,7 @@ dry-run: retrain ## Retrain a sample of cells on scikit-learn's digits, here, in
 reference: PROFILE = reference
 reference: DATASET = fashion_mnist
 reference: LAUNCHER = local
-reference: retrain ## Retrain 300 classes on Fashion-MNIST, here, in hours: whose ranking is right; writes results/201/fashion_mnist
+reference: retrain ## Whose ranking is right? 300 classes on Fashion-MNIST, here, in hours; writes results/201/fashion_mnist
 
 .PHONY: retrain
 retrain: $(READY) ## Plan, base rate, trainings and analysis, here or on SLURM; run again to continue. PLAN=1 as make plan
