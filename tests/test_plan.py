@@ -194,7 +194,7 @@ class TestResultsFolder:
 
 def reference(make_settings: MakeSettings, *overrides: str) -> Settings:
     """The reference retraining's settings, on few cells."""
-    small = ["dataset.image_size=8", "dataset.train_subset=200", "own_rate.validation_images=50"]
+    small = ["training.epochs=8", "dataset.image_size=8", "dataset.train_subset=200", "own_rate.validation_images=50"]
     return make_settings("profile=reference", *small, *overrides)
 
 

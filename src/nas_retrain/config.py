@@ -300,9 +300,11 @@ class Settings(_Section):
         if named := [name for name in self.recipes if is_search(name)]:
             raise ValueError(f"recipe {named[0]}: names that end in {SEARCH} are those of searches")
         if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
-            raise ValueError(
-                f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes that are trained"
-            )
+            raise ValueError(f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes")
+        if self.sensitivity and (
+            self.training.epochs in self.sensitivity.epochs or 1 in self.sensitivity.base_rate_factors
+        ):
+            raise ValueError("sensitivity: leave out training.epochs and a factor of 1, which the recipes have already")
         return self
 
     def identity(self, recipe: str) -> dict[str, Any]:
