@@ -25,6 +25,7 @@ MINIATURE = [
     "own_rate.classes=3",
     "own_rate.points=3",
     "own_rate.seeds=[3]",
+    "own_rate.fresh_seeds=[4,5]",
     "own_rate.validation_images=100",
     "sensitivity.classes=2",
     "sensitivity.epochs=[2]",
@@ -66,8 +67,9 @@ def test_lost_records_come_back_equal_to_the_last_bit(miniature: Settings) -> No
 def test_an_own_rate_without_a_grid_is_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(NasRetrainError, match=r"own_rate needs the grid.*own_rate\.lowest"):
         make_settings("recipe=[benchmark,own_rate]")
-    with pytest.raises(NasRetrainError, match=r"own_rate\.seeds must differ"):
-        make_settings(*MINIATURE, "own_rate.seeds=[2,3]")
+    for seen in (2, 3):
+        with pytest.raises(NasRetrainError, match=r"own_rate\.fresh_seeds must be none of"):
+            make_settings(*MINIATURE, f"own_rate.fresh_seeds=[4,{seen}]")
     with pytest.raises(NasRetrainError, match=r"leaves nothing of the 600"):
         make_settings(*MINIATURE, "own_rate.validation_images=1200")
     with pytest.raises(NasRetrainError, match=r"sensitivity\.recipes: tuned_rate is none"):

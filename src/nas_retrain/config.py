@@ -166,9 +166,11 @@ class BaseRateSettings(GridSettings):
 
 
 class OwnRateSettings(GridSettings):
-    """The search for each network's own best learning rate, on a validation part of the training set."""
+    """The search for each network's own best learning rate, on a validation part of the training set; `seeds` are the
+    search's, fresh_seeds those of the trainings that count."""
 
     classes: Positive
+    fresh_seeds: Seeds
     validation_images: Positive
 
 
@@ -288,15 +290,17 @@ class Settings(_Section):
         if wanted and own is None:
             raise ValueError(
                 f"recipe {wanted[0]} needs the grid that each network's own rate is searched on: set own_rate.lowest, "
-                "highest, points, seeds, classes and validation_images, as configs/profile/reference.yaml does"
+                "highest and all else that configs/profile/reference.yaml has there"
             )
         if own is not None and own.validation_images >= self.dataset.train_images:
             raise ValueError(
                 f"own_rate.validation_images {own.validation_images} leaves nothing of the "
                 f"{self.dataset.train_images} training images"
             )
-        if own is not None and set(own.seeds) & set(self.seeds):
-            raise ValueError("own_rate.seeds must differ from seeds, so that a rate chosen by luck is not rewarded")
+        # With the search's seeds luck would be rewarded; with those of other recipes at the same rate, it would be the
+        # same training, and its noise would pass for agreement.
+        if own is not None and set(own.fresh_seeds) & (set(own.seeds) | set(self.seeds)):
+            raise ValueError("own_rate.fresh_seeds must be none of own_rate.seeds and of seeds")
         if named := [name for name in self.recipes if is_search(name)]:
             raise ValueError(f"recipe {named[0]}: names that end in {SEARCH} are those of searches")
         if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):

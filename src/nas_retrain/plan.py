@@ -211,6 +211,7 @@ def _class_trainings(
     if epochs is not None:
         identity["training"] |= {"epochs": epochs}
     config_hash = digest(identity)
+    seeds = settings.own_rate.fresh_seeds if settings.own_rate and recipe.learning_rate == "own" else settings.seeds
     return [
         Training(
             bench=settings.bench.name,
@@ -226,7 +227,7 @@ def _class_trainings(
             config_hash=config_hash,
             variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
         )
-        for seed in settings.seeds
+        for seed in seeds
     ]
 
 
@@ -340,7 +341,7 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[
         base, rates = 1.0, dict.fromkeys(rates, 1.0)
     recipes = recipe_trainings(settings, base, rates, only)
     if settings.enough_tau is not None:
-        recipes = _deciding_seeds(recipes, stored, settings.seeds, settings.enough_tau)
+        recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
     sensitivity = sensitivity_trainings(settings, base, rates, only)
     everything = search + recipes + sensitivity
     return Plan(
@@ -354,15 +355,14 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[
     )
 
 
-def _deciding_seeds(
-    trainings: Sequence[Training], stored: Iterable[RunRecord], seeds: Sequence[int], enough_tau: float
-) -> list[Training]:
+def _deciding_seeds(trainings: Sequence[Training], stored: Iterable[RunRecord], enough_tau: float) -> list[Training]:
     """The trainings without the seeds that their recipe does not need, or not yet: those after the first two are
     wanted one by one, as long as two trainings of everything would agree by less than `enough_tau`."""
     accuracies = {record.key: record.test_accuracy for record in stored}
     wanted: set[tuple[str, int]] = set()
     for recipe in dict.fromkeys(training.recipe for training in trainings):
         ours = [training for training in trainings if training.recipe == recipe]
+        seeds = list(dict.fromkeys(training.seed for training in ours))
         for number in range(min(2, len(seeds)), len(seeds) + 1):
             known = [
                 [accuracies.get(training.key, math.nan) for training in ours if training.seed == seed]
