@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from nas_retrain import pipeline, store
+from nas_retrain.cli import compose
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
 from tests.conftest import MakeSettings
 
+TINY = ["dataset=digits", "launcher=local", "launcher.device=cpu", "network.channels=4"]
 MINIATURE = [
     "profile=reference",
     "dataset.image_size=8",
     "dataset.train_subset=200",
-    "cells=sample:4",
+    "cells=sample:5",
     "seeds=[1,2]",
     "training.epochs=1",
     "launcher.together=4",
     "launcher.workers=2",
     "base_rate.points=3",
     "base_rate.seeds=[1]",
-    "own_rate.classes=3",
+    "own_rate.classes=5",
     "own_rate.points=3",
     "own_rate.seeds=[3]",
     "own_rate.fresh_seeds=[4,5]",
@@ -30,12 +33,17 @@ MINIATURE = [
     "sensitivity.classes=2",
     "sensitivity.epochs=[2]",
     "sensitivity.base_rate_factors=[0.5]",
+    "analysis.bootstrap_draws=50",
+    "analysis.null_draws=20",
 ]
 
 
-@pytest.fixture
-def miniature(make_settings: MakeSettings) -> Settings:
-    return make_settings(*MINIATURE)
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a miniature that has been retrained."""
+    settings = compose(*TINY, *MINIATURE, f"results_dir={tmp_path_factory.mktemp('miniature')}")
+    pipeline.retrain(settings)
+    return settings
 
 
 def lines(settings: Settings) -> dict[str, dict[str, object]]:
@@ -52,11 +60,26 @@ def lines(settings: Settings) -> dict[str, dict[str, object]]:
     return found
 
 
+def test_every_training_of_every_part_is_recorded_once(miniature: Settings) -> None:
+    searches, recipes, sensitivity = 3 + 3 + 5 * 3, 5 * 5 * 2 + 5 * 2, 2 * (3 * 2 + 2)
+    assert len(lines(miniature)) == searches + recipes + sensitivity
+
+
+def test_the_report_comes_from_the_merged_records_alone(miniature: Settings, tmp_path: Path) -> None:
+    """With the same tables as the retraining's own, and the records stay as they are."""
+    there = miniature.results_dir
+    tables = {path.name: path.read_bytes() for path in (there / "whose_ranking" / "tables").iterdir()}
+    assert {"rankings.csv", "regret.csv", "rules.csv", "sensitivity.csv"} <= tables.keys()
+    merged = (there / "runs.parquet").read_bytes()
+    (tmp_path / "runs.parquet").write_bytes(merged)
+    pipeline.analyse(miniature.model_copy(update={"results_dir": tmp_path}))
+    again = {path.name: path.read_bytes() for path in (tmp_path / "whose_ranking" / "tables").iterdir()}
+    assert again == tables
+    assert (tmp_path / "runs.parquet").read_bytes() == merged
+
+
 def test_lost_records_come_back_equal_to_the_last_bit(miniature: Settings) -> None:
-    pipeline.retrain(miniature)
     before = lines(miniature)
-    searches, recipes, sensitivity = 3 + 3 + 3 * 3, 4 * 5 * 2 + 3 * 2, 2 * (3 * 2 + 2)
-    assert len(before) == searches + recipes + sensitivity
     path = miniature.results_dir / "runs" / "local-0.jsonl"
     stored = path.read_text().splitlines(keepends=True)
     path.write_text("".join(stored[20:]))

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import pandas as pd
 import torch
 
 from nas_retrain import base_rate as base_rates
 from nas_retrain import coordinates, describe, launch, plan, slurm, spaces, store
 from nas_retrain import cost as costs
+from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
 from nas_retrain.analysis import stage as analysis
-from nas_retrain.analysis import verification, verification_report
 from nas_retrain.base_rate import GridSearch, finished_search
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import batches, sources
@@ -265,12 +266,15 @@ def analyse(settings: Settings) -> None:
     if settings.original is not None:
         say(f"{analysis.compare_sources(settings)}/report.md")
         return
-    stored = read_store(settings)
+    if read_store(settings):
+        _merge_and_analyse(settings)
+        return
+    stored = read_store(settings, merged=True)
     if not stored:
         raise NasRetrainError(
             f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
         )
-    _merge_and_analyse(settings)
+    _analyse(stored, settings)
 
 
 def replay_algorithms(settings: Settings) -> None:
@@ -280,7 +284,10 @@ def replay_algorithms(settings: Settings) -> None:
 
 def _merge_and_analyse(settings: Settings) -> None:
     store.merge(settings.results_dir)
-    stored = read_store(settings)
+    _analyse(read_store(settings), settings)
+
+
+def _analyse(stored: list[RunRecord], settings: Settings) -> None:
     made = make_plan(settings, stored)
     for name, search in _on_base_network(made, settings).items():
         base_rates.write_search(search, settings.results_dir, name)
@@ -300,6 +307,37 @@ def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) ->
         say(f"{folder}/report.md")
     if not folders:
         say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
+    own = own_rates.own_recipe(settings)
+    if folders and own is not None:
+        _judge_by_own_rates(made, stored, own, settings)
+
+
+def _judge_by_own_rates(made: Plan, stored: list[RunRecord], own: str, settings: Settings) -> None:
+    """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
+    planned = {training.key: training for training in made.everything}
+    records = [record for record in stored if record.key in planned]
+    frame = store.to_frame(records).assign(variant=[planned[record.key].variant for record in records])
+    recipes = frame[frame["variant"] == ""]
+    both = recipes[recipes["recipe"].isin([own, settings.analysis.control])].groupby("cell")["recipe"].nunique()
+    if (both > 1).sum() <= FEWEST:
+        say(f"Nothing to judge yet: {own} and {settings.analysis.control} need {FEWEST + 1} cells in common.")
+        return
+    found = own_rates.judge(recipes, own, settings, spaces.of(settings.bench))
+    varied: pd.DataFrame | None = None
+    if settings.sensitivity is not None and (frame["variant"] != "").any():
+        varied = sensitivity.compare_variants(
+            frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
+        )
+    facts = analysis.facts(settings) | {
+        "records": f"{len(records):,} of {settings.results_dir / 'runs.parquet'}",
+        "epochs": str(settings.training.epochs),
+        "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
+        "images": f"{settings.dataset.images_per_epoch:,} of {settings.dataset.image_size} x "
+        f"{settings.dataset.image_size} pixels, batches of {settings.training.batch_size}",
+    }
+    say(f"{own_rates_report.write(found, varied, settings, facts)}")
+    for sentence in own_rates_report.statements(found, varied):
+        say(f"- {sentence}")
 
 
 def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
