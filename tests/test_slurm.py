@@ -452,7 +452,7 @@ def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
             release(jobs)
             time.sleep(random_.uniform(0.2, 2))
             training = [job for job, state in jobs.items() if state == "RUNNING" and is_training(job)]
-            if training and sum(blows.values()) < 3 * len(kinds):
+            if training and sum(blows.values()) < 2 * len(kinds):
                 kind = min(kinds, key=lambda kind: blows[kind])
                 blows[kind] += hit(kind, random_.choice(training))
             if sum(blows.values()) >= 5 and not restarted:
