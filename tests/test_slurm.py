@@ -301,7 +301,7 @@ class TestTask:
 
     def test_without_a_base_rate_it_trains_nothing_and_says_why(self, make_settings: MakeSettings) -> None:
         settings = make_settings(*SLURM, *TINY, "cells=sample:1", "seeds=[1]")
-        with pytest.raises(NasRetrainError, match=r"base rate did not finish.*make retrain"):
+        with pytest.raises(NasRetrainError, match=r"learning rates did not finish.*make retrain"):
             slurm.train_unit(settings, "unit", self.slots(settings))
         assert read_runs(settings.results_dir).records == []
 
