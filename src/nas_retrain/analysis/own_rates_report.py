@@ -79,7 +79,7 @@ def _ranked(found: OwnRates, percent: int) -> str:
         for names, verb in ((better, "beyond doubt nearer to it than"), (worse, "beyond doubt further from it than"))
         if len(names)
     ]
-    verdict = "; ".join(verdicts) if verdicts else f"none differs from {found.control} beyond doubt"
+    verdict = "; ".join(verdicts) if verdicts else f"None differs from {found.control} beyond doubt"
     return (
         f"Kendall's tau with the ranking at own rates, over {among} {rows['cells'].iloc[0]} classes: {taus}. {verdict}."
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_retrain.config import DatasetSettings
 from nas_retrain.errors import NasRetrainError
 
 SIZE = 28
@@ -22,20 +23,37 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 REMEDY = "Let torchvision download it, or on Debian: apt-get install dataset-fashion-mnist"
 
 
-def missing_files(data_dir: Path) -> list[Path]:
-    """The files that are in no folder that is looked at, by their names where torchvision puts them."""
-    names = [name for part in PARTS.values() for name in part]
-    return [_folders(data_dir)[0] / name for name in names if _find(name, data_dir) is None]
+class FashionMnist:
+    """The four files; see `sources.Source`."""
+
+    remedy = REMEDY
+
+    def missing_files(self, data_dir: Path) -> list[Path]:
+        """Those that are in no folder that is looked at, by their names where torchvision puts them."""
+        names = [name for part in PARTS.values() for name in part]
+        return [_folders(data_dir)[0] / name for name in names if _find(name, data_dir) is None]
+
+    def downloads(self, data_dir: Path) -> bool:  # noqa: ARG002 - a source's interface
+        """Whether torchvision can get it: always."""
+        return True
+
+    def download(self, data_dir: Path) -> None:
+        """Get it with torchvision."""
+        from torchvision.datasets import FashionMNIST
+
+        FashionMNIST(str(data_dir), download=True)
+
+    def read(
+        self, dataset: DatasetSettings, data_dir: Path
+    ) -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """The whole training and test part."""
+        return (
+            _read_part("train", data_dir, dataset.train_images, dataset.image_size),
+            _read_part("test", data_dir, dataset.test_images, dataset.image_size),
+        )
 
 
-def fetch(data_dir: Path) -> None:
-    """Download it with torchvision; raises OSError or RuntimeError if that fails."""
-    from torchvision.datasets import FashionMNIST
-
-    FashionMNIST(str(data_dir), download=True)
-
-
-def read(part: str, data_dir: Path, images: int, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_part(part: str, data_dir: Path, images: int, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (number, size, size, 1) and labels of a part, "train" or "test".
 
     A smaller size is the mean over squares of pixels, rounded. Raises NasRetrainError for a file that is missing,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,59 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images of shape (number, height, width, channels) and their labels of shape (number,)."""
 
 
+class Source(Protocol):
+    """One data set's files."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do if they are missing."""
+
+    def missing_files(self, data_dir: Path) -> list[Path]:
+        """Those that are not there."""
+
+    def downloads(self, data_dir: Path) -> bool:
+        """Whether what is missing can be downloaded."""
+
+    def download(self, data_dir: Path) -> None:
+        """Get them; raises OSError or RuntimeError if that fails."""
+
+    def read(self, dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
+        """The whole training and test part; raises NasRetrainError for files missing, damaged or foreign."""
+
+
+class Digits:
+    """scikit-learn's digits, which come with it."""
+
+    remedy = "Install scikit-learn"
+
+    def missing_files(self, data_dir: Path) -> list[Path]:  # noqa: ARG002 - a source's interface
+        """None."""
+        return []
+
+    def downloads(self, data_dir: Path) -> bool:  # noqa: ARG002
+        """There is nothing to get."""
+        return False
+
+    def download(self, data_dir: Path) -> None:
+        """There is nothing to get."""
+
+    def read(self, dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:  # noqa: ARG002
+        """The two parts, drawn once and for all."""
+        from sklearn.datasets import load_digits
+
+        bunch: Any = load_digits()
+        images = bunch.images.astype(np.uint8)[..., np.newaxis]
+        labels = bunch.target.astype(np.int64)
+        if dataset.train_images + dataset.test_images != len(labels):
+            raise NasRetrainError(f"digits: dataset.train_images and dataset.test_images must add up to {len(labels)}.")
+        order = np.random.default_rng(0).permutation(len(labels))
+        train, test = order[: dataset.train_images], order[dataset.train_images :]
+        return (images[train], labels[train]), (images[test], labels[test])
+
+
 @dataclass(frozen=True)
-class Source:
-    """Where one data set's files lie below data_dir, how they are read, and how they come there."""
+class PickledBatches:
+    """A data set of pickled batches: where they lie below data_dir, how they are read, and how they come there."""
 
     folder: str
     train_files: tuple[str, ...]
@@ -34,154 +84,44 @@ class Source:
     archive: tuple[str, str, str] | None = None
     """URL, file name and MD5 of an archive that holds the folder."""
 
-    def paths(self, data_dir: Path) -> list[Path]:
-        """Every file that must be there."""
+    def missing_files(self, data_dir: Path) -> list[Path]:
+        """Those that are not there."""
+        return [path for path in self._paths(data_dir) if not path.is_file()]
+
+    def _paths(self, data_dir: Path) -> list[Path]:
         return [data_dir / self.folder / name for name in self.train_files + self.test_files]
 
+    def downloads(self, data_dir: Path) -> bool:
+        """Whether there is an archive; a folder that holds a part of the files is left as it is."""
+        return self.archive is not None and self.missing_files(data_dir) == self._paths(data_dir)
 
-SOURCES = {
-    "cifar10": Source(
-        folder="cifar-10-batches-py",
-        train_files=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test_files=("test_batch",),
-        label_key="labels",
-        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in data_dir",
-        archive=(
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            "cifar-10-python.tar.gz",
-            "c58f30108f718f92721af3b95e74349a",
-        ),
-    ),
-    "cifar100": Source(
-        folder="cifar-100-python",
-        train_files=("train",),
-        test_files=("test",),
-        label_key="fine_labels",
-        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in data_dir",
-        archive=(
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            "cifar-100-python.tar.gz",
-            "eb9058c3a382ffc7106e4002c42a8d85",
-        ),
-    ),
-    "imagenet16_120": Source(
-        folder="ImageNet16",
-        train_files=tuple(f"train_data_batch_{number}" for number in range(1, 11)),
-        test_files=("val_data",),
-        label_key="labels",
-        remedy="Get the 16x16 'Downsampled image data' (python files, train and val) from https://image-net.org and "
-        "unpack them in this folder",
-    ),
-}
-
-
-def missing_files(dataset: DatasetSettings, data_dir: Path) -> list[Path]:
-    """The data set's files that are not there; empty for digits, which scikit-learn ships."""
-    if dataset.name == "fashion_mnist":
-        return fashion_mnist.missing_files(data_dir)
-    source = SOURCES.get(dataset.name)
-    return [path for path in source.paths(data_dir) if not path.is_file()] if source else []
-
-
-def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
-    """Download and unpack a data set of which nothing is there yet.
-
-    Raises NasRetrainError if files are missing and cannot be had: no network, no automatic download, or a folder
-    that holds some files and lacks others (which is left as it is).
-    """
-    missing = missing_files(dataset, data_dir)
-    if not missing:
-        return
-    remedy = f"{remedy_of(dataset)} (data_dir is {data_dir}), or name the folder that has it: ARGS='data_dir=/path'."
-    try:
-        if dataset.name == "fashion_mnist":
-            fashion_mnist.fetch(data_dir)
-            return
-        source = SOURCES[dataset.name]
-        if source.archive is None or len(missing) < len(source.paths(data_dir)):
-            names = ", ".join(str(path) for path in missing)
-            raise NasRetrainError(f"{dataset.name}: missing {names}. {remedy}")
+    def download(self, data_dir: Path) -> None:
+        """Get and unpack the archive."""
         from torchvision.datasets.utils import download_and_extract_archive
 
-        url, name, md5 = source.archive
+        assert self.archive is not None
+        url, name, md5 = self.archive
         download_and_extract_archive(url, str(data_dir), filename=name, md5=md5)
-    except (OSError, RuntimeError) as error:
-        raise NasRetrainError(
-            f"{dataset.name}: {missing[0]} is missing, and the download gave: {error}. {remedy}"
-        ) from error
+
+    def read(self, dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
+        """The whole training and test part."""
+
+        def part(names: tuple[str, ...], expected: int) -> Part:
+            folder = data_dir / self.folder
+            batches = [_read_batch(folder / name, dataset, self) for name in names]
+            images = np.concatenate([batch[0] for batch in batches])
+            labels = np.concatenate([batch[1] for batch in batches])
+            if len(labels) != expected:
+                raise NasRetrainError(
+                    f"{folder}: {', '.join(names)} hold {len(labels):,} images of classes 1 to {dataset.classes}, "
+                    f"expected {expected:,}. {self.remedy}."
+                )
+            return images, labels
+
+        return part(self.train_files, dataset.train_images), part(self.test_files, dataset.test_images)
 
 
-def downloads(dataset: DatasetSettings) -> bool:
-    """Whether the data set can be downloaded."""
-    return dataset.name == "fashion_mnist" or SOURCES[dataset.name].archive is not None
-
-
-def remedy_of(dataset: DatasetSettings) -> str:
-    """What to do if its files are missing."""
-    return fashion_mnist.REMEDY if dataset.name == "fashion_mnist" else SOURCES[dataset.name].remedy
-
-
-def read(dataset: DatasetSettings, data_dir: Path, validation_images: int = 0) -> tuple[Part, Part]:
-    """Training part (cut to `train_subset`) and test part of a data set.
-
-    validation_images: if any, that many training images, none of which is in the training part, stand in for the test
-    part. They lie outside `train_subset` as far as there are images outside it.
-
-    Raises NasRetrainError for files that are missing, truncated or not of this data set.
-    """
-    if dataset.name == "digits":
-        train, test = _digits(dataset)
-    elif dataset.name == "fashion_mnist":
-        train = fashion_mnist.read("train", data_dir, dataset.train_images, dataset.image_size)
-        test = fashion_mnist.read("test", data_dir, dataset.test_images, dataset.image_size)
-    else:
-        train, test = _pickled(dataset, data_dir)
-    if dataset.train_subset is None and not validation_images:
-        return train, test
-    order = np.random.default_rng(0).permutation(len(train[1]))
-    rest = len(order) - validation_images
-    if validation_images:
-        test = _only(train, order[rest:])
-    return _only(train, order[: min(rest, dataset.images_per_epoch)]), test
-
-
-def _only(part: Part, images: NDArray[np.int64]) -> Part:
-    """These images of a part, in its order."""
-    chosen = np.sort(images)
-    return part[0][chosen], part[1][chosen]
-
-
-def _digits(dataset: DatasetSettings) -> tuple[Part, Part]:
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    images = bunch.images.astype(np.uint8)[..., np.newaxis]
-    labels = bunch.target.astype(np.int64)
-    if dataset.train_images + dataset.test_images != len(labels):
-        raise NasRetrainError(f"digits: dataset.train_images and dataset.test_images must add up to {len(labels)}.")
-    order = np.random.default_rng(0).permutation(len(labels))
-    train, test = order[: dataset.train_images], order[dataset.train_images :]
-    return (images[train], labels[train]), (images[test], labels[test])
-
-
-def _pickled(dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
-    source = SOURCES[dataset.name]
-
-    def part(names: tuple[str, ...], expected: int) -> Part:
-        batches = [_read_batch(data_dir / source.folder / name, dataset, source) for name in names]
-        images = np.concatenate([batch[0] for batch in batches])
-        labels = np.concatenate([batch[1] for batch in batches])
-        if len(labels) != expected:
-            raise NasRetrainError(
-                f"{data_dir / source.folder}: {', '.join(names)} hold {len(labels):,} images of classes 1 to "
-                f"{dataset.classes}, expected {expected:,}. {source.remedy}."
-            )
-        return images, labels
-
-    return part(source.train_files, dataset.train_images), part(source.test_files, dataset.test_images)
-
-
-def _read_batch(path: Path, dataset: DatasetSettings, source: Source) -> Part:
+def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches) -> Part:
     size, channels = dataset.image_size, dataset.image_channels
 
     def check(condition: Callable[[], bool], expected: str) -> None:
@@ -215,3 +155,92 @@ def _read_batch(path: Path, dataset: DatasetSettings, source: Source) -> Part:
         data, labels = data[kept], labels[kept] - 1
     check(lambda: bool(np.all((labels >= 0) & (labels < dataset.classes))), f"labels 0 to {dataset.classes - 1}")
     return data.reshape(-1, channels, size, size).transpose(0, 2, 3, 1), labels
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Digits(),
+    "fashion_mnist": fashion_mnist.FashionMnist(),
+    "cifar10": PickledBatches(
+        folder="cifar-10-batches-py",
+        train_files=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test_files=("test_batch",),
+        label_key="labels",
+        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in data_dir",
+        archive=(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
+        ),
+    ),
+    "cifar100": PickledBatches(
+        folder="cifar-100-python",
+        train_files=("train",),
+        test_files=("test",),
+        label_key="fine_labels",
+        remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in data_dir",
+        archive=(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+    "imagenet16_120": PickledBatches(
+        folder="ImageNet16",
+        train_files=tuple(f"train_data_batch_{number}" for number in range(1, 11)),
+        test_files=("val_data",),
+        label_key="labels",
+        remedy="Get the 16x16 'Downsampled image data' (python files, train and val) from https://image-net.org and "
+        "unpack them in this folder",
+    ),
+}
+
+
+def missing_files(dataset: DatasetSettings, data_dir: Path) -> list[Path]:
+    """The data set's files that are not there; empty for digits, which scikit-learn ships."""
+    return SOURCES[dataset.name].missing_files(data_dir)
+
+
+def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
+    """Download and unpack a data set of which nothing is there yet.
+
+    Raises NasRetrainError if files are missing and cannot be had: no network, no automatic download, or a folder
+    that holds some files and lacks others (which is left as it is).
+    """
+    source = SOURCES[dataset.name]
+    missing = source.missing_files(data_dir)
+    if not missing:
+        return
+    remedy = f"{source.remedy} (data_dir is {data_dir}), or name the folder that has it: ARGS='data_dir=/path'."
+    if not source.downloads(data_dir):
+        names = ", ".join(str(path) for path in missing)
+        raise NasRetrainError(f"{dataset.name}: missing {names}. {remedy}")
+    try:
+        source.download(data_dir)
+    except (OSError, RuntimeError) as error:
+        raise NasRetrainError(
+            f"{dataset.name}: {missing[0]} is missing, and the download gave: {error}. {remedy}"
+        ) from error
+
+
+def read(dataset: DatasetSettings, data_dir: Path, validation_images: int = 0) -> tuple[Part, Part]:
+    """Training part (cut to `train_subset`) and test part of a data set.
+
+    validation_images: if any, that many training images, none of which is in the training part, stand in for the test
+    part. They lie outside `train_subset` as far as there are images outside it.
+
+    Raises NasRetrainError for files that are missing, truncated or not of this data set.
+    """
+    train, test = SOURCES[dataset.name].read(dataset, data_dir)
+    if dataset.train_subset is None and not validation_images:
+        return train, test
+    order = np.random.default_rng(0).permutation(len(train[1]))
+    rest = len(order) - validation_images
+    if validation_images:
+        test = _only(train, order[rest:])
+    return _only(train, order[: min(rest, dataset.images_per_epoch)]), test
+
+
+def _only(part: Part, images: NDArray[np.int64]) -> Part:
+    """These images of a part, in its order."""
+    chosen = np.sort(images)
+    return part[0][chosen], part[1][chosen]
