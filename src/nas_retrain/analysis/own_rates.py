@@ -49,7 +49,8 @@ class OwnRates:
 
     rankings: a row a recipe and K: Kendall's tau between its ranking and that at own rates, the noise ceiling, how
     often noise alone gives a tau as low, and by how much tau exceeds the control's.
-    regret: a row a recipe: points of test accuracy below the own rate's, their mean and distribution over classes.
+    regret: a row a recipe: points of test accuracy below the own rate's, their mean and distribution over classes, and
+    the mean of the first step's relative_gradient (see `RunRecord`).
     curves: a row a rate of the grid: the mean validation accuracy of all classes and how often it is the best rate.
     by_rate: each class's mean validation accuracy at each rate, (classes, rates), in percent.
     classes: a row a network class: its own rate, the lean (points per doubling of the rate) and what may explain them.
@@ -222,6 +223,7 @@ def _difference(draws: Mapping[str, Floats], row: object, control: str) -> tuple
 
 def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings) -> pd.DataFrame:
     means = frame.pivot_table(index="cell", columns="recipe", values="test_accuracy").dropna(subset=[own])
+    gradients = frame[frame["cell"].isin(means.index)].groupby("recipe")["relative_gradient"].mean()
     rows = []
     for name in others:
         regret = (means[own] - means[name]).dropna().to_numpy()
@@ -232,6 +234,7 @@ def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: Analys
             {"recipe": name, "classes": len(regret), "mean_regret": regret.mean(), "regret_low": low}
             | {"regret_high": high, "share_better_at_own_rate": float((regret > 0).mean())}
             | {f"regret_{percent}_percent": value for percent, value in spread.items()}
+            | {"relative_gradient": gradients[name]}
         )
     return pd.DataFrame(rows)
 

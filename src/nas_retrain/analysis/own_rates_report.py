@@ -48,7 +48,7 @@ def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings,
 def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
     """What the numbers show, in plain sentences."""
     said = [_ranked(found, percent) for percent in found.rankings["top_percent"].unique()]
-    said += _headroom(found)
+    said += [*_headroom(found), _gradients(found)]
     paper = _row(found.explained, "quantity", PAPERS)
     said.append(
         f"The paper's rule orders the networks' own best rates with Spearman's {_with_interval(paper, 'own_rate')}, "
@@ -104,6 +104,11 @@ def _headroom(found: OwnRates) -> list[str]:
         f"others, and {_with_interval(hindsight, 'gain', '+.2f')} in hindsight: between these lies what the best rule "
         "could gain.",
     ]
+
+
+def _gradients(found: OwnRates) -> str:
+    shares = ", ".join(f"{row['relative_gradient']:.2f} with {row['recipe']}" for _, row in found.regret.iterrows())
+    return f"At the first step the gradient is this share of the weights, before any learning rate: {shares}."
 
 
 def _fitted(found: OwnRates) -> list[str]:
@@ -167,7 +172,8 @@ def _sections(
         f"adjusted for their number. over_control: tau less that of {found.control}, on the same resamples.*",
         "## Regret",
         as_markdown(found.regret),
-        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds.*",
+        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. relative_gradient: "
+        "the first step's gradient as a share of the weights, so how much one and the same rate does.*",
         as_markdown(found.curves, 3),
         "*All classes with one rate, on validation images; share_best: how many have it as their own.*",
         "## What explains the own rate",
