@@ -231,6 +231,19 @@ def test_each_recipe_gets_the_rate_that_its_search_finds(make_settings: MakeSett
         assert (before[training.slot] == training.key) == (training.recipe in ("benchmark", "initialisation_only"))
 
 
+def test_a_search_that_lacks_a_training_makes_only_its_own_recipe_wait(make_settings: MakeSettings) -> None:
+    settings = reference(make_settings, "cells=sample:3", "own_rate.classes=2", "sensitivity=null")
+    search = plan.search_trainings(settings)
+    grid, own_grid = settings.base_rate.grid, settings.own_rate.grid if settings.own_rate else ()
+    best = {"base_rate": grid[13], "tuned_rate_search": grid[7], "own_rate_search": own_grid[2]}
+    whole = plan.make_plan(settings, with_losses(search, best))
+    lacking = plan.make_plan(settings, with_losses(search[:-1], best))
+    assert lacking.searching
+    differing = {new.cell for old, new in zip(whole.recipes, lacking.recipes, strict=True) if old != new}
+    recipes = {new.recipe for old, new in zip(whole.recipes, lacking.recipes, strict=True) if old != new}
+    assert (recipes, differing) == ({"own_rate"}, {search[-1].cell})
+
+
 def test_an_own_rate_is_chosen_by_the_validation_images(make_settings: MakeSettings) -> None:
     settings = reference(make_settings, "cells=sample:1", "own_rate.points=2", "own_rate.seeds=[1]", "sensitivity=null")
     search = plan.search_trainings(settings)

@@ -97,5 +97,7 @@ def test_an_own_rate_without_a_grid_is_refused(make_settings: MakeSettings) -> N
         make_settings(*MINIATURE, "own_rate.validation_images=1200")
     with pytest.raises(NasRetrainError, match=r"sensitivity\.recipes: tuned_rate is none"):
         make_settings(*MINIATURE, "recipe=[benchmark,architecture_aware]")
+    with pytest.raises(NasRetrainError, match=r"cannot be varied"):
+        make_settings(*MINIATURE, "sensitivity.recipes=[benchmark,own_rate]")
     with pytest.raises(NasRetrainError, match=r"leave out training\.epochs"):
         make_settings(*MINIATURE, "sensitivity.epochs=[1,2]")

@@ -305,6 +305,10 @@ class Settings(_Section):
             raise ValueError(f"recipe {named[0]}: names that end in {SEARCH} are those of searches")
         if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
             raise ValueError(f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes")
+        if self.sensitivity and any(
+            self.recipes[name].learning_rate in ("own", "grid") for name in self.sensitivity.recipes
+        ):
+            raise ValueError("sensitivity.recipes: a recipe that searches each network's rate cannot be varied")
         if self.sensitivity and (
             self.training.epochs in self.sensitivity.epochs or 1 in self.sensitivity.base_rate_factors
         ):

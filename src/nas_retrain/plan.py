@@ -297,7 +297,7 @@ class Plan:
     """What the settings ask for and what of it is missing.
 
     search: the trainings of all searches. found: what those came to that are finished, by the name under which they
-    are recorded and their cell. While any is not, the other trainings are planned with a rate of 1, for counting only.
+    are recorded and their cell. Trainings that wait for others are planned with a rate of 1, for counting only.
     groups: what to train together so that nothing is missing any more (see `groups_to_train`).
     """
 
@@ -337,8 +337,6 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
     base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
-    if len(found) < len(outcomes):
-        base, rates = 1.0, dict.fromkeys(rates, 1.0)
     recipes = recipe_trainings(settings, base, rates, only)
     if settings.enough_tau is not None:
         recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
