@@ -305,8 +305,8 @@ def _accuracy_at(grid: _Grid, log_rates: Floats, classes: Integers) -> Floats:
 def _rules(
     grid: _Grid, classes: pd.DataFrame, quantities: Sequence[str], drawn: NDArray[np.int64], seed: int
 ) -> pd.DataFrame:
-    """Rules of one line, log2 rate = a + b log2(1 + quantity), each fitted on one half of the classes, at random, and
-    judged on the other, both ways round. The paper's has b = 1 on its own factor, and only a is fitted.
+    """Rules of one line, log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), each fitted on one half of
+    the classes, at random, and judged on the other, both ways round. The paper's has b = 1, and only a is fitted.
 
     "best of all" picks the quantity that gains most on the half that it is fitted to. "own rate" is what each
     class's best rate gains, chosen with some of the seeds and judged with the others, which is less than the truth
@@ -324,7 +324,7 @@ def _rules(
         gains = {}
         for name in quantities:
             x = classes[name].to_numpy(dtype=float)
-            x = np.log2(x) if name == PAPERS else np.log2(1 + x)
+            x = np.log2(x) if (x > 0).all() else np.log2(1 + x)
             intercept, slope = _fit(grid, x, fitted, free=name != PAPERS)
             predicted[name][judged] = intercept + slope * x[judged]
             slopes[name].append(slope)
