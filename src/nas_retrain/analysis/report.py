@@ -214,7 +214,12 @@ def _against_ceiling(table: pd.DataFrame) -> list[str]:
         found.append(f"The ranking changed more than training again explains {level} among the top {among} %.")
     else:
         found.append(f"At no K did the ranking change more than training again explains {level}.")
-    if table.iloc[0]["tau_ceiling"] < LOW_CEILING:
+    if table.iloc[0]["tau_ceiling"] < LOW_CEILING and len(changed):
+        found.append(
+            f"A ceiling of {ceiling} means that noise alone shuffles these rankings a lot: what is said of them as a "
+            "whole holds, but a single network's rank means little."
+        )
+    elif table.iloc[0]["tau_ceiling"] < LOW_CEILING:
         found.append(
             f"A ceiling of {ceiling} means that these accuracies hardly rank the networks at all: take this report as "
             "an illustration of the pipeline, not as evidence on the recipes."
