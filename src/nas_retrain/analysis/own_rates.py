@@ -199,8 +199,8 @@ def _rankings(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: Anal
     found["p_holm"] = holm(found["p_value"].to_numpy())
     control = found[found["recipe"] == chosen.control].set_index("top_percent")["kendall_tau"]
     rows = [
-        (row.kendall_tau - control.get(row.top_percent, np.nan), *_difference(draws, row, chosen.control))
-        for row in found.itertuples()
+        (tau - control.get(percent, np.nan), *_difference(draws, name, percent, chosen.control))
+        for name, percent, tau in zip(found["recipe"], found["top_percent"], found["kendall_tau"], strict=True)
     ]
     found[["over_control", "over_control_low", "over_control_high"]] = rows
     return found.drop(columns=["spearman", "overlap", "ties"])
@@ -214,11 +214,12 @@ def _ceiling(
     return ceiling(comparison, right, recipe, draws=chosen.null_draws, seed=chosen.seed, percents=TOP)
 
 
-def _difference(draws: Mapping[str, Floats], row: object, control: str) -> tuple[float, float]:
-    name, place = getattr(row, "recipe"), TOP.index(getattr(row, "top_percent"))  # noqa: B009 - a named tuple of pandas
-    if name == control or control not in draws:
+def _difference(draws: Mapping[str, Floats], recipe: str, percent: int, control: str) -> tuple[float, float]:
+    """The interval of a recipe's tau less the control's, on the same resamples."""
+    if recipe == control or control not in draws:
         return np.nan, np.nan
-    return interval(draws[name][place] - draws[control][place])
+    place = TOP.index(percent)
+    return interval(draws[recipe][place] - draws[control][place])
 
 
 def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings) -> pd.DataFrame:
