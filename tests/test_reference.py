@@ -18,14 +18,14 @@ MINIATURE = [
     "profile=reference",
     "dataset.image_size=8",
     "dataset.train_subset=200",
-    "cells=sample:5",
+    "cells=sample:4",
     "seeds=[1,2]",
     "training.epochs=1",
     "launcher.together=4",
     "launcher.workers=2",
     "base_rate.points=3",
     "base_rate.seeds=[1]",
-    "own_rate.classes=5",
+    "own_rate.classes=4",
     "own_rate.points=3",
     "own_rate.seeds=[3]",
     "own_rate.fresh_seeds=[4,5]",
@@ -61,7 +61,7 @@ def lines(settings: Settings) -> dict[str, dict[str, object]]:
 
 
 def test_every_training_of_every_part_is_recorded_once(miniature: Settings) -> None:
-    searches, recipes, sensitivity = 3 + 3 + 5 * 3, 5 * 5 * 2 + 5 * 2, 2 * (3 * 2 + 2)
+    searches, recipes, sensitivity = 3 + 3 + 4 * 3, 4 * 5 * 2 + 4 * 2, 2 * (3 * 2 + 2)
     assert len(lines(miniature)) == searches + recipes + sensitivity
 
 
