@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.analysis.noise import NoiseLevel, noise_level
 from nas_retrain.analysis.rankings import Floats, Integers, interval, kendall_tau, middle
-from nas_retrain.analysis.report import SIGNIFICANT, as_markdown
+from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, write_tables
 from nas_retrain.benchmark import Accuracies
 from nas_retrain.config import AlgorithmsSettings
 from nas_retrain.search import replay
@@ -81,9 +81,7 @@ def study(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSetti
     be written.
     """
     findings = find(original, retrained, settings)
-    for name, table in findings.tables().items():
-        with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
     with replacing(folder / "report.md") as temporary:
         temporary.write_text("\n\n".join(_sections(findings)) + "\n")

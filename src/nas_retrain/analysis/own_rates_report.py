@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.analysis.own_rates import BEST, HINDSIGHT, MEASURED, OWN, PAPERS, OwnRates
-from nas_retrain.analysis.report import SIGNIFICANT, as_markdown
+from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, write_tables
 from nas_retrain.analysis.sensitivity import BASE_RATE_FACTOR, EPOCHS
 from nas_retrain.config import Settings
 from nas_retrain.store import replacing
@@ -31,9 +31,7 @@ def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings,
     """
     folder = settings.results_dir / FOLDER
     tables = found.tables() | ({} if sensitivity is None else {"sensitivity": sensitivity})
-    for name, table in tables.items():
-        with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(tables, folder)
     with rc_context(STYLE):
         save(_whose_ranking(found), folder / "figures", "whose_ranking")
         save(_explained(found), folder / "figures", "own_rates")

@@ -54,9 +54,7 @@ def write(
     NasRetrainError if the folder cannot be written.
     """
     tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
-    for name, table in tables.items():
-        with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(tables, folder)
     drawn = figures.draw_all(findings, folder / "figures")
     text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
     with replacing(folder / "report.md") as temporary:
@@ -65,6 +63,13 @@ def write(
         temporary.write_text(_html(text.replace(_EXPLORE, ""), title, folder))  # it may be sent alone
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Write tables/<name>.csv below `folder`; raises NasRetrainError if it cannot be written."""
+    for name, table in tables.items():
+        with replacing(folder / "tables" / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def _html(text: str, title: str, folder: Path) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
-from nas_retrain.analysis.report import as_markdown
+from nas_retrain.analysis.report import as_markdown, write_tables
 from nas_retrain.analysis.verification import (
     LOUD,
     ONE_RATE,
@@ -54,9 +54,7 @@ def write(found: Verification, coordinates: pd.DataFrame | None, settings: Setti
     tables = {"rates": found.rates, "rules": found.rules, "arms": found.arms(rule)}
     if coordinates is not None:
         tables |= {"coordinates": coordinates, "coordinate_slopes": slopes(coordinates)}
-    for name, table in tables.items():
-        with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(tables, folder)
     with rc_context(STYLE):
         save(_predicted(found, rule, settings), folder / "figures", "predicted_rates")
         if coordinates is not None:
