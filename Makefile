@@ -95,7 +95,11 @@ bench: $(READY) ## Measure speed here against the straightforward way; writes re
 	$(BIN)/python scripts/bench.py
 
 .PHONY: test
-test: $(READY) ## Run the tests
+test: $(READY) ## Run the everyday tests, in minutes
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: $(READY) ## Run all tests, with the soak and the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: release-check
