@@ -8,6 +8,7 @@ from nas_retrain.graph import CellGraph, Edge, Operation
 from nas_retrain.spaces import nas_bench_201
 
 OPERATIONS = [None, Operation("skip"), Operation("pool", 3), Operation("layer", 1), Operation("layer", 3)]
+NORMALISED = [*OPERATIONS, None, Operation("layer", 1, normalised=True), Operation("layer", 3, normalised=True)]
 
 
 @st.composite
@@ -23,3 +24,4 @@ def cell_graphs(draw: st.DrawFn, operations: list[Operation | None] = OPERATIONS
 
 
 cells = st.integers(0, 15624).map(nas_bench_201.cell_at)
+cells_with_constants = cells.filter(lambda arch: bool(nas_bench_201.parse(arch).constants))

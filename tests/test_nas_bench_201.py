@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 from collections import defaultdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.scaling import variance_factors
+from nas_retrain.graph import lowest_member
+from nas_retrain.scaling import InDegree, variance_factors
 from nas_retrain.spaces import nas_bench_201
+from tests.simulation import Floats, simulate
 from tests.strategies import cells
 
 # Cells 0, 9 and 123, and the benchmark's best on CIFAR-10, CIFAR-100 and ImageNet16-120, as published.
@@ -76,81 +76,104 @@ def test_indices_out_of_range_are_refused(index: int) -> None:
         nas_bench_201.cell_at(index)
 
 
-def fingerprint(arch: str, inputs: NDArray[np.float64]) -> tuple[float, ...]:
-    """A number that two cells share exactly if they are the same network up to naming their convolutions.
+def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
+    """A number that two cells share exactly if they are the same network up to naming what they train.
 
-    Written from the definition, without the package's graphs: convolutions are sines with a weight each, pooling
-    an exponential, and the cell's output is averaged over all ways to hand out the weights.
+    Every edge of the cell is simulated, whatever it leads to, and the output is averaged over all ways to hand out six
+    weights and biases to its convolutions. Nothing for a cell whose output is the same for all images.
     """
-    operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-    forward, backward = {0}, {3}
-    for source, target in nas_bench_201.EDGES:
-        if source in forward and operations[source, target] != "none":
-            forward.add(target)
-    for source, target in reversed(nas_bench_201.EDGES):
-        if target in backward and operations[source, target] != "none":
-            backward.add(source)
-    live = [ends for ends in operations if operations[ends] != "none" and ends[0] in forward and ends[1] in backward]
-    if not live:
-        return ()
-    kinds = ["nor_conv_1x1", "nor_conv_3x3"]
-    weights = {"nor_conv_1x1": 0.7 + 0.31 * np.arange(6), "nor_conv_3x3": -0.4 - 0.37 * np.arange(6)}
-    convolutions = {kind: [ends for ends in live if operations[ends] == kind] for kind in kinds}
-    total = np.zeros_like(inputs)
-    orders = [list(itertools.permutations(range(len(convolutions[kind])))) for kind in kinds]
-    handed_out = {
-        ends: np.array([weights[kind][order[kind_index][place]] for order in itertools.product(*orders)])[:, None]
-        for kind_index, kind in enumerate(kinds)
-        for place, ends in enumerate(convolutions[kind])
+    operations = {
+        ends: nas_bench_201.OPERATIONS[name]
+        for ends, name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True)
     }
-    values = {0: np.broadcast_to(inputs, (math.prod(map(len, orders)), len(inputs)))}
-    for vertex in (1, 2, 3):
-        total = np.zeros(values[0].shape)
-        for source, target in live:
-            if target != vertex or source not in values:
-                continue
-            value, operation = values[source], operations[source, target]
-            if operation in kinds:
-                total = total + np.sin(handed_out[source, target] * value)
-            else:
-                total = total + (value if operation == "skip_connect" else np.expm1(0.3 * value))
-        values[vertex] = total
-    return tuple(np.round(np.sin(3 * values[3]).mean(0), 9))
+    convolutions = [ends for ends, operation in operations.items() if operation and operation.kind == "layer"]
+    hands = np.array(list(itertools.permutations(range(6), len(convolutions))), dtype=int)
+    hands = hands.reshape(len(hands), len(convolutions), 1, 1)
+    weights, biases = np.array([0.7, 1.1, 1.6, 0.4, 1.9, 1.3]), np.array([0.3, -0.8, 1.2, -1.7, 0.9, 2.2])
+    output = simulate(
+        operations,
+        nas_bench_201.VERTICES,
+        {ends: weights[hands[:, place]] for place, ends in enumerate(convolutions)},
+        {ends: biases[hands[:, place]] for place, ends in enumerate(convolutions)},
+        images,
+    )
+    if np.ptp(output, axis=1).max() < 1e-9:
+        return ()
+    return tuple(np.round(np.sin(3 * output).mean(0).ravel(), 8))
 
 
 def test_network_classes_are_those_of_an_independent_fingerprint() -> None:
-    inputs = np.random.default_rng(5).normal(size=3)
+    images = np.random.default_rng(5).normal(size=(2, 3))
     by_fingerprint: dict[tuple[float, ...], set[int]] = defaultdict(set)
     for index, arch in enumerate(nas_bench_201.cells()):
-        by_fingerprint[fingerprint(arch, inputs)].add(index)
+        by_fingerprint[fingerprint(arch, images)].add(index)
     by_class: dict[int, set[int]] = defaultdict(set)
     for index, network_class in enumerate(nas_bench_201.network_classes()):
         by_class[network_class].add(index)
-    assert len(by_class) == 5260
+    assert len(by_class) == len(by_fingerprint) == 5461
     assert sorted(map(min, by_class.values())) == sorted(by_class)
     assert sorted(map(sorted, by_class.values())) == sorted(map(sorted, by_fingerprint.values()))
+    assert len(by_fingerprint[()]) == 341
 
 
-def test_members_of_a_training_class_are_initialised_alike() -> None:
-    def variances(index: int, convention: str) -> list[tuple[int, float]]:
-        graph = nas_bench_201.graph_at(index)
-        factors = variance_factors(graph, convention)  # type: ignore[arg-type]
-        return sorted((edge.operation.kernel_size, factors[edge]) for edge in graph.layers)
+def test_convolutions_of_what_the_input_does_not_reach_split_classes() -> None:
+    """Without the biases that they add there would be 5,260 classes."""
+    graphs = [nas_bench_201.graph_at(index) for index in range(15625)]
+    pruned = lowest_member(graph.live.network_class for graph in graphs)
+    assert len(set(pruned)) == 5260
+    having = [index for index, graph in enumerate(graphs) if graph.constants]
+    assert len(having) == 2000
+    assert len({pruned[index] for index in having}) == 59
+    classes = nas_bench_201.network_classes()
+    assert len({classes[index] for index in having}) == 201
+    assert {classes[index] for index in having}.isdisjoint(set(classes) - {classes[index] for index in having})
+    assert sum(bool(graphs[index].constant_layers) for index in having) == 40
 
-    split = defaultdict(set)
-    for convention in ("source", "target"):
-        for index, representative in enumerate(nas_bench_201.training_classes(convention)):  # type: ignore[arg-type]
-            assert variances(index, convention) == variances(representative, convention)
-            if convention == "target":
-                split[nas_bench_201.network_classes()[index]].add(representative)
-    assert sum(len(parts) > 1 for parts in split.values()) == 596
+
+def test_the_released_in_degrees_count_edges_that_the_input_does_not_reach() -> None:
+    """800 cells are initialised unlike under "source", counted here from their strings."""
+    differing = {
+        index
+        for index, arch in enumerate(nas_bench_201.cells())
+        if variances(arch, "released") != variances(arch, "source")
+    }
+    expected = set()
+    for index, arch in enumerate(nas_bench_201.cells()):
+        operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+        counted_in_vain = operations[0, 1] == "none" != operations[1, 2] and operations[0, 2] != "none"
+        if counted_in_vain and operations[2, 3].startswith("nor_conv"):
+            expected.add(index)
+            (edge,) = (edge for edge in nas_bench_201.parse(arch).layers if edge.source == 2)
+            released, source = (variance_factors(nas_bench_201.parse(arch), c) for c in ("released", "source"))
+            assert (released[edge], source[edge]) == (1.0, 2.0)
+    assert differing == expected
+    assert len(differing) == 800
+    assert len({nas_bench_201.graph_at(index).live.network_class for index in differing}) == 39
+
+
+def variances(arch: str, convention: InDegree) -> list[tuple[int, float]]:
+    """What the layers of a cell are drawn with."""
+    factors = variance_factors(nas_bench_201.parse(arch), convention)
+    return sorted((edge.operation.kernel_size, factor) for edge, factor in factors.items())
+
+
+@pytest.mark.parametrize(("convention", "split"), [("source", 0), ("target", 608), ("released", 78)])
+def test_members_of_a_training_class_are_initialised_alike(convention: InDegree, split: int) -> None:
+    names, parts = nas_bench_201.cells(), defaultdict(set)
+    for index, representative in enumerate(nas_bench_201.training_classes(convention)):
+        assert variances(names[index], convention) == variances(names[representative], convention)
+        parts[nas_bench_201.network_classes()[index]].add(representative)
+    assert sum(len(its) > 1 for its in parts.values()) == split
+
+
+def test_stock_initialisation_has_the_network_classes() -> None:
     assert nas_bench_201.training_classes(None) == nas_bench_201.network_classes()
 
 
 def test_cells_table() -> None:
     table = nas_bench_201.cells_table()
     assert list(table["index"]) == list(range(15625))
-    assert table["network_class"].nunique() == 5260
+    assert table["network_class"].nunique() == 5461
     assert (~table["connected"]).sum() == 341
     rates = 0.46 * table["learning_rate_factor"].dropna()
     assert len(rates) == 15625 - 341

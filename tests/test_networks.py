@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nas_retrain.graph import CellGraph, Edge
 from nas_retrain.networks import build as build_network
+from nas_retrain.networks import join
 from nas_retrain.networks import nas_bench_201 as networks
 from nas_retrain.networks.reference import ReferenceCell, ReferenceNetwork, ReferenceReduction
 from nas_retrain.scaling import InDegree, Initialisation, variance_factors
 from nas_retrain.spaces import nas_bench_201
 from tests.conftest import MakeSettings
-from tests.strategies import cells
+from tests.strategies import cells, cells_with_constants
 
 SMALL = {"channels": 4, "cells_per_stage": 2, "classes": 7, "image_channels": 3}
 
@@ -49,6 +52,14 @@ def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Ten
                     module = theirs.edges[f"{edge.source}{edge.target}"]
                     matched.append((module[1].weight, convolution.weight[part]))
                     norm(module[2], batch_norm, part)
+        if ours.constants is not None:
+            for edge, bias in zip(ours.constants.bias_edges, ours.constants.biases, strict=True):
+                matched.append((theirs.edges[f"{edge.source}{edge.target}"][2].bias, bias))
+            layers = zip(ours.constants.convolutions, ours.constants.norms, strict=True)
+            for edge, (convolution, batch_norm) in zip(ours.constants.layer_edges, layers, strict=True):
+                module = theirs.edges[f"{edge.source}{edge.target}"]
+                matched.append((module[1].weight, convolution.weight))
+                norm(module[2], batch_norm)
     norm(oracle.last[0], network.last_norm)
     matched.append((oracle.classifier.weight, network.readout.weight))
     matched.append((oracle.classifier.bias, network.readout.bias))
@@ -72,7 +83,7 @@ def build_both(arch: str, initialisation: Initialisation, seed: int = 0) -> tupl
 
 
 RANDOM_CELLS = random.Random(0).sample(
-    [cell for cell in range(len(nas_bench_201.cells())) if nas_bench_201.graph_at(cell).connected], 300
+    [cell for cell in range(len(nas_bench_201.cells())) if nas_bench_201.graph_at(cell).connected], 100
 )
 
 
@@ -129,8 +140,144 @@ def arch_of(oracle: ReferenceNetwork) -> str:
     return nas_bench_201.format_cell(tuple(cell.operations[ends] for ends in nas_bench_201.EDGES))
 
 
+def trained(
+    archs: list[str], batch_norm_biases: float, steps: int, compare: Callable[[str, bool, Tensor, Tensor], None]
+) -> None:
+    """Train the network and one module for each edge of each cell alike, and compare their outputs.
+
+    batch_norm_biases: the standard deviation of all BatchNorm biases at the start, of dead convolutions too. compare:
+    called with the cell, whether in training mode, and the outputs of the two, after every step and at the end.
+    """
+    for seed, arch in enumerate(archs):
+        generator = torch.Generator().manual_seed(seed)
+        network, oracle = (
+            build(nas_bench_201.parse(arch), "stock", seed, **TINY).double(),
+            ReferenceNetwork(arch, **TINY),
+        )
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.weight.uniform_(0.5, 1.5, generator=generator)
+                    module.bias.normal_(0.0, batch_norm_biases, generator=generator)
+                if isinstance(module, networks.Constants):
+                    for bias in module.biases:
+                        bias.normal_(0.0, batch_norm_biases, generator=generator)
+            for module in oracle.double().modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.bias.normal_(0.0, batch_norm_biases, generator=generator)
+            for theirs, ours in pairs(network, oracle):
+                theirs.copy_(ours)
+        sgd = {
+            model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+            for model in (network, oracle)
+        }
+        for step in range(steps + 1):
+            images = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
+            labels = torch.randint(0, TINY["classes"], (4,), generator=generator)
+            outputs = {model: model(images) for model in sgd}
+            compare(arch, True, outputs[network], outputs[oracle])
+            if step == steps:
+                break
+            for model, optimiser in sgd.items():
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(outputs[model], labels).backward()
+                optimiser.step()
+        network.eval()
+        oracle.eval()
+        compare(arch, False, network(images), oracle(images))
+
+
+TINY = {"channels": 2, "cells_per_stage": 1, "classes": 3, "image_channels": 1}
+
+
+def one_of_each_class(cells: Iterable[int], number: int | None = None) -> list[str]:
+    """A random member of each network class among these cells, of a random choice of so many classes."""
+    members: dict[int, list[int]] = {}
+    for cell in cells:
+        members.setdefault(nas_bench_201.network_classes()[cell], []).append(cell)
+    drawn = random.Random(1)
+    classes = sorted(members) if number is None else drawn.sample(sorted(members), number)
+    return [nas_bench_201.cell_at(drawn.choice(members[network_class])) for network_class in classes]
+
+
+WITH_CONSTANTS = [cell for cell in range(15625) if nas_bench_201.graph_at(cell).constants]
+
+
+def makes_a_constant_of_a_bias(arch: str) -> bool:
+    """Whether a 1x1 convolution reads what is made of another's bias."""
+    operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+    chain = operations[1, 2].startswith("nor_conv") and operations[2, 3] == "nor_conv_1x1"
+    return chain and operations[0, 1] == operations[0, 2] == "none"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [20, pytest.param(None, marks=pytest.mark.slow)],
+)
+def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreached_vertices(
+    number: int | None,
+) -> None:
+    def compare(arch: str, training: bool, ours: Tensor, theirs: Tensor) -> None:
+        if training or not makes_a_constant_of_a_bias(arch):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+    without = [cell for cell in RANDOM_CELLS if cell not in WITH_CONSTANTS]
+    of_images = [cell for cell in WITH_CONSTANTS if nas_bench_201.graph_at(cell).constant_layers]
+    archs = one_of_each_class(WITH_CONSTANTS, number) + one_of_each_class(without, 5) + one_of_each_class(of_images, 4)
+    trained(archs, batch_norm_biases=1.0, steps=5, compare=compare)
+
+
+def test_a_1x1_convolution_of_a_bias_differs_only_in_evaluation_and_only_from_biases_that_are_not_zero() -> None:
+    """A running mean lags behind the constant that such a convolution makes. Biases that are 0 at the start, as they
+    are where training starts, stay 0 there."""
+    archs = one_of_each_class(
+        filter(lambda cell: makes_a_constant_of_a_bias(nas_bench_201.cell_at(cell)), WITH_CONSTANTS)
+    )
+    differences: dict[tuple[float, bool], float] = {}
+    for deviation in (0.0, 1.0):
+
+        def compare(_: str, training: bool, ours: Tensor, theirs: Tensor, deviation: float = deviation) -> None:
+            largest = float((ours - theirs).abs().max().detach())
+            which = deviation, training
+            differences[which] = max(differences.get(which, 0.0), largest)
+
+        trained(archs, deviation, steps=5, compare=compare)
+    assert differences[0.0, True] < 1e-9
+    assert differences[0.0, False] < 1e-9
+    assert differences[1.0, True] < 1e-9
+    assert differences[1.0, False] > 1e-2
+
+
+def test_constants_of_members_are_trained_apart() -> None:
+    """Networks side by side, with constant layers, come to what each comes to alone."""
+    arch = "|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    alone = [build(nas_bench_201.parse(arch), "source", seed, **TINY) for seed in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in alone:
+            for parameter in network.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.3)
+    joined = join(alone).double()
+    assert sum(len(block.constants.biases) for block in joined.blocks if isinstance(block, networks.Cell)) == 2 * 3
+    for _ in range(3):
+        images = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
+        expected = torch.cat([network(images) for network in alone], 1)
+        found = joined(images.repeat(1, 3, 1, 1))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        for model, output in [(joined, found), *zip(alone, expected.chunk(3, 1), strict=True)]:
+            model.zero_grad()
+            output.square().sum().backward(retain_graph=True)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.sub_(parameter.grad, alpha=0.01)
+    joined.eval()
+    images = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
+    expected = torch.cat([network.eval()(images) for network in alone], 1)
+    torch.testing.assert_close(joined(images.repeat(1, 3, 1, 1)), expected, rtol=1e-9, atol=1e-9)
+
+
 @settings(max_examples=40)
-@given(cells)
+@given(st.one_of(cells, cells_with_constants))
 def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
     graph = nas_bench_201.parse(arch)
     if not graph.connected:
@@ -138,6 +285,9 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
     sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1}
     oracle = ReferenceNetwork(arch, **sizes, dead_edges=False)
     expected = sum(parameter.numel() for parameter in oracle.parameters())
+    for edge in graph.biases:  # of all that the module has, its BatchNorm's bias alone has an effect
+        modules = [block.edges[f"{edge.source}{edge.target}"] for block in oracle.blocks if hasattr(block, "edges")]
+        expected -= sum(module[1].weight.numel() + module[2].weight.numel() for module in modules)
     assert nas_bench_201.parameters(graph, **sizes) == expected
     network = build(graph, **sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
@@ -149,8 +299,9 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
         pixels = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
         counted += module.weight.numel() * pixels
 
-    for module in oracle.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+    of_constants = [f".{edge.source}{edge.target}." for edge in graph.constants]
+    for name, module in oracle.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not any(edge in name for edge in of_constants):
             module.register_forward_hook(count)
     oracle(torch.zeros(2, 1, 16, 16))
     assert nas_bench_201.flops(graph, **sizes, image_size=16) == counted

@@ -136,7 +136,18 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     if found.empty:
         there = sorted({f"{row.dataset} {row.recipe}" for row in frame[["dataset", "recipe"]].itertuples()})
         raise NasRetrainError(f"{path} has no {dataset} {recipe}; it has {', '.join(there) or 'nothing'}.")
-    if len(found["config_hash"].unique()) > 1:
+    constant = found["cell"].map(lambda cell: bool(nas_bench_201.graph_at(cell).constants)).astype(bool)
+    # Such cells' trainings have a hash of their own. Version 0.1.0 gave them that of all others, and left a part out.
+    incomplete = constant & found["config_hash"].isin(found.loc[~constant, "config_hash"])
+    if incomplete.any():
+        warnings.warn(
+            f"{path}: {incomplete.sum():,} trainings of {recipe} are left out. Version 0.1.0 made them of cells in "
+            "which a convolution reads what the input does not reach, without that convolution. make retrain with the "
+            "settings of that run trains the whole networks.",
+            stacklevel=2,
+        )
+    found, constant = found[~incomplete], constant[~incomplete]
+    if any(len(part.unique()) > 1 for _, part in found["config_hash"].groupby(constant)):
         raise NasRetrainError(f"{path} holds {recipe} under several settings; they cannot be compared as one.")
     return from_runs(found, recipe)
 

@@ -31,10 +31,10 @@ import torch
 from tqdm import tqdm
 
 from nas_retrain import benchmark
-from nas_retrain.config import Settings, is_search
+from nas_retrain.config import Settings, digest, is_search
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.pipeline import read_store
-from nas_retrain.plan import make_plan
+from nas_retrain.plan import has_constants, identity, make_plan
 from nas_retrain.scaling import InDegree, in_degree_of
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunKey, RunRecord
@@ -50,7 +50,7 @@ TEST_SET = "ori-test"
 @dataclass(frozen=True)
 class _Chosen:
     """What is exported. records: by network class and seed. in_degree: the convention of their initialisation, None
-    for the stock one. identity: the settings that made them, whose hash they carry."""
+    for the stock one. identity: the settings that made them, as of networks without constants (see `plan.identity`)."""
 
     records: list[RunRecord]
     in_degree: InDegree | None
@@ -98,17 +98,29 @@ def _choose(settings: Settings) -> _Chosen:
         )
     made = make_plan(settings, stored)
     training = next(training for training in made.recipes if training.recipe == recipe)
-    records = [record for record in stored if (record.recipe, record.config_hash) == (recipe, training.config_hash)]
+    plain, with_constants = (
+        identity(
+            settings,
+            recipe,
+            base_rate=made.base_rate,
+            learning_rate=training.learning_rate,
+            constants=constants,
+        )
+        for constants in (False, True)
+    )
+    hashes = {False: digest(plain), True: digest(with_constants)}
+    records = [
+        record
+        for record in stored
+        if record.recipe == recipe and record.config_hash == hashes[has_constants(settings, record.cell)]
+    ]
     if not records:
         raise NasRetrainError(
             f"{folder} has records of {recipe}, but none that these settings made. Give those of the run again: "
             f"PROFILE=... and ARGS='...' (see {folder / 'settings.json'})."
         )
-    identity = settings.identity(recipe)
-    if settings.recipes[recipe].learning_rate == "rule":
-        identity |= {"base_rate": made.base_rate}
     records.sort(key=lambda record: (record.network_class, record.seed))
-    return _Chosen(records, in_degree_of(training.initialisation), identity)
+    return _Chosen(records, in_degree_of(training.initialisation), plain)
 
 
 def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:
@@ -121,7 +133,7 @@ def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:
 
 
 def _costs(cell: int, settings: Settings) -> tuple[int, int]:
-    """Parameters and multiply-accumulates of the network that was trained for a cell; operations off every path have
+    """Parameters and multiply-accumulates of the network that was trained for a cell; operations without effect have
     no part in it, so they are the same for all members of a class."""
     graph, data = nas_bench_201.graph_at(cell), settings.dataset
     size: dict[str, int] = {
@@ -350,7 +362,7 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
         diverged=statuses["diverged"],
         disconnected=statuses["disconnected"],
         chance=100.0 / settings.dataset.classes,
-        identity=json.dumps(chosen.identity | {"config_hash": records[0].config_hash}, indent=2),
+        identity=json.dumps(chosen.identity | {"config_hash": digest(chosen.identity)}, indent=2),
         trained_with=", ".join(sorted({f"nas-retrain {record.code_version}" for record in records})),
         torch=", ".join(sorted({record.torch for record in records})),
         devices=", ".join(sorted({record.device for record in records})),
@@ -416,8 +428,8 @@ _CARD = """# NAS-Bench-201's cells on {dataset}, retrained: {recipe}
 
 - `accuracies.parquet` and `accuracies.csv`: one row a cell and seed. Accuracies are in percent, losses in nats.
   `seconds` is the time of training, an even share of it where several networks trained as one. `flops` are the
-  multiply-accumulates of convolutions and readout for one image. Operations off every path count in neither
-  `parameters` nor `flops`.
+  multiply-accumulates of convolutions and readout for one image. Operations without effect on the output count in
+  neither `parameters` nor `flops`, and those that are the same for every image not in `flops`.
 - For nats_bench, in fast mode: `{nats}`.
 - For nas-bench-201: {pth_listed}.
 
@@ -453,7 +465,8 @@ info["{accuracy}"]  # of all test images, the mean over seeds
 
 ## Settings
 
-`config_hash` is the hash of the other values; each training carried it.
+`config_hash` is the hash of the other values; each training carried it. A network in which a convolution reads what
+the input does not reach carried the hash of the same values with `"constants": true` among them.
 
 ```json
 {identity}

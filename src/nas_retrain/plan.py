@@ -106,8 +106,8 @@ def recipe_trainings(
 
     base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
     one. only: leave out other network classes. Members of one network class share one training, named after the
-    class's lowest index. Under the "target" convention, classes whose members are initialised differently are split
-    (see `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
+    class's lowest index. Under conventions by which members of a class are initialised differently, it is split (see
+    `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
     since predictions start from its best rate.
     """
     trainings: list[Training] = []
@@ -186,6 +186,39 @@ def _learning_rate(
     return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
 
 
+def has_constants(settings: Settings, cell: int) -> bool:
+    """Whether a network has parts that depend on no input (see `CellGraph.constants`)."""
+    return bool(spaces.of(settings.bench).graph_at(cell).constants)
+
+
+def identity(
+    settings: Settings,
+    name: str,
+    *,
+    base_rate: float | None,
+    learning_rate: float | None,
+    constants: bool,
+    epochs: int | None = None,
+) -> dict[str, Any]:
+    """Everything that decides what a recipe's training comes to, save the cell and the seed: its hash is config_hash.
+
+    base_rate: of the rule, if the recipe follows it. learning_rate: what a search found, if the recipe searches.
+    epochs: in place of training.epochs. constants: see `has_constants`. Version 0.1.0 trained networks without these
+    parts, so an entry tells its records of such cells from those of the whole network; all others keep their hash.
+    """
+    recipe, found = settings.recipes[name], settings.identity(name)
+    if base_rate is not None and recipe.learning_rate == "rule":
+        found |= {"base_rate": base_rate}
+    elif not isinstance(recipe.learning_rate, float):
+        found |= {"rate": learning_rate}
+    if epochs is not None:
+        found["training"] |= {"epochs": epochs}
+    return found | _CONSTANTS if constants else found
+
+
+_CONSTANTS = {"constants": True}
+
+
 def _class_trainings(
     settings: Settings,
     name: str,
@@ -203,14 +236,16 @@ def _class_trainings(
     learning_rate: float | None = None
     if space.graph_at(network_class).connected:
         learning_rate = factor * _learning_rate(settings, name, network_class, base_rate, found)
-    identity = settings.identity(name)
-    if base_rate is not None and recipe.learning_rate == "rule":
-        identity |= {"base_rate": factor * base_rate}
-    elif not isinstance(recipe.learning_rate, float):
-        identity |= {"rate": learning_rate}
-    if epochs is not None:
-        identity["training"] |= {"epochs": epochs}
-    config_hash = digest(identity)
+    config_hash = digest(
+        identity(
+            settings,
+            name,
+            base_rate=None if base_rate is None else factor * base_rate,
+            learning_rate=learning_rate,
+            constants=has_constants(settings, network_class),
+            epochs=epochs,
+        )
+    )
     seeds = settings.own_rate.fresh_seeds if settings.own_rate and recipe.learning_rate == "own" else settings.seeds
     return [
         Training(
@@ -270,6 +305,8 @@ def _grid(
     shared["training"] |= {"epochs": epochs}
     if validation_images:
         shared["validation_images"] = validation_images
+    if has_constants(settings, cell):
+        shared |= _CONSTANTS
     how = {"in_degree" if name == BASE_RATE else "initialisation": initialisation}
     return [
         Training(

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Literal
+from typing import Literal, get_args
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge
 
-InDegree = Literal["source", "target"]
+InDegree = Literal["source", "target", "released"]
+"""Which in-degree divides a layer's variance, see `variance_factors`."""
+
 Activation = Literal["relu", "gelu"]
 
-Initialisation = Literal["stock", "he", "mup", "source", "target"]
+Initialisation = Literal["stock", "he", "mup", "source", "target", "released"]
 """How weights are drawn: as PyTorch does; He's normal distribution throughout; the same with the readout's deviation,
 not its variance, going as 1 / width (muP, and what the paper's rules take for granted); the paper's, which is muP's
-with variances over the in-degree of a layer's source or target."""
+with variances over an in-degree."""
 
 HE_GAIN_SQUARED = 2.0
 """E[relu(z)^2] = E[z^2] / 2 for symmetric z, so a variance of 2 / fan-in keeps the signal's scale (He et al. 2015)."""
@@ -37,25 +39,28 @@ GAIN_SQUARED: dict[Activation, float] = {
 
 def in_degree_of(initialisation: Initialisation) -> InDegree | None:
     """Whose in-degree divides the variances, if any does."""
-    return initialisation if initialisation in ("source", "target") else None
+    return next((convention for convention in get_args(InDegree) if convention == initialisation), None)
 
 
 def variance_factors(
     graph: CellGraph, in_degree: InDegree | None, gain_squared: float = HE_GAIN_SQUARED
 ) -> dict[Edge, float]:
-    """The factor C of each live layer: its weights are drawn with variance C / fan-in.
+    """The factor C of each layer that has weights: they are drawn with variance C / fan-in.
 
     in_degree: whose in-degree divides. "target", C(l', l) = 2 / d_in(l), is what appendix A derives (eq. 12) and
-    what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed and what
-    the paper's experiments ran. They agree where every vertex has one incoming edge. None: nothing divides.
+    what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed.
+    "released" is "source" as the paper's released code counts it: edges from vertices that the input does not reach
+    are counted too. They agree where every vertex has one incoming edge. None: nothing divides.
     gain_squared: in place of 2 for another activation than ReLU, see `GAIN_SQUARED`.
+
+    Layers of constants (`CellGraph.constant_layers`) have the factors of their vertices like all others, and are not
+    counted by "source" and "target": where training starts, biases are 0 and such layers put out nothing.
     """
+    layers = graph.layers + graph.constant_layers
     if in_degree is None:
-        return dict.fromkeys(graph.layers, gain_squared)
-    degrees = graph.in_degrees
-    return {
-        edge: gain_squared / degrees[edge.source if in_degree == "source" else edge.target] for edge in graph.layers
-    }
+        return dict.fromkeys(layers, gain_squared)
+    degrees = graph.in_degrees_of_all_edges if in_degree == "released" else graph.in_degrees
+    return {edge: gain_squared / degrees[edge.target if in_degree == "target" else edge.source] for edge in layers}
 
 
 def learning_rate_factor(

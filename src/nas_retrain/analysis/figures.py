@@ -196,8 +196,9 @@ def _rank(rank: float) -> str:
 
 
 def draw_cell(axes: Axes, arch: str) -> None:
-    """Draw a cell: vertices 0 (input) to 3 (output), live edges coloured by operation, dead ones thin and dotted."""
-    live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
+    """Draw a cell: vertices 0 (input) to 3 (output), edges coloured by operation, those without effect thin and
+    dotted."""
+    live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
     places = {0: (0.0, 0.0), 1: (1.0, 0.75), 2: (2.0, -0.75), 3: (3.0, 0.0)}
     for (source, target), name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True):
         if name == "none":

@@ -38,7 +38,7 @@ def _content(comparison: Comparison, title: str, noise: Floats | None) -> dict[s
     cells = [nas_bench_201.cell_at(index) for index in comparison.cells]
     names = list(nas_bench_201.OPERATIONS)
     operations = [[names.index(name) for name in nas_bench_201.parse_operations(arch)] for arch in cells]
-    live = [{(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges} for arch in cells]
+    live = [{(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges} for arch in cells]
     factors = learning_rate_factors(comparison)
     distinct = np.unique(factors[np.isfinite(factors)])
     return {

@@ -43,7 +43,7 @@ PAPERS_R = {"mlp": 0.838, "cnn": 0.856}
 
 @dataclass(frozen=True)
 class Searched:
-    """The grid search of one network under one initialisation ("he", "mup", "source" or "target")."""
+    """The grid search of one network under one initialisation (`scaling.Initialisation`)."""
 
     initialisation: Initialisation
     cell: int
@@ -78,6 +78,7 @@ class Verification:
             "muP, depth only": ("mup", DEEPEST),
             "the paper's rules, in-degree of the source": ("source", main_rule),
             "the paper's rules, in-degree of the target": ("target", main_rule),
+            "the paper's rules, in-degree of the source with dead edges counted": ("released", main_rule),
         }
         found = {name: self.judged(*key) for name, key in arms.items()}
         return pd.DataFrame([{"arm": name} | row for name, row in found.items() if row is not None])

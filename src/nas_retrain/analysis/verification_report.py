@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from nas_retrain.analysis.verification import (
     without_loud,
 )
 from nas_retrain.config import Settings
-from nas_retrain.scaling import Initialisation
+from nas_retrain.scaling import InDegree, Initialisation
 from nas_retrain.store import replacing
 
 COLOURS = (BLUE, GREEN, ORANGE)
@@ -41,6 +42,7 @@ LABELS = {
     "mup": "muP's",
     "source": "the paper's, in-degree of the source",
     "target": "the paper's, in-degree of the target",
+    "released": "the paper's, in-degree of the source with dead edges counted",
 }
 
 
@@ -69,7 +71,7 @@ def statements(found: Verification, settings: Settings) -> list[str]:
     """What the numbers show, in plain sentences."""
     bench, rule = settings.bench.name, main_rule(settings.bench)
     said = []
-    conventions: tuple[Initialisation, ...] = ("source", "target")
+    conventions: tuple[Initialisation, ...] = get_args(InDegree)
     for initialisation in conventions:
         row = found.judged(initialisation, rule)
         if row is None:
@@ -163,7 +165,7 @@ def _sections(
 
 
 def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
-    panels = [name for name in ("source", "target") if name in set(found.rates["initialisation"])]
+    panels = [name for name in get_args(InDegree) if name in set(found.rates["initialisation"])]
     panels = panels or list(dict.fromkeys(found.rates["initialisation"]))
     figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -1,4 +1,4 @@
-"""NAS-Bench-201's network, built from the live part of a cell graph.
+"""NAS-Bench-201's network, built from those edges of a cell graph that its output depends on.
 
 Stem, three stages of cells at C, 2C and 4C channels with a stride-2 residual block between stages, then BatchNorm,
 ReLU, global average pooling and a linear readout. Every convolution is ReLU, convolution without bias, BatchNorm.
@@ -6,7 +6,9 @@ ReLU, global average pooling and a linear readout. Every convolution is ReLU, co
 The mathematics is that of one module per edge, in fewer kernels: a vertex's ReLU and pooling are computed once for
 all the edges that read them, and convolutions of one source vertex and kernel size are one convolution whose output
 channels are theirs side by side. BatchNorm works per channel and stock initialisation depends on fan-in alone, so
-joining changes neither. Dead edges are never built.
+joining changes neither. Dead edges are never built. A convolution whose output is its BatchNorm's bias, whatever it
+reads (see `CellGraph.constants`), is built as that bias: a parameter for each channel, 0 at the start, with weight
+decay like every parameter.
 
 Several members (networks of one cell that differ in seed, initialisation or learning rate) can be one wide network:
 every convolution has a group of channels for each member, and no member sees another's channels. Every parameter and
@@ -35,11 +37,12 @@ BatchNorm's backward pass takes more than the joined call saves (measured on two
 REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
     "source": (2, 1, 2),
     "target": (1, 2, 2),
+    "released": (2, 1, 2),
     None: (1, 1, 1),
 }
 """In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
 
-"target" is the rule: the second convolution and the shortcut meet in one sum. "source" is what the paper's
+"target" is the rule: the second convolution and the shortcut meet in one sum. The others are what the paper's
 experiments ran, which is not the in-degree of the source vertex (that would be 1 throughout).
 """
 
@@ -67,7 +70,7 @@ class Vertex(nn.Module):
         """
         sent = [(target, value, False) for target in self.skips]
         if self.pools:
-            pooled = functional.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
+            pooled = _pool(value)
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             rectified = functional.relu(value, inplace=ours and not sent)
@@ -122,8 +125,52 @@ class Vertex(nn.Module):
         ]
 
 
+class Constants(nn.Module):
+    """What a cell adds that is the same for every image: biases, and what the cell makes of them."""
+
+    def __init__(self, graph: CellGraph, channels: int, members: int) -> None:
+        super().__init__()
+        self.edges = graph.constants
+        self.bias_edges, self.layer_edges = graph.biases, graph.constant_layers
+        self.biases = nn.ParameterList(torch.zeros(members * channels) for _ in self.bias_edges)
+        self.convolutions = nn.ModuleList(
+            _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(members * channels) for _ in self.layer_edges)
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        """What they come to at each vertex, for the cell's input of shape (batch, channels, height, width).
+
+        Of shape (1, channels, 1, 1) where it is the same at every pixel, else (1, channels, height, width).
+        """
+        biases = dict(zip(self.bias_edges, self.biases, strict=True))
+        layers = dict(zip(self.layer_edges, zip(self.convolutions, self.norms, strict=True), strict=True))
+        held: dict[int, Tensor] = {}
+        for edge in self.edges:
+            if edge in biases:
+                sent = biases[edge].view(1, -1, 1, 1)
+            elif edge in layers:
+                convolution, norm = layers[edge]
+                convolved = convolution(functional.relu(held[edge.source]).expand(1, *x.shape[1:]))
+                # Over the whole batch, since the running variance is that of a sample of so many values.
+                sent = norm(convolved.expand(x.shape))[:1]
+            elif edge.operation.kind == "pool":
+                sent = _pool(held[edge.source])
+            else:
+                sent = held[edge.source]
+            held[edge.target] = held[edge.target] + sent if edge.target in held else sent
+        return held
+
+    def weights(self) -> list[tuple[Edge, Tensor]]:
+        """The weights of layers, of shape (channels, channels, kernel, kernel)."""
+        return [
+            (edge, cast("nn.Conv2d", convolution).weight)
+            for edge, convolution in zip(self.layer_edges, self.convolutions, strict=True)
+        ]
+
+
 class Cell(nn.Module):
-    """A cell: every vertex is the sum of what its live edges bring."""
+    """A cell: every vertex is the sum of what its live edges bring, and of constants."""
 
     def __init__(self, graph: CellGraph, channels: int, members: int) -> None:
         super().__init__()
@@ -133,13 +180,17 @@ class Cell(nn.Module):
             reading.setdefault(edge.source, []).append(edge)
         self.sources = list(reading)
         self.vertices = nn.ModuleList(Vertex(edges, channels, members) for edges in reading.values())
+        self.constants = Constants(graph, channels, members) if graph.constants else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to the same shape."""
         values: list[Tensor | None] = [x] + [None] * (self.size - 1)
-        ours = [False] * self.size  # the cell's input belongs to whoever made it
-        for source, vertex in zip(self.sources, self.vertices, strict=True):
-            for target, sent, free in vertex(values[source], ours=ours[source]):
+        if self.constants is not None:
+            for vertex, constant in self.constants(x).items():
+                values[vertex] = constant
+        ours = [False] * self.size  # the input belongs to whoever made it, and a constant is smaller than the sum
+        for source, reader in zip(self.sources, self.vertices, strict=True):
+            for target, sent, free in reader(values[source], ours=ours[source]):
                 held = values[target]
                 if held is None:
                     values[target], ours[target] = sent, free
@@ -150,6 +201,11 @@ class Cell(nn.Module):
                 else:
                     values[target], ours[target] = held + sent, True
         return cast("Tensor", values[-1])
+
+    def weights(self) -> list[tuple[Edge, Tensor]]:
+        """Each layer's edge and its weights, of shape (channels, channels, kernel, kernel)."""
+        found = [pair for vertex in self.vertices for pair in cast("Vertex", vertex).weights()]
+        return found if self.constants is None else found + self.constants.weights()
 
 
 class Reduction(nn.Module):
@@ -228,6 +284,10 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
     )
 
 
+def _pool(value: Tensor) -> Tensor:
+    return functional.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
+
+
 def initialise(network: Network, initialisation: Initialisation) -> None:
     """Draw every weight anew from torch's generator (paper eq. 4), save for "stock", which is how they come.
 
@@ -246,9 +306,8 @@ def initialise(network: Network, initialisation: Initialisation) -> None:
                 for convolution, degree in zip(convolutions, REDUCTION_DEGREES[in_degree], strict=True):
                     _draw(convolution.weight, HE_GAIN_SQUARED / degree)
             else:
-                for vertex in cast("Cell", block).vertices:
-                    for edge, weight in cast("Vertex", vertex).weights():
-                        _draw(weight, factors[edge])
+                for edge, weight in cast("Cell", block).weights():
+                    _draw(weight, factors[edge])
         variance = HE_GAIN_SQUARED / network.readout.in_features
         network.readout.weight.normal_(0.0, variance**0.5 if initialisation == "he" else variance)
         network.readout.bias.zero_()

@@ -1,8 +1,8 @@
 """NAS-Bench-201's network written straight from its description, one module for each edge.
 
 What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Like the
-benchmark's own code it does not ask which edges lead anywhere: dead ones are computed too, unless `dead_edges` is
-False. Nothing is trained with it.
+benchmark's own code it does not ask which edges lead anywhere: those without effect on the output are computed too,
+unless `dead_edges` is False. Nothing is trained with it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ReferenceCell(nn.Module):
     def __init__(self, arch: str, channels: int, *, dead_edges: bool) -> None:
         super().__init__()
         self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-        live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).live.edges}
+        effective = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
         self.edges = nn.ModuleDict()
         for (source, target), operation in self.operations.items():
-            if operation == "none" or not (dead_edges or (source, target) in live):
+            if operation == "none" or not (dead_edges or (source, target) in effective):
                 continue
             if operation in ("nor_conv_1x1", "nor_conv_3x3"):
                 size = int(operation[-1])

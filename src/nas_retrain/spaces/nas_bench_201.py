@@ -25,8 +25,8 @@ VERTICES = 4
 OPERATIONS: dict[str, Operation | None] = {
     "none": None,
     "skip_connect": Operation("skip"),
-    "nor_conv_1x1": Operation("layer", 1),
-    "nor_conv_3x3": Operation("layer", 3),
+    "nor_conv_1x1": Operation("layer", 1, normalised=True),
+    "nor_conv_3x3": Operation("layer", 3, normalised=True),
     "avg_pool_3x3": Operation("pool", 3),
 }
 EDGES = tuple((source, target) for target in range(1, VERTICES) for source in range(target))
@@ -137,12 +137,12 @@ def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
     """The class of every cell within which one training stands for all, named like `network_classes`.
 
     in_degree: the convention of the initialisation, None for the stock one. Under "source" and stock these are the
-    network classes. Under "target" cells are told apart too if their initial variances differ, since contracting a
-    skip moves edges from one vertex to another.
+    network classes. Under "target" and "released" cells are told apart too if their initial variances differ:
+    contracting a skip moves edges from one vertex to another, and edges without effect are counted in the latter.
     """
-    if in_degree != "target":
+    if in_degree in (None, "source"):
         return network_classes()
-    return tuple(lowest_member(_initialised_formula(parse(arch)) for arch in cells()))
+    return tuple(lowest_member(_initialised_formula(parse(arch), in_degree) for arch in cells()))
 
 
 @dataclass(frozen=True)
@@ -189,19 +189,24 @@ class NasBench201:
         )
 
 
-def _initialised_formula(graph: CellGraph) -> str:
-    factors = variance_factors(graph, "target")
-    return graph.formula({edge: f"conv{edge.operation.kernel_size}[{factors[edge]:.4g}]" for edge in graph.layers})
+def _initialised_formula(graph: CellGraph, in_degree: InDegree | None) -> str:
+    factors = variance_factors(graph, in_degree)
+    return graph.formula({edge: f"conv{edge.operation.kernel_size}[{factor:.4g}]" for edge, factor in factors.items()})
 
 
 def parameters(
     graph: CellGraph, *, channels: int = 16, cells_per_stage: int = 5, classes: int = 10, image_channels: int = 3
 ) -> int:
-    """Trainable parameters of the network built from a cell, dead edges left out."""
+    """Trainable parameters of the network built from a cell: what its output depends on, and nothing else.
+
+    A convolution that puts out its BatchNorm's bias counts with that alone (`CellGraph.constants`).
+    """
+    layers = graph.layers + graph.constant_layers
     total = image_channels * channels * 9 + 2 * channels
     for stage in range(STAGES):
         width = channels << stage
-        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 + 2 * width for e in graph.layers)
+        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 + 2 * width for e in layers)
+        total += cells_per_stage * width * len(graph.biases)
         if stage:
             half = width // 2
             total += half * width * 9 + 2 * width + width * width * 9 + 2 * width + half * width
@@ -217,7 +222,10 @@ def flops(
     image_channels: int = 3,
     image_size: int = 32,
 ) -> int:
-    """Multiply-accumulates of convolutions and readout for one image (the benchmark's "FLOPs"), dead edges left out."""
+    """Multiply-accumulates of convolutions and readout for one image (the benchmark's "FLOPs").
+
+    Dead edges are left out, and so are constants (`CellGraph.constants`): they are computed once, not for each image.
+    """
     size = image_size
     total = image_channels * channels * 9 * size * size
     for stage in range(STAGES):
@@ -232,7 +240,10 @@ def flops(
 
 def cells_table() -> pd.DataFrame:
     """One row a cell, in official order: index, arch, network_class, connected, path_depths and in_degrees (JSON
-    lists), learning_rate_factor (empty when not connected), convolutions, parameters and flops (10 classes, 32x32)."""
+    lists), learning_rate_factor (empty when not connected), convolutions, parameters and flops (10 classes, 32x32).
+
+    Depths, degrees, convolutions and flops are of what the input passes through; parameters has the constants too.
+    """
     rows = []
     for index, (arch, network_class) in enumerate(zip(cells(), network_classes(), strict=True)):
         graph = parse(arch)
