@@ -326,8 +326,9 @@ def test_the_first_step_s_gradient_is_autograd_s(make_settings: MakeSettings, tm
             training.train(group, settings, data, checkpoint, lambda steps=steps: next(steps) == 2)  # type: ignore[misc]
         for planned, record in zip(group, training.train(group, settings, data, checkpoint), strict=True):
             graph = nas_bench_201.parse(planned.arch)
-            network = networks.build(graph, settings, initialisation=planned.initialisation, seed=planned.seed)
-            generator = torch.Generator().manual_seed(training._epoch_seed(planned.seed, 0))
+            seed = training.seed_of_generator(planned, settings)
+            network = networks.build(graph, settings, initialisation=planned.initialisation, seed=seed)
+            generator = torch.Generator().manual_seed(training._epoch_seed(seed, 0))
             images, labels = next(batches.training_batches(data, settings.training.batch_size, generator))
             weights = list(network.parameters())
             gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(network(images), labels), weights)
@@ -351,7 +352,8 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
     ours, theirs = [], []
     for planned in plan.recipe_trainings(settings, None):
         ours.append(run(planned, settings, tmp_path / "none").test_accuracy)
-        network = networks.build(nas_bench_201.parse(planned.arch), settings, initialisation="stock", seed=planned.seed)
+        seed = training.seed_of_generator(planned, settings)
+        network = networks.build(nas_bench_201.parse(planned.arch), settings, initialisation="stock", seed=seed)
         reference = ReferenceNetwork(planned.arch, **network.sizes)
         with torch.no_grad():
             for their_tensor, our_tensor in pairs(network, reference):
@@ -359,7 +361,7 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
         optimiser = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         schedule = CosineAnnealingLR(optimiser, T_max=3)
         for epoch in range(3):
-            generator = torch.Generator().manual_seed(training._epoch_seed(planned.seed, epoch))
+            generator = torch.Generator().manual_seed(training._epoch_seed(seed, epoch))
             for images, labels in batches.training_batches(data, settings.training.batch_size, generator):
                 optimiser.zero_grad()
                 torch.nn.functional.cross_entropy(reference(images.contiguous()), labels).backward()

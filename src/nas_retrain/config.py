@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Activation, InDegree, Initialisation
+from nas_retrain.seeding import Seeding
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -268,6 +269,7 @@ class Settings(_Section):
     cells: str | tuple[int, ...]
     sample_seed: int
     seeds: Seeds
+    seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
     original: Path | None
     retrained: Path | None
@@ -317,7 +319,7 @@ class Settings(_Section):
 
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
-        return {
+        return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
             "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"}),
             "network": self.network.model_dump(),

@@ -488,6 +488,7 @@ def claim_results_folder(settings: Settings) -> None:
             before: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise NasRetrainError(f"{path} cannot be read ({error}). Give another folder: results_dir=...") from error
+        before = {"seeding": "shared"} | before  # as all seeds were before there was a choice
         differences = [
             f"\n  {key}: {known} there, {_flat(now)[key]} now"
             for key, known in _flat(before).items()
@@ -506,7 +507,7 @@ def claim_results_folder(settings: Settings) -> None:
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
-    sections = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes")
+    sections = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
     return settings.model_dump(mode="json", include=set(sections), exclude={"dataset": {"dry_train_subset"}})
 
 

@@ -46,6 +46,7 @@ class RunRecord:
     each network, test_loss and test_accuracy are of validation images. gradient_norm: of the first step's gradient;
     relative_gradient: the root mean square over layers of its norm as a share of the weights' (neither depends on the
     learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
+    seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
     """
 
     bench: str
@@ -74,6 +75,7 @@ class RunRecord:
     gradient_norm: float | None = None
     relative_gradient: float | None = None
     group: str = ""
+    seeding: str = "shared"
 
     @property
     def key(self) -> RunKey:

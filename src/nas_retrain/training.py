@@ -1,7 +1,7 @@
 """A group of trainings of one cell, usually of one: recipes and seeds in; run records out.
 
 A training depends on its seed and settings only, never on what ran before it in the process: every epoch draws its
-shuffling and augmentation from a generator seeded by (seed, epoch). So a checkpoint needs no generator state, and a
+shuffling and augmentation from a generator seeded by its seed (see `seeding`) and the epoch. So a checkpoint needs no generator state, and a
 killed and resumed training ends with the same bits as one that was never killed, on the same machine. Which trainings
 are in a group with it changes nothing but the order in which floats are added.
 """
@@ -31,6 +31,7 @@ from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training, group_name
 from nas_retrain.scaling import in_degree_of
+from nas_retrain.seeding import generator_seed
 from nas_retrain.store import RunRecord, Status, replacing
 from nas_retrain.version import code_version
 
@@ -131,10 +132,11 @@ def train(
     if group[0].learning_rate is None:
         return _records(group, started, progress, None, data, settings)
 
+    seeds = [seed_of_generator(training, settings) for training in group]
     network = networks.join(
         [
-            networks.build(graph, settings, initialisation=training.initialisation, seed=training.seed)
-            for training in group
+            networks.build(graph, settings, initialisation=training.initialisation, seed=seed)
+            for training, seed in zip(group, seeds, strict=True)
         ]
     ).to(data.device)
     if settings.launcher.compile:
@@ -143,7 +145,6 @@ def train(
         network.compile(mode="reduce-overhead" if data.device.type == "cuda" else "default")
     optimiser = Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
     _resume(checkpoint, group, network, optimiser, progress)
-    seeds = [training.seed for training in group]
     while progress.epoch < epochs:
         optimiser.anneal(cosine(1.0, progress.epoch, epochs))
         begun = time.perf_counter()
@@ -223,6 +224,12 @@ class Sgd:
 def cosine(learning_rate: float, epoch: int, epochs: int) -> float:
     """The rate of an epoch under a cosine schedule that starts at `learning_rate` and would reach 0 at `epochs`."""
     return 0.5 * learning_rate * (1.0 + math.cos(math.pi * epoch / epochs))
+
+
+def seed_of_generator(training: Training, settings: Settings) -> int:
+    """What seeds the generator of a training's weights and batches."""
+    network_class = spaces.of(settings.bench).training_class(training.cell, "stock")
+    return generator_seed(settings.seeding, network_class, training.seed)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -396,6 +403,7 @@ def _records(
                 gradient_norm=_finite(progress.gradient_norms[member]),
                 relative_gradient=_finite(progress.relative_gradients[member]),
                 group=group_name(group),
+                seeding=settings.seeding,
             )
         )
     return records
