@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_retrain.errors import NasRetrainError
@@ -84,3 +85,26 @@ def test_source_in_degrees_miss_it_where_branches_meet() -> None:
     graph = CellGraph(5, (*edges, Edge(3, 4, layer)))
     assert mean_squares(graph, "target") == pytest.approx([1, 1, 1, 1, 1], rel=0.15)
     assert mean_squares(graph, "source") == pytest.approx([1, 1, 1, 3, 1], rel=0.15)
+
+
+def test_every_cell_of_the_benchmark_has_the_factor_of_plain_floats() -> None:
+    for arch in nas_bench_201.cells():
+        graph = nas_bench_201.parse(arch)
+        if graph.connected:
+            cubes = sum(paths * depth**3 for depth, paths in graph.path_depths().items())
+            assert learning_rate_factor(graph, nas_bench_201.BASE) == math.sqrt(1 / cubes)
+
+
+def doublings(number: int) -> CellGraph:
+    """A graph with 2 ** number paths of depth 1."""
+    skip = Operation("skip")
+    return CellGraph(number + 1, tuple(Edge(vertex, vertex + 1, skip) for vertex in range(number) for _ in range(2)))
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 2500), st.integers(1, 1900))
+def test_a_factor_is_right_where_the_sums_over_paths_are_beyond_any_float(number: int, base: int) -> None:
+    with localcontext(prec=50):
+        expected = float(Decimal(2) ** (Decimal(base - number) / 2))
+    factor = learning_rate_factor(doublings(number), doublings(base))
+    assert factor == pytest.approx(expected, rel=1e-11, abs=5e-324)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import subprocess
 import sys
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +25,16 @@ from numpy.polynomial import Polynomial
 from scipy import integrate, special, stats
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
 
 import nas_retrain
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.graph import CellGraph, Edge, Operation
 from nas_retrain.networks.reference import ReferenceCell, ReferenceNetwork
 from nas_retrain.scaling import GAIN_SQUARED, InDegree
 from nas_retrain.spaces import nas_bench_201
-from nas_retrain.tracing import scale
+from nas_retrain.tracing import Scaled, scale
 from tests.strategies import cells
 from tests.test_graph import paths
 
@@ -272,7 +281,9 @@ def residual(blocks: int, *, inplace: bool = False) -> nn.Sequential:
 
 
 def test_deep_networks_have_more_paths_than_can_be_listed() -> None:
-    scaled = scale(residual(60), VECTORS, base_rate=1.0)
+    with pytest.warns(UserWarning, match="learning rate is 5.3e-12: no weight would move"):
+        scaled = scale(residual(60), VECTORS, base_rate=1.0)
+    assert "10^18.1 paths" in str(scaled)
     assert scaled.path_depths == {1 + layers: math.comb(60, layers) for layers in range(61)}
     assert scaled.factor == pytest.approx(sum(math.comb(60, n) * (1 + n) ** 3 for n in range(61)) ** -0.5, rel=1e-12)
 
@@ -427,17 +438,457 @@ def test_what_the_theory_does_not_cover_is_refused_and_nothing_is_changed(case: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"base_rate": 0.0}, "base_rate is 0.0"),
-        ({"base_rate": math.nan}, "base_rate is nan"),
+        *(
+            ({"base_rate": rate}, f"base_rate is {re.escape(shown)}; give a positive learning rate")
+            for rate, shown in (
+                *((0.0, "0.0"), (-0.1, "-0.1"), (math.nan, "nan"), (math.inf, "inf"), ("0.1", "'0.1'"), (b"1", "b'1'")),
+                *((True, "True"), (np.True_, "np.True_"), (None, "None"), (1j, "1j"), (10**5000, "of type int")),
+                *(
+                    (np.ones(2), "array([1., 1.])"),
+                    (torch.ones(2), "tensor([1., 1.])"),
+                    (Decimal("NaN"), "Decimal('NaN')"),
+                ),
+            )
+        ),
+        *(
+            ({"base_rate": 1.0, "seed": seed}, f"seed is {re.escape(shown)}; give a whole number of 64 bits")
+            for seed, shown in (
+                *(
+                    (True, "True"),
+                    (np.False_, "np.False_"),
+                    (3.0, "3.0"),
+                    (np.float64(3), "np.float64(3.0)"),
+                    ("3", "'3'"),
+                ),
+                *(
+                    (2**64, str(2**64)),
+                    (10**5000, "of type int"),
+                    (Decimal(3), "Decimal('3')"),
+                    ([3], "[3]"),
+                ),
+            )
+        ),
+        ({"base_rate": 1.0, "in_degree": ["target"]}, "'source' or 'target'"),
+        ({"base_rate": 1.0, "in_degree": None}, "'source' or 'target'"),
         ({"base_rate": 1.0, "in_degree": "both"}, "'source' or 'target'"),
         ({"base_rate": 1.0, "kernel_factor": True}, "parts.layer is not"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(arguments: dict[str, object], message: str) -> None:
+    module = network(lambda p, x: p.layer(x).relu())
+    before = parameters(module)
     with pytest.raises(NasRetrainError, match=message):
-        scale(network(lambda p, x: p.layer(x).relu()), VECTORS, **arguments)
-    with pytest.raises(NasRetrainError, match="example_input is a tuple"):
-        scale(network(lambda _, x: x), (2, 16), base_rate=1.0)
+        scale(module, VECTORS, **arguments)
+    assert torch.equal(parameters(module), before)
+
+
+def parameters(module: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((2, 16), "example_input is a tuple"),
+        (np.zeros((2, 16), np.float32), "example_input is a ndarray"),
+        (None, "example_input is a NoneType"),
+        (torch.zeros(0, 16), "example_input is empty"),
+        (torch.zeros(2, 16, device="meta"), "example_input is on the meta device"),
+        (torch.zeros(2, 16, dtype=torch.long), r"node parts_first.*\(2, 16\) and type torch.int64 on cpu"),
+        (torch.zeros(2, 16, dtype=torch.float64), r"node parts_first.*\(2, 16\) and type torch.float64 on cpu"),
+        (torch.tensor(1.0), r"node parts_first.*shape \(\)"),
+    ],
+)
+def test_examples_that_do_not_fit_are_named(example: Any, message: str) -> None:
+    with pytest.raises(NasRetrainError, match=message):
+        scale(network(lambda _, x: x), example, base_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    "number", [Decimal("0.25"), np.float32(0.25), np.array(0.25), torch.tensor(0.25), Fraction(1, 4)]
+)
+def test_a_base_rate_may_be_any_kind_of_number(number: Any) -> None:
+    rate = scale(network(lambda _, x: x), VECTORS, base_rate=number).learning_rate
+    assert (rate, type(rate)) == (0.25, float)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)])
+def test_a_seed_may_be_any_kind_of_whole_number(seed: Any) -> None:
+    drawn = []
+    for one in (3, seed):
+        module = network(lambda _, x: x)
+        scale(module, VECTORS, base_rate=1.0, seed=one)
+        drawn.append([*module.parts.first.parameters(), *module.parts.readout.parameters()])
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one, other)
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def changed(change: Callable[[nn.Sequential], object]) -> nn.Sequential:
+    module = two_layers()
+    change(module)
+    return module
+
+
+def keeps(value: Callable[[nn.Sequential], object]) -> nn.Sequential:
+    return changed(lambda module: setattr(module[0], "kept", value(module)))
+
+
+def with_weights(first: Tensor, last: Tensor) -> nn.Sequential:
+    module = two_layers()
+    module[0].weight, module[2].weight = nn.Parameter(first), nn.Parameter(last)
+    return module
+
+
+def quietly(make: Callable[[], nn.Module]) -> nn.Module:
+    """torch warns that some of its ways are old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make()
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Keyword(nn.Module):
+    def forward(self, x: Tensor, *, flag: bool) -> Tensor:
+        return x if flag else -x
+
+
+class Nothing(nn.Module):
+    def forward(self) -> Tensor:
+        return VECTORS
+
+
+def nested(depth: int) -> nn.Sequential:
+    module = two_layers()
+    for _ in range(depth):
+        module = nn.Sequential(module)
+    return module
+
+
+SHARED = torch.zeros(40, 16)
+LINEAR = {nn.Linear}
+MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a class": (lambda: nn.Linear, "module is <class.*give a torch.nn.Module"),
+    "a function": (lambda: torch.relu, "module is .*give a torch.nn.Module"),
+    "scripted": (
+        lambda: quietly(lambda: torch.jit.script(two_layers())),
+        "Module RecursiveScriptModule is compiled to TorchScript",
+    ),
+    "traced": (
+        lambda: quietly(lambda: torch.jit.trace(two_layers(), VECTORS)),
+        "Module TopLevelTracedModule is compiled to Torch",
+    ),
+    "a scripted part": (
+        lambda: nn.Sequential(quietly(lambda: torch.jit.script(nn.Linear(16, 16))), nn.ReLU(), nn.Linear(16, 4)),
+        "Module 0 is compiled to TorchScript",
+    ),
+    "compiled": (lambda: torch.compile(two_layers()), "Module OptimizedModule is compiled.*_orig_mod"),
+    "data parallel": (lambda: nn.DataParallel(two_layers()), "Module DataParallel spreads a module"),
+    "keeps an activation": (
+        lambda: keeps(lambda module: module(VECTORS)),
+        r"Module 0 cannot be copied.*attribute kept \(Tensor\).*detached",
+    ),
+    "keeps losses": (
+        lambda: keeps(lambda module: [{"loss": module(VECTORS).sum()}]),
+        r"Module 0.*attribute kept \(list\)",
+    ),
+    "keeps a lock": (lambda: keeps(lambda _: threading.Lock()), r"Module 0 cannot be copied.*attribute kept \(lock\)"),
+    "keeps a generator": (lambda: keeps(lambda module: (part for part in module)), r"attribute kept \(generator\)"),
+    "lazy layer": (lambda: nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 4)), "Module 0 is lazy"),
+    "lazy batch normalisation": (lambda: two_layers().insert(1, nn.LazyBatchNorm1d()), "Module 1 is lazy"),
+    "lazy statistics": (lambda: two_layers().insert(1, nn.LazyBatchNorm1d(affine=False)), "Module 1 is lazy"),
+    "lazy instance normalisation": (
+        lambda: two_layers().insert(1, nn.LazyInstanceNorm1d(affine=True)),
+        "Module 1 is lazy.*Run the network once",
+    ),
+    "meta": (lambda: two_layers().to("meta"), "Module 0 is on the meta device"),
+    "one meta layer": (lambda: changed(lambda module: module[2].to("meta")), "Module 2 is on the meta device"),
+    "meta buffer": (
+        lambda: two_layers().insert(1, nn.BatchNorm1d(16, affine=False, device="meta")),
+        "Module 1 is on the meta",
+    ),
+    "inference parameters": (
+        lambda: torch.inference_mode()(two_layers)(),
+        "weight of module 0 was made in torch.inference",
+    ),
+    "frozen": (lambda: two_layers().requires_grad_(False), "weight of module 0 is frozen"),
+    "frozen bias": (lambda: changed(lambda module: module[2].bias.requires_grad_(False)), "bias of module 2 is frozen"),
+    "frozen normalisation": (
+        lambda: two_layers().insert(1, nn.BatchNorm1d(16).requires_grad_(False)),
+        "weight of module 1 is frozen",
+    ),
+    "weight normalisation by hooks": (
+        lambda: quietly(lambda: changed(lambda module: nn.utils.weight_norm(module[2]))),
+        "Module 2 has no weight that can",
+    ),
+    "spectral normalisation by hooks": (
+        lambda: changed(lambda module: nn.utils.spectral_norm(module[2])),
+        "Module 2 has no weight that can be set",
+    ),
+    "spectral normalisation": (
+        lambda: changed(lambda module: nn.utils.parametrizations.spectral_norm(module[2])),
+        "Module 2 has no weight",
+    ),
+    "parametrised bias": (
+        lambda: changed(lambda module: nn.utils.parametrize.register_parametrization(module[0], "bias", nn.Identity())),
+        "Module 0 has no weight",
+    ),
+    "parametrised normalisation": (
+        lambda: two_layers().insert(
+            1, nn.utils.parametrize.register_parametrization(nn.BatchNorm1d(16), "weight", nn.Identity())
+        ),
+        "Module 1 has no weight",
+    ),
+    "pruned": (
+        lambda: changed(lambda module: prune.random_unstructured(module[0], "weight", 0.5)),
+        "Module 0 has no weight",
+    ),
+    "hook that doubles": (
+        lambda: changed(lambda module: module[0].register_forward_hook(lambda _, __, out: 2 * out)),
+        "Module 0 has a forward hook",
+    ),
+    "hook before": (
+        lambda: changed(lambda module: module[0].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))),
+        "Module 0 has a forward hook",
+    ),
+    "hook of the whole": (
+        lambda: changed(lambda module: module.register_forward_hook(lambda _, __, out: out.softmax(1))),
+        "Module Sequential has a forward hook",
+    ),
+    "complex": (
+        lambda: quietly(lambda: two_layers().to(torch.complex64)),
+        "Module 0 has weights of type torch.complex64",
+    ),
+    "eight bits": (lambda: two_layers().to(torch.float8_e4m3fn), "Module 0 has weights of type torch.float8_e4m3fn"),
+    "quantised": (
+        lambda: quietly(lambda: torch.ao.quantization.quantize_dynamic(two_layers(), LINEAR)),
+        r"node _0 \(module 0\).*torch.ao.nn.quantized.* cannot be read",
+    ),
+    "tied by their data": (lambda: with_weights(SHARED[:16], SHARED[:10]), "2.weight and 0.weight share their memory"),
+    "weights that overlap": (
+        lambda: with_weights(SHARED[:16], SHARED[8:18]),
+        "0.weight and 2.weight share their memory",
+    ),
+    "a weight that an unused layer has too": (
+        lambda: changed(
+            lambda m: (m[2].register_module("other", nn.Linear(16, 10)), setattr(m[2].other, "weight", m[2].weight))
+        ),
+        "2.other.weight and 2.weight share their memory",
+    ),
+    "a part of a parameter of all": (
+        lambda: changed(
+            lambda m: (
+                setattr(m[2], "weight", nn.Parameter(SHARED[4:14])),
+                m.register_parameter("flat", nn.Parameter(SHARED)),
+            )
+        ),
+        "flat and 2.weight share their memory",
+    ),
+    "an expanded weight": (
+        lambda: with_weights(torch.zeros(1, 16).expand(16, 16), torch.zeros(10, 16)),
+        "weight of module 0 is no tensor of its own",
+    ),
+    "no values": (
+        lambda: quietly(lambda: nn.Sequential(nn.Linear(16, 0), nn.ReLU(), nn.Linear(0, 4))),
+        "0 has the shape.*no values",
+    ),
+    "two inputs": (Two, "forward of Two cannot be called with one input alone: missing a required argument: 'y'"),
+    "a keyword without a default": (Keyword, "forward of Keyword cannot be called with one input.*'flag'"),
+    "no input": (Nothing, "forward of Nothing cannot be called with one input"),
+    "too deeply nested": (lambda: nested(400), "Sequential are nested too deeply.*setrecursionlimit"),
+    "one output in a tuple": (
+        lambda: Forward(lambda p, x: (p.b(p.a(x).relu()),), a=nn.Linear(16, 4), b=nn.Linear(4, 4)),
+        "node output.*in a tuple",
+    ),
+    "outputs by name": (
+        lambda: Forward(lambda p, x: {"logits": p.b(p.a(x).relu())}, a=nn.Linear(16, 4), b=nn.Linear(4, 4)),
+        "node output.*dict",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_module_that_cannot_be_read_or_set_is_refused_and_nothing_is_changed(case: str) -> None:
+    make, message = MISFITS[case]
+    module = make()
+    tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+    tensors = [tensor for tensor in tensors if not (is_lazy(tensor) or tensor.is_meta)]
+    before = [tensor.detach().clone() for tensor in tensors]
+    random_state = torch.get_rng_state()
+    with pytest.raises(NasRetrainError, match=message) as raised:
+        scale(module, VECTORS, base_rate=0.1)
+    assert len(str(raised.value)) < 500
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for one, other in zip(tensors, before, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_a_hook_or_parametrisation_would_hide_works_once_it_is_removed() -> None:
+    module = two_layers()
+    handle = module[0].register_forward_hook(lambda _, __, out: 2 * out)
+    nn.utils.parametrizations.spectral_norm(module[2])
+    handle.remove()
+    nn.utils.parametrize.remove_parametrizations(module[2], "weight")
+    assert scale(module, VECTORS, base_rate=0.1).factor == 1.0
+
+
+class Flags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def run(self, x: Tensor, again: bool, mask: Tensor | None) -> Tensor:
+        x = self.a(x).relu()
+        if again:
+            x = self.b(x).relu()
+        return self.c(x if mask is None else x * mask)
+
+
+class Defaults(Flags):
+    def forward(self, x: Tensor, flag: bool = False, mask: Tensor | None = None) -> Tensor:
+        return self.run(x, flag, mask)
+
+
+class AnotherDefault(Flags):
+    def forward(self, x: Tensor, flag: bool = True, mask: Tensor | None = None) -> Tensor:
+        return self.run(x, flag, mask)
+
+
+class KeywordDefaults(Flags):
+    def forward(self, x: Tensor, *, flag: bool = True, sizes: tuple[int, ...] = (1, 2)) -> Tensor:
+        return self.run(x, flag and len(sizes) == 2, None)
+
+
+class AnyKeywords(Flags):
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        return self.run(x, options.get("flag", True), options.get("mask"))
+
+
+class AnyInputs(Flags):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.run(inputs[0], len(inputs) == 1, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth"), [(Defaults, 1), (AnotherDefault, 2), (KeywordDefaults, 2), (AnyKeywords, 2), (AnyInputs, 2)]
+)
+def test_further_arguments_of_forward_have_their_defaults(kind: type[Flags], depth: int) -> None:
+    module = kind()
+    assert module(VECTORS).shape == (2, 4)
+    assert scale(module, VECTORS, base_rate=1.0).path_depths == {depth: 1}
+
+
+def same_twice(how: Callable[[Tensor], Tensor]) -> Forward:
+    return Forward(lambda p, x: p.b(how(p.a(x)).relu()), a=nn.Linear(16, 16), b=nn.Linear(16, 4))
+
+
+def added_in_place(x: Tensor) -> Tensor:
+    x += x
+    return x
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x: x + x,
+        lambda x: torch.add(x, x),
+        lambda x: sum([x, x]),
+        lambda x: x + functional.dropout(x),
+        lambda x: x + x.view(2, 16),
+        added_in_place,
+    ],
+)
+def test_a_value_added_to_itself_counts_twice_and_is_noted(how: Callable[[Tensor], Tensor]) -> None:
+    scaled = scale(same_twice(how), VECTORS, base_rate=1.0)
+    assert scaled.path_depths == {1: 2}
+    assert "added to itself in " in scaled.notes[0]
+    assert "itself" not in "".join(scale(same_twice(lambda x: x), VECTORS, base_rate=1.0).notes)
+
+
+def test_a_value_that_a_longer_sum_has_twice_is_noted() -> None:
+    def forward(parts: nn.ModuleDict, x: Tensor) -> Tensor:
+        x = parts.a(x)
+        return parts.c((x + parts.b(x.relu()) + x).relu())
+
+    module = Forward(forward, **{name: nn.Linear(16, 16) for name in "abc"})
+    scaled = scale(module, VECTORS, base_rate=1.0)
+    assert scaled.path_depths == {1: 2, 2: 1}
+    assert "added to itself in add, add_1" in scaled.notes[0]
+
+
+@pytest.mark.parametrize("additions", [1100, 2500])
+def test_paths_beyond_any_float_give_the_rule_s_rate_or_zero_with_a_warning(additions: int) -> None:
+    """Adding a value to itself n times doubles its paths n times: the factor is 2 ** (-n / 2), or 0."""
+
+    def doubled(x: Tensor) -> Tensor:
+        for _ in range(additions):
+            x = x + x
+        return x
+
+    with pytest.warns(
+        UserWarning, match="no weight would move" if additions < 2200 else "small for a float, and so is 0"
+    ):
+        scaled = scale(same_twice(doubled), VECTORS, base_rate=1.0)
+    assert scaled.factor == pytest.approx(2.0 ** (-additions / 2), rel=1e-11, abs=0.0)
+    assert scaled.path_depths == {1: 2**additions}
+    assert f"10^{additions * math.log10(2):.1f} paths" in str(scaled)
+
+
+def test_a_number_of_paths_with_more_digits_than_python_prints_is_printed() -> None:
+    skips = tuple(Edge(vertex, vertex + 1, Operation("skip")) for vertex in range(15000) for _ in range(2))
+    assert "(about 10^4515.4 paths, the deepest of depth 1)" in str(Scaled(0.0, 0.0, CellGraph(15001, skips), (), ()))
+
+
+def test_a_chain_of_more_layers_than_python_recurses() -> None:
+    layers = [part for _ in range(1100) for part in (nn.ReLU(), nn.Linear(2, 2))]
+    scaled = scale(nn.Sequential(nn.Linear(2, 2), *layers), torch.zeros(2, 2), base_rate=1.0)
+    assert scaled.factor == pytest.approx(1100**-1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_lengths(dtype: torch.dtype) -> None:
+    module = two_layers().to(dtype)
+    scale(module, VECTORS.to(dtype), base_rate=1.0, seed=0)
+    assert module[0].weight.dtype == dtype
+    assert float(module[0].weight.detach().double().std()) == pytest.approx(math.sqrt(2 / 16), rel=0.1)
+
+
+def test_inside_inference_mode_a_network_is_scaled_as_outside_and_stays_trainable() -> None:
+    inside, outside = two_layers(), two_layers()
+    with torch.inference_mode():
+        scale(inside, VECTORS, base_rate=1.0, seed=1)
+    scale(outside, VECTORS, base_rate=1.0, seed=1)
+    assert torch.equal(parameters(inside), parameters(outside))
+    inside(VECTORS + 1).sum().backward()
+    assert inside[0].weight.grad is not None
+
+
+def test_a_network_that_draws_while_it_is_traced_leaves_torch_s_generator_alone() -> None:
+    module = Forward(
+        lambda p, x: p.b(p.a(x).relu()) if torch.rand(()) < 2 else x, a=nn.Linear(16, 4), b=nn.Linear(4, 4)
+    )
+    before = torch.get_rng_state()
+    scale(module, VECTORS, base_rate=1.0, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_hooks_of_gradients_and_compilation_in_place_are_not_in_the_way() -> None:
+    module = two_layers().eval()
+    called = []
+    module.register_full_backward_hook(lambda *_: called.append(1))
+    module[0].register_full_backward_hook(lambda *_: called.append(1))
+    module.compile()
+    assert scale(module, VECTORS, base_rate=1.0).factor == 1.0
+    assert not module.training
+    assert not called
+    assert len(module._backward_hooks) == 1
 
 
 def test_reshapes_pools_and_means_count_nothing() -> None:

@@ -82,7 +82,7 @@ def learning_rate_factor(
     depths, base_depths = graph.path_depths(depth_offset), base.path_depths(depth_offset)
     if not depths or not base_depths:
         raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
-    factor = math.sqrt(sum_of_cubes(base_depths) / sum_of_cubes(depths))
+    factor = _root_of_ratio(sum_of_cubes(base_depths), sum_of_cubes(depths))
     if kernel_factor:
         factor *= _mean_kernel_size(base, base_kernel_size) / _mean_kernel_size(graph, base_kernel_size)
     return factor
@@ -91,6 +91,13 @@ def learning_rate_factor(
 def sum_of_cubes(depths: Counter[int]) -> int:
     """The sum of L_p^3 over paths, from how many paths have each depth."""
     return sum(paths * depth**3 for depth, paths in depths.items())
+
+
+def _root_of_ratio(numerator: int, denominator: int) -> float:
+    """sqrt(numerator / denominator), by logarithms where the ratio itself may be beyond a float."""
+    if abs(numerator.bit_length() - denominator.bit_length()) < 1000:
+        return math.sqrt(numerator / denominator)
+    return math.exp((math.log(numerator) - math.log(denominator)) / 2)
 
 
 def _mean_kernel_size(graph: CellGraph, without_layers: float) -> float:

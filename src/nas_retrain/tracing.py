@@ -21,21 +21,33 @@ Source: Chen, Wu, Wang, Hanin, "Principled Architecture-aware Scaling of Hyperpa
 
 from __future__ import annotations
 
-import copy
+import inspect
 import math
 import operator
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, SupportsFloat, SupportsIndex, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.parameter import is_lazy
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge, Operation
+from nas_retrain.preconditions import (
+    LAYERS,
+    copied,
+    generator_of,
+    positive,
+    require_example,
+    require_one_input,
+    require_readable,
+    require_settable,
+    said,
+)
 from nas_retrain.scaling import (
     GAIN_SQUARED,
     HE_GAIN_SQUARED,
@@ -47,6 +59,9 @@ from nas_retrain.scaling import (
 from nas_retrain.spaces import dags
 
 Role = Literal["first", "hidden", "readout"]
+
+SMALLEST_RATE = torch.finfo(torch.float32).eps
+"""Learning rates below this get a warning: in 32 bits, a weight of 1 less the rate times a gradient of 1 is still 1."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,8 @@ class Scaled:
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def __str__(self) -> str:
-        paths = "1 path" if self.paths == 1 else f"{self.paths:,} paths, the deepest"
+        number = f"{self.paths:,}" if self.paths < 10**15 else f"about 10^{math.log10(self.paths):.1f}"
+        paths = "1 path" if self.paths == 1 else f"{number} paths, the deepest"
         rate = f"learning rate {self.learning_rate:.4g} = base rate x {self.factor:.4g}"
         return "\n".join([f"{rate} ({paths} of depth {self.deepest})", self.table(), *self.notes])
 
@@ -115,32 +131,34 @@ def scale(
     module: nn.Module,
     example_input: Tensor,
     *,
-    base_rate: float,
+    base_rate: SupportsFloat,
     in_degree: InDegree = "target",
     kernel_factor: bool = False,
-    seed: int | torch.Generator | None = None,
+    seed: SupportsIndex | torch.Generator | None = None,
 ) -> Scaled:
     """Initialise a module in place by the paper's rule and return the learning rate that goes with it.
 
     module: Linear and Conv layers, ReLU or GELU, sums, pooling, reshaping, dropout and normalisation, with one input
-    and one output. A copy of it runs once; the module's mode and all that is not a parameter stay as they are.
-    example_input: a batch of inputs, of shape (batch, ...). Its values do not matter.
+    and one output; further arguments of its forward have their defaults. A copy of it runs once; the module's mode and
+    all that is not a parameter stay as they are.
+    example_input: a batch of inputs, of shape (batch, ...), of the type and on the device that the module takes. Its
+    values do not matter.
     base_rate: the best learning rate of the base network (input -> hidden layer -> readout) on the same data.
     in_degree: whose in-degree divides a variance. "target" keeps the signal's scale where layers meet (eq. 3, 12);
     "source" is eq. 4 as printed.
     kernel_factor: also divide the rate by the mean kernel size of the hidden layers over 3 (eq. 9).
-    seed: of the weights: a number, a generator, or None for torch's own generator.
+    seed: of the weights: a whole number of 64 bits, a torch.Generator, or None for torch's own generator.
 
     Hidden weights are drawn from N(0, C / fan-in) with C = 2 / in-degree (2.3516 after GELU); first layers likewise, or
     with C = 1 / in-degree in networks with GELU, whose gain wants pre-activations of unit variance, hence standardised
     inputs. Readouts have variance (2 / fan-in)^2. Biases are 0; normalisation layers have weight 1 and bias 0.
 
-    Raises NasRetrainError, with the module unchanged, for an argument or example that does not fit and for what the
-    theory does not cover, naming the traced node and the module it is in.
+    Warns if the rate is below `SMALLEST_RATE`. Raises NasRetrainError, with the module unchanged, for an argument or
+    example that does not fit, for a module whose weights cannot be set, and for what the theory does not cover, naming
+    the traced node and the module it is in.
     """
-    if not (math.isfinite(base_rate) and base_rate > 0):
-        raise NasRetrainError(f"base_rate is {base_rate}; give a positive learning rate.")
-    if in_degree not in get_args(InDegree):
+    base_rate, generator = positive(base_rate), generator_of(seed)
+    if in_degree not in ("source", "target"):
         raise NasRetrainError(f"in_degree is {in_degree!r}; choose 'source' or 'target'.")
     reader = _read(module, example_input)
     arrows = _network(reader.arrows, reader.last)
@@ -148,13 +166,20 @@ def scale(
     if kernel_factor:
         _require_square_windows(arrows, module)
     factor = learning_rate_factor(graph, dags.BASE, kernel_factor=kernel_factor)
+    require_settable(module, [arrow.layer for arrow in arrows if arrow.layer], reader.normalisations)
     layers = _layers(arrows, graph, module, in_degree)
-    notes = _notes(reader, arrows, module)
-    _initialise(module, layers, reader.normalisations, seed)
-    return Scaled(base_rate * factor, factor, graph, layers, notes)
+    rate, notes = base_rate * factor, _notes(reader, arrows, module)
+    if rate < SMALLEST_RATE:
+        small = f"{rate:.2g}" if rate else "too small for a float, and so is 0"
+        notes = (
+            f"The learning rate is {small}: no weight would move. The network has more or deeper paths than the "
+            "rule is good for; search its learning rate instead.",
+            *notes,
+        )
+        warnings.warn(notes[0], stacklevel=2)
+    _initialise(module, layers, reader.normalisations, generator)
+    return Scaled(rate, factor, graph, layers, notes)
 
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _Meaning = Literal[
     "layer", "relu", "gelu", "normalisation", "sum", "pool", "max-pool", "mean", "view", "dropout", "zeros"
@@ -168,7 +193,7 @@ def _pools(kind: str) -> list[object]:
 
 
 _COVERED: dict[_Meaning, list[object]] = {
-    "layer": [*_LAYERS],
+    "layer": [*LAYERS],
     "relu": [nn.ReLU, functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_"],
     "gelu": [nn.GELU, functional.gelu],
     "normalisation": [nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm],
@@ -274,30 +299,47 @@ class _Arrow:
 
 def _read(module: nn.Module, example_input: Tensor) -> _Reader:
     """Trace a copy of the module as it stands, and run it in evaluation mode: the module itself stays as it is."""
-    if not isinstance(example_input, Tensor):
-        raise NasRetrainError(f"example_input is a {type(example_input).__name__}; give one tensor, a batch of inputs.")
-    for name, part in module.named_modules():
-        weight = getattr(part, "weight", None)
-        if isinstance(part, _LAYERS) and (not isinstance(weight, nn.Parameter) or is_lazy(weight)):
-            raise NasRetrainError(
-                f"Module {name or type(part).__name__} has no weight that can be set. If it is lazy, run it once; if "
-                "its weight is computed (weight normalisation), remove the parametrisation."
-            )
-    copied = copy.deepcopy(module)
-    tracer = fx.Tracer()
+    require_example(example_input)
+    require_readable(module)
     try:
-        graph = tracer.trace(copied)
-    except Exception as error:
-        *_, last = tracer.graph.nodes
+        require_one_input(module, example_input)
+        used = [tensor for tensor in (example_input, *module.parameters()) if tensor.is_cuda]
+        devices = {tensor.device.index for tensor in used}
+        with torch.no_grad(), torch.random.fork_rng(devices):  # forward may draw, and functional dropout does
+            copy = copied(module)
+            tracer = _Tracer()
+            try:
+                graph = tracer.trace(copy)
+            except RecursionError:
+                raise
+            except Exception as error:
+                *_, last = tracer.graph.nodes
+                raise NasRetrainError(
+                    f"torch.fx cannot trace {type(module).__name__} beyond {_at(last)}: {said(error)}. What a network "
+                    "runs must not depend on the values of tensors: take such branches and loops out of forward."
+                ) from error
+            reader = _Reader(fx.GraphModule(copy, graph).eval(), example_input)
+            reader.run(example_input.clone())
+    except RecursionError as error:
         raise NasRetrainError(
-            f"torch.fx cannot trace {type(module).__name__} beyond {_at(last)}: {_said(error)}. "
-            "What a network runs must not depend on the values of tensors: take such branches and loops out of forward."
+            f"The modules of {type(module).__name__} are nested too deeply to be read within Python's recursion limit "
+            f"of {sys.getrecursionlimit():,}. Nest them less, or raise the limit with sys.setrecursionlimit."
         ) from error
-    reader = _Reader(fx.GraphModule(copied, graph).eval(), tuple(example_input.shape))
-    devices = [example_input.device] if example_input.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices):  # functional dropout draws even here
-        reader.run(example_input.clone())
     return reader
+
+
+class _Tracer(fx.Tracer):
+    """Traces forward as a function of its first argument: the others have their defaults, as when it is called so."""
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: ARG002 - as the base class has it
+        concrete_args: dict[str, Any] | tuple[Any, ...] | None = None,  # noqa: ARG002
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The function and its arguments: the module and the one input."""
+        _, name, *_ = inspect.signature(root_fn).parameters
+        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
 
 
 class _Reader(fx.Interpreter):
@@ -306,10 +348,10 @@ class _Reader(fx.Interpreter):
     Tensors that share memory have one owner, and values are by owner: what is done in place is done to all of them.
     """
 
-    def __init__(self, traced: fx.GraphModule, example_shape: tuple[int, ...]) -> None:
+    def __init__(self, traced: fx.GraphModule, example: Tensor) -> None:
         super().__init__(traced)
         self.extra_traceback = False
-        self.example_shape = example_shape
+        self.example = f"shape {tuple(example.shape)} and type {example.dtype} on {example.device}"
         self.vertices = 0
         self.last = _INPUT
         self.arrows: list[_Arrow] = []
@@ -325,8 +367,8 @@ class _Reader(fx.Interpreter):
             result = super().run_node(n)
         except Exception as error:
             raise NasRetrainError(
-                f"The network fails at {_at(n)} on an example_input of shape {self.example_shape}: {_said(error)}. "
-                "Give a batch of the shape that the network takes, as its one input."
+                f"The network fails at {_at(n)} on an example_input of {self.example}: {said(error)}. "
+                "Give a batch of the shape and type that the network takes, on its device, as its one input."
             ) from error
         if n.op == "output":
             self._read_output(n)
@@ -418,7 +460,9 @@ class _Reader(fx.Interpreter):
     def _read_output(self, node: fx.Node) -> None:
         returned = node.args[0]
         if not isinstance(returned, fx.Node):
-            raise _refusal(node, "It returns several outputs, or none. Return one tensor, the logits.")
+            raise _refusal(
+                node, "It returns several outputs, none, or one in a tuple or dict. Return the logits, a tensor."
+            )
         value = self._value(returned, node)
         if value.activation:
             raise _refusal(node, "The output is activated. Return what the last layer gives, the logits.")
@@ -434,6 +478,8 @@ class _Reader(fx.Interpreter):
             if key in _REASONS:
                 raise _refusal(node, _REASONS[key])
         name = getattr(keys[0], "__name__", keys[0])
+        if node.op == "call_module":
+            name = f"{keys[0].__module__}.{name}"  # type: ignore[attr-defined]
         raise _refusal(
             node,
             f"{name} cannot be read; layers (Linear, Conv), ReLU, GELU, sums, pooling, reshaping, dropout and "
@@ -467,10 +513,6 @@ class _Reader(fx.Interpreter):
 def _at(node: fx.Node) -> str:
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return f"node {node.name}" + (f" (module {stack[-1][0]})" if stack else "")
-
-
-def _said(error: Exception) -> str:
-    return str(error).strip().rstrip(".")
 
 
 def _refusal(node: fx.Node, reason: str) -> NasRetrainError:
@@ -587,15 +629,20 @@ def _layers(arrows: list[_Arrow], graph: CellGraph, module: nn.Module, in_degree
 
 
 def _initialise(
-    module: nn.Module, layers: Sequence[ScaledLayer], normalisations: Sequence[str], seed: int | torch.Generator | None
+    module: nn.Module,
+    layers: Sequence[ScaledLayer],
+    normalisations: Sequence[str],
+    generator: torch.Generator | None,
 ) -> None:
-    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     with torch.no_grad():
+        drawn = []  # all, before the first is set: should memory run out, nothing is changed
         for layer in layers:
+            weight = _layer(module, layer.name).weight
+            new = torch.empty_like(weight, device=generator.device if generator else weight.device)
+            drawn.append(new.normal_(0.0, layer.standard_deviation, generator=generator))
+        for layer, new in zip(layers, drawn, strict=True):
             part = _layer(module, layer.name)
-            device = generator.device if generator else part.weight.device
-            drawn = torch.empty_like(part.weight, device=device)
-            part.weight.copy_(drawn.normal_(0.0, layer.standard_deviation, generator=generator))
+            part.weight.copy_(new)
             if part.bias is not None:
                 part.bias.zero_()
         for name in normalisations:
@@ -623,10 +670,18 @@ def _notes(reader: _Reader, arrows: list[_Arrow], module: nn.Module) -> tuple[st
             f"The paper's skips carry pre-activations; those of {_listed(activated)} carry activated values, and count "
             "nothing likewise."
         )
+    skips = Counter((arrow.source, arrow.target, arrow.activation) for arrow in arrows if arrow.kind == "skip")
+    if doubled := dict.fromkeys(
+        arrow.node.name for arrow in arrows if skips[arrow.source, arrow.target, arrow.activation] > 1
+    ):
+        notes.append(
+            f"A value is added to itself in {_listed(doubled)}. It counts once for each term, but the rules take the "
+            "terms of a sum for independent, and these are equal: the signal grows there."
+        )
     if reader.max_pools:
         notes.append(f"Max pooling ({_listed(reader.max_pools)}) is counted like average pooling, but is not linear.")
     used = {arrow.layer for arrow in arrows}
-    if unused := [name for name, part in module.named_modules() if isinstance(part, _LAYERS) and name not in used]:
+    if unused := [name for name, part in module.named_modules() if isinstance(part, LAYERS) and name not in used]:
         notes.append(f"On no path from input to output, and left as it was: {_listed(unused)}.")
     return tuple(notes)
 
