@@ -15,6 +15,7 @@ LAUNCHER ?= auto
 SITE ?=
 PLAN ?=
 ARGS ?=
+FUZZ_SECONDS ?= 3600
 # Handed over in the environment and split by the scripts, so that nothing in it reaches a shell.
 retrain plan status cancel verify analyze algorithms export cells bench: export NAS_RETRAIN_ARGS = \
   bench='$(value BENCH)' dataset='$(value DATASET)' profile='$(value PROFILE)' launcher='$(value LAUNCHER)' \
@@ -101,6 +102,10 @@ test: $(READY) ## Run the everyday tests, in minutes
 .PHONY: test-all
 test-all: $(READY) ## Run all tests, with the soak and the long ones
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY) ## Feed damaged and hostile files to every reader, for FUZZ_SECONDS (an hour)
+	$(BIN)/python -m tests.fuzz --seconds "$(value FUZZ_SECONDS)" $(ARGS)
 
 .PHONY: release-check
 release-check: $(READY) ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it

@@ -1,0 +1,70 @@
+"""A minute of fuzzing, and that the harness sees the faults that it is there to see."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from nas_retrain.errors import NasRetrainError
+from tests.fuzz import harness
+
+
+def _fine(random: random.Random, folder: Path) -> None:
+    if random.random() < 0.5:
+        raise NasRetrainError(f"{folder} is refused.")
+
+
+def _error(random: random.Random, folder: Path) -> None:
+    if random.random() < 0.1:
+        raise KeyError(str(folder))
+
+
+def _crash(random: random.Random, folder: Path) -> None:  # noqa: ARG001
+    if random.random() < 0.1:
+        ctypes.string_at(0)
+
+
+def _hang(random: random.Random, folder: Path) -> None:  # noqa: ARG001
+    if random.random() < 0.1:
+        time.sleep(60)
+
+
+def _flood(random: random.Random, folder: Path) -> None:  # noqa: ARG001
+    if random.random() < 0.1:
+        bytearray(100 << 20)[::4096] = bytes(len(range(0, 100 << 20, 4096)))
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        (_fine, None),
+        (_error, "KeyError"),
+        (_crash, "exit status -11"),
+        (_hang, "longer than 0.5 s"),
+        (_flood, "memory grew"),
+    ],
+)
+def test_the_harness_sees_errors_crashes_hangs_and_floods(
+    monkeypatch: pytest.MonkeyPatch, target: harness.Target, seen: str | None
+) -> None:
+    monkeypatch.setattr(harness, "found_targets", lambda: {"it": target})
+    monkeypatch.setattr(harness, "SECONDS_A_CASE", 0.5)
+    monkeypatch.setattr(harness, "MEMORY_A_TARGET", 50 << 20)
+    tried, faults = harness.fuzz(["it"], 0, 1.0)
+    assert tried["it"] > 0
+    assert bool(faults) == bool(seen)
+    for fault in faults:
+        assert seen in fault.what
+        if target is _error:
+            with pytest.raises(KeyError):
+                harness.run_case(fault.target, target, fault.seed, fault.case)
+
+
+@pytest.mark.slow  # a minute
+def test_only_values_and_nas_retrain_errors_come_out() -> None:
+    _, faults = harness.fuzz(sorted(harness.found_targets()), random.randrange(10**6), 60.0)
+    assert not faults, "\n\n".join(map(str, faults))
