@@ -1,124 +1,130 @@
 # nas-retrain: `make help` lists what there is to do.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-
-BENCH ?= 201
-DATASET ?= cifar10
-PROFILE ?= full
-LAUNCHER ?= auto
-SITE ?=
-PLAN ?=
-ARGS ?=
 FUZZ_SECONDS ?= 3600
-# Handed over in the environment and split by the scripts, so that nothing in it reaches a shell.
-retrain plan status cancel verify analyze algorithms export cells bench: export NAS_RETRAIN_ARGS = \
-  bench='$(value BENCH)' dataset='$(value DATASET)' profile='$(value PROFILE)' launcher='$(value LAUNCHER)' \
-  $(if $(value SITE),site='$(value SITE)') $(if $(value ORIGINAL),"original='$(value ORIGINAL)'") \
-  $(if $(value RETRAINED),"retrained='$(value RETRAINED)'") $(value ARGS)
+
+# make expands a variable of the command line when it hands it to a program, so that a $(shell ...) in it would run. Each
+# is made plain text here, and no recipe has its text: programs find it in their environment, and no shell reads it.
+# BENCH to RETRAINED set the keys of these names; what is not given has its default in configs/.
+SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED ARGS
+GIVEN := $(SETTINGS) PLAN PYTHON VENV FUZZ_SECONDS
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(filter-out $(GIVEN) SHELL,$(name)),\
+  $(error There is no variable $(name): there are $(GIVEN). Keys are set in ARGS))))
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export PYTHON VENV FUZZ_SECONDS
+
+STAGES := retrain plan status cancel verify analyze algorithms export cells bench
+$(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
+test: export PYTEST_ADDOPTS := -m 'not slow' $(value PYTEST_ADDOPTS) $(value ARGS)
+test-all: export PYTEST_ADDOPTS := $(value PYTEST_ADDOPTS) $(value ARGS)
+
+RUN := "$$VENV"/bin/python
+DEFAULTS :=
+PLANNED := $(filter-out 0,$(PLAN))
 
 .PHONY: help
 help: ## Say what each target does
 	@echo "nas-retrain: retrain NAS benchmarks with architecture-aware hyperparameters"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  BENCH, DATASET, PROFILE and LAUNCHER choose files of configs/, SITE one of slurm/site; ARGS sets any key:"
 	@echo "  make retrain BENCH=201 DATASET=cifar100 ARGS=\"cells=sample:100 seeds=[777]\""
-	@echo "  Every key with its meaning is in configs/; $(BIN)/python scripts/retrain.py --help lists them."
+	@echo "  Every key with its meaning is in configs/; make retrain ARGS=--help lists them."
 
-$(READY): requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
-
+# The shell looks whether all is ready, for VENV may be a path that make could not have as a target.
 .PHONY: install
-install: $(READY) ## Install the locked packages into .venv
+install: ## Install the locked packages into .venv
+	@set -e; if [ "$$VENV/.ready" -nt requirements.txt -a "$$VENV/.ready" -nt pyproject.toml ]; then exit; fi; \
+	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "nas-retrain needs Python 3.11 or later, and $$PYTHON is none. Name one: make ... PYTHON=python3.12" >&2; \
+	  exit 1; \
+	}; \
+	echo "Installing the packages of requirements.txt into $$VENV ..."; \
+	"$$PYTHON" -m venv "$$VENV"; \
+	$(RUN) -m pip install --quiet --requirement requirements.txt; \
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	touch "$$VENV/.ready"
 
 .PHONY: dry-run
-dry-run: PROFILE = dry
-dry-run: DATASET = digits
-dry-run: LAUNCHER = local
+dry-run: DEFAULTS = profile=dry dataset=digits launcher=local
 dry-run: retrain ## Retrain a sample of cells on scikit-learn's digits, here, in minutes; writes results/201/digits
 
 .PHONY: reference
-reference: PROFILE = reference
-reference: DATASET = fashion_mnist
-reference: LAUNCHER = local
+reference: DEFAULTS = profile=reference dataset=fashion_mnist launcher=local
 reference: retrain ## Whose ranking is right? 300 classes on Fashion-MNIST, here, in hours; writes results/201/fashion_mnist
 
 .PHONY: retrain
-retrain: $(READY) ## Plan, base rate, trainings and analysis, here or on SLURM; run again to continue. PLAN=1 as make plan
-	$(BIN)/python scripts/$(if $(filter-out 0,$(PLAN)),plan,retrain).py
+retrain: install ## Plan, base rate, trainings and analysis, here or on SLURM; run again to continue. PLAN=1 as make plan
+	$(RUN) scripts/$(if $(PLANNED),plan,retrain).py $(DEFAULTS)
 
 .PHONY: plan
-plan: $(READY) ## Print what retrain would do and what it would cost; starts nothing
-	$(BIN)/python scripts/plan.py
+plan: install ## Print what retrain would do and what it would cost; starts nothing
+	$(RUN) scripts/plan.py
 
 .PHONY: status
-status: $(READY) ## Tell where a retraining stands
-	$(BIN)/python scripts/status.py
+status: install ## Tell where a retraining stands
+	$(RUN) scripts/status.py
 
 .PHONY: cancel
-cancel: $(READY) ## Cancel the retraining's jobs on SLURM, and no others
-	$(BIN)/python scripts/cancel.py
+cancel: install ## Cancel the retraining's jobs on SLURM, and no others
+	$(RUN) scripts/cancel.py
 
 .PHONY: verify
-verify: $(READY) ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
-	$(BIN)/python scripts/$(if $(filter-out 0,$(PLAN)),plan.py --config-name verify,verify.py)
+verify: install ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
+	$(RUN) scripts/$(if $(PLANNED),plan.py --config-name verify,verify.py)
 
 .PHONY: analyze
-analyze: $(READY) ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
-	$(BIN)/python scripts/analyze.py
+analyze: install ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
+	$(RUN) scripts/analyze.py
 
 .PHONY: algorithms
-algorithms: $(READY) ## Replay search algorithms on ORIGINAL=path and [RETRAINED=path]: ranking, cost of the wrong table
-	$(BIN)/python scripts/algorithms.py
+algorithms: install ## Replay search algorithms on ORIGINAL=path and [RETRAINED=path]: ranking, cost of the wrong table
+	$(RUN) scripts/algorithms.py
 
 .PHONY: export
-export: $(READY) ## Write the retrained accuracies for nas-bench-201, nats_bench and as tables, below the results folder
-	$(BIN)/python scripts/export.py
+export: install ## Write the retrained accuracies for nas-bench-201, nats_bench and as tables, below the results folder
+	$(RUN) scripts/export.py
 
 .PHONY: cells
-cells: $(READY) ## Write the table of all cells, results/201/cells.csv
-	$(BIN)/python scripts/cells.py
+cells: install ## Write the table of all cells, results/201/cells.csv
+	$(RUN) scripts/cells.py
 
 .PHONY: bench
-bench: PROFILE = dry
-bench: DATASET = digits
-bench: $(READY) ## Measure speed here against the straightforward way; writes results/201/speed
-	$(BIN)/python scripts/bench.py
+bench: install ## Measure speed here against the straightforward way; writes results/201/speed
+	$(RUN) scripts/bench.py profile=dry dataset=digits
+
+.PHONY: browser
+browser: install
+	@$(RUN) -m tests.browser
 
 .PHONY: test
-test: $(READY) ## Run the everyday tests, in minutes
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: browser ## Run the everyday tests, in minutes
+	$(RUN) -m pytest
 
 .PHONY: test-all
-test-all: $(READY) ## Run all tests, with the soak and the long ones
-	$(BIN)/python -m pytest $(ARGS)
+test-all: browser ## Run all tests, with the soak and the long ones
+	$(RUN) -m pytest
 
 .PHONY: fuzz
-fuzz: $(READY) ## Feed damaged and hostile files to every reader, for FUZZ_SECONDS (an hour)
-	$(BIN)/python -m tests.fuzz --seconds "$(value FUZZ_SECONDS)" $(ARGS)
+fuzz: install ## Feed damaged and hostile files to every reader, for FUZZ_SECONDS (an hour)
+	$(RUN) -m tests.fuzz --seconds "$$FUZZ_SECONDS"
 
 .PHONY: release-check
-release-check: $(READY) ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it
+release-check: install ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it
 	rm -rf dist build/release
-	$(BIN)/python -m hatchling build
-	$(PYTHON) -m venv build/release
-	build/release/bin/pip install --quiet --constraint requirements.txt dist/*.whl
+	$(RUN) -m hatchling build
+	"$$PYTHON" -m venv build/release
+	build/release/bin/python -m pip install --quiet --constraint requirements.txt dist/*.whl
 	cd build/release && bin/nas-retrain retrain bench=201 dataset=digits profile=dry launcher=local cells=sample:4 \
-	  training.epochs=1 base_rate.points=3 'base_rate.seeds=[777]' results_dir=results
+	  training.epochs=1 base_rate.points=3 base_rate.seeds=777 results_dir=results
 	test -s build/release/results/report.md -a -s build/release/results/explore.html
 
 .PHONY: lint
-lint: $(READY) ## Check style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+lint: install ## Check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,15 @@ hypothesis_settings.register_profile("project", deadline=None, max_examples=60, 
 hypothesis_settings.load_profile("project")
 
 MakeSettings = Callable[..., Settings]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not tested, one line for each reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple))
+    for reason, count in reasons.items():
+        told = f"{count} tests SKIPPED: {reason.removeprefix('Skipped: ')}"
+        terminalreporter.write_line(told, yellow=True, bold=True)
 
 
 @pytest.fixture

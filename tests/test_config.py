@@ -9,22 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain.cli import CONFIGS
-from nas_retrain.config import BaseRateSettings, Settings, digest, to_settings
+from nas_retrain.cli import compose as composed
+from nas_retrain.config import BaseRateSettings, digest
 from nas_retrain.errors import NasRetrainError
 from tests.conftest import MakeSettings
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {group.name: [path.stem for path in group.glob("*.yaml")] for group in CONFIGS.iterdir() if group.is_dir()}
-
-
-def composed(*overrides: str) -> Settings:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_settings(compose("config", overrides=list(overrides)))
 
 
 @pytest.mark.parametrize(

@@ -195,16 +195,11 @@ def test_augmentation_is_torchvision_s_pad_crop_flip(
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> tuple[batches.DeviceData, sources.Part, DatasetSettings]:
-    from hydra import compose, initialize_config_dir
-
-    from nas_retrain.cli import CONFIGS
-    from nas_retrain.config import to_settings
+    from nas_retrain.cli import compose
 
     folder = tmp_path_factory.mktemp("cifar")
     write_cifar10(folder)
-    overrides = ["dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        dataset = to_settings(compose("config", overrides=overrides)).dataset
+    dataset = compose("dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6").dataset
     return batches.load(dataset, folder, CPU), sources.read(dataset, folder)[0], dataset
 
 

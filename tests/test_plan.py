@@ -8,13 +8,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain import plan
-from nas_retrain.cli import CONFIGS
-from nas_retrain.config import Settings, to_settings
+from nas_retrain.cli import compose
+from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
@@ -97,8 +96,7 @@ def test_under_the_target_convention_members_initialised_differently_are_trained
 def test_recipes_resolve_to_rates_and_initialisations(base_rate: float, cell: int) -> None:
 
     recipes = "recipe=[benchmark,architecture_aware,learning_rate_only,initialisation_only]"
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        settings = to_settings(compose("config", overrides=[recipes, f"cells=[{cell}]", "seeds=[1]"]))
+    settings = compose(recipes, f"cells=[{cell}]", "seeds=[1]")
     by_recipe = {training.recipe: training for training in plan.recipe_trainings(settings, base_rate)}
     depths = nas_bench_201.graph_at(cell).path_depths()
     rule = base_rate * sum(paths * depth**3 for depth, paths in depths.items()) ** -0.5
@@ -287,9 +285,7 @@ def test_a_part_of_the_plan_is_planned_as_in_the_whole(make_settings: MakeSettin
 
 @given(lost=st.sets(st.integers(0, 23), min_size=1), together=st.integers(1, 7))
 def test_what_was_lost_is_trained_in_the_group_that_it_was_in(lost: set[int], together: int) -> None:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        overrides = ["cells=sample:4", "seeds=[1,2,3]", "dataset=digits"]
-        trainings = plan.recipe_trainings(to_settings(compose("config", overrides=overrides)), 1.0)
+    trainings = plan.recipe_trainings(compose("cells=sample:4", "seeds=[1,2,3]", "dataset=digits"), 1.0)
     groups = plan.groups(trainings, together)
     records = [replace(as_stored(t), group=plan.group_name(group)) for group in groups for t in group]
     kept = [record for number, record in enumerate(records) if number not in lost]

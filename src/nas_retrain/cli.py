@@ -1,63 +1,77 @@
-"""What the scripts share: compose the configuration with Hydra, run a stage, and tell errors in a sentence."""
+"""What the scripts share: run a stage with the settings that the command line asks for, and tell errors in a sentence.
+
+Nothing heavy is imported before it is needed: `nas-retrain --version` answers at once, and Ctrl-C is quiet while
+modules load.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
-
-from nas_retrain.config import Settings, to_settings
 from nas_retrain.errors import NasRetrainError
+
+if TYPE_CHECKING:
+    from nas_retrain.config import Settings
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parents[1]
 """Where configs, scripts and slurm lie: in an installed package, or in a checkout."""
 
 CONFIGS = ROOT / "configs"
-SITES = f"hydra.searchpath=[file://{ROOT / 'slurm'}]"
-"""Makes slurm/site a group of the configuration, beside those in configs."""
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 
 def compose(*overrides: str, config: str = "config") -> Settings:
-    """The settings that these overrides of the defaults in configs/<config>.yaml give, inside a stage or outside."""
-    inside = GlobalHydra.instance().is_initialized()
-    with nullcontext() if inside else hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_settings(hydra.compose(config, overrides=[SITES, *overrides]))
+    """The settings that these overrides of the defaults in configs/<config>.yaml give; raises NasRetrainError."""
+    from nas_retrain import composition
+
+    return composition.compose(overrides, config)
 
 
 def run(stage: Callable[[Settings], None], config: str = "config") -> None:
     """Run a stage with the settings that the command line asks for; exits with 2 and a message on a user's mistake."""
+    from nas_retrain import composition
 
-    @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
-    def main(composed: DictConfig) -> None:
-        try:
-            stage(to_settings(composed))
-        except NasRetrainError as error:
-            sys.exit(_tell(error))
-        except KeyboardInterrupt:
-            sys.exit(130)
+    try:
+        for settings in composition.from_command_line([*sys.argv[1:], *given_to_make(os.environ)], config):
+            stage(settings)
+    except NasRetrainError as error:
+        print(f"\nnas-retrain: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
-    # What make was given arrives in the environment, split here: no shell reads it.
-    given = [*shlex.split(os.environ.get("NAS_RETRAIN_ARGS", "")), *sys.argv[1:]]
-    # Hydra reads 201 as a number, but names of group files are strings.
-    given = [re.sub(r"^bench=(\d+)$", r"bench='\1'", argument) for argument in given]
-    sys.argv = [sys.argv[0], SITES, *given]
-    main()
+
+def given_to_make(environment: Mapping[str, str]) -> list[str]:
+    """The settings in the variables that the Makefile hands over as they are: those named after a key, and ARGS, split
+    as a shell would, which none does. Raises NasRetrainError for ARGS with an open quote."""
+    named = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED")
+    given = {name.lower(): environment.get(f"NAS_RETRAIN_{name}") for name in named}
+    arguments = environment.get("NAS_RETRAIN_ARGS", "")
+    try:
+        return [*(f"{key}={value}" for key, value in given.items() if value), *shlex.split(arguments)]
+    except ValueError as error:
+        raise NasRetrainError(f"ARGS={arguments}: {error}. Quote as in a shell: ARGS=\"key='a value'\".") from None
 
 
 def main() -> None:
     """The command nas-retrain: run the stage that its first argument names, with the others as settings."""
     stages = {path.stem: path for path in sorted((ROOT / "scripts").glob("*.py"))}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "--version":
+        from nas_retrain.version import code_version
+
+        print(f"nas-retrain {code_version()}")  # noqa: T201
+        return
     if name not in stages:
         print(f"usage: nas-retrain {{{','.join(stages)}}} [key=value ...]", file=sys.stderr)  # noqa: T201
         print("nas-retrain retrain --help lists the keys.", file=sys.stderr)  # noqa: T201
@@ -66,6 +80,10 @@ def main() -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _tell(error: NasRetrainError) -> int:
-    print(f"\nnas-retrain: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
-    return 2
+def _quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _quietly  # scripts import this module before those that take seconds

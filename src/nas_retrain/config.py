@@ -6,14 +6,17 @@ wrong kind is one NasRetrainError that names the key.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Activation, InDegree, Initialisation
@@ -31,10 +34,34 @@ def _one_word(value: str) -> str:
 
 SbatchValue = Annotated[str, AfterValidator(_one_word)]
 """What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
-Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+OneOrMore = BeforeValidator(_listed)
+"""Where a list is wanted, one value means a list of it."""
+
+Seeds = Annotated[tuple[int, ...], OneOrMore, Field(min_length=1)]
+
+
+def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("is empty; a path was expected")
+    return os.path.expanduser(value)  # noqa: PTH111 - pathlib raises for a user that it does not know
+
+
+UserPath = Annotated[Path, BeforeValidator(_home_found)]
+"""A path as a user gives it, with ~ for the home folder."""
 
 BASE_RATE = "base_rate"
 """The recipe name under which trainings of the base-rate search are recorded."""
+
+WORTH_ASKING = 0.7
+"""How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
 
 SEARCH = "_search"
 """What follows a recipe's name where trainings of its own search are recorded."""
@@ -62,7 +89,7 @@ class DagSettings(BenchSettings):
 
     name: Literal["mlp", "cnn"]  # type: ignore[assignment]
     vertices: Annotated[int, Field(ge=2, le=12)]
-    kernel_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1)]
     activation: Activation
 
     @model_validator(mode="after")
@@ -83,8 +110,8 @@ class DatasetSettings(_Section):
     image_size: Positive
     train_images: Positive
     test_images: Positive
-    mean: tuple[float, ...]
-    std: tuple[Rate, ...]
+    mean: Annotated[tuple[float, ...], OneOrMore]
+    std: Annotated[tuple[Rate, ...], OneOrMore]
     flip: bool
     padding: Annotated[int, Field(ge=0)]
     train_subset: Positive | None
@@ -179,9 +206,9 @@ class SensitivitySettings(_Section):
     """What is trained again with other budgets and other rates, to see which conclusions depend on them."""
 
     classes: Positive
-    recipes: Annotated[tuple[str, ...], Field(min_length=1)]
-    epochs: tuple[Positive, ...]
-    base_rate_factors: tuple[Rate, ...]
+    recipes: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
+    epochs: Annotated[tuple[Positive, ...], OneOrMore]
+    base_rate_factors: Annotated[tuple[Rate, ...], OneOrMore]
 
 
 class LocalSettings(_Section):
@@ -245,7 +272,7 @@ class AlgorithmsSettings(_Section):
     startup: Positive
     candidates: Positive
     good_share: Annotated[float, Field(gt=0, lt=1)]
-    flop_limits: tuple[Rate, ...]
+    flop_limits: Annotated[tuple[Rate, ...], OneOrMore]
     bootstrap_draws: Positive
     null_draws: Positive
     seed: Annotated[int, Field(ge=0)]
@@ -264,15 +291,17 @@ class Settings(_Section):
     sensitivity: SensitivitySettings | None
     launcher: Annotated[LocalSettings | SlurmSettings, Field(discriminator="name")]
     profile: Literal["full", "dry", "reference"]
-    results_dir: Path
-    data_dir: Path
-    cells: str | tuple[int, ...]
+    results_dir: UserPath
+    data_dir: UserPath
+    cells: Annotated[
+        str | tuple[int, ...], BeforeValidator(lambda given: given if isinstance(given, str) else _listed(given))
+    ]
     sample_seed: int
     seeds: Seeds
     seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
-    original: Path | None
-    retrained: Path | None
+    original: UserPath | None
+    retrained: UserPath | None
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
 
@@ -350,6 +379,47 @@ def _fault(fault: dict[str, Any]) -> str:
         del parts[1]  # which kind of bench or launcher it was checked as is no part of the key
     key = ".".join(parts) or "settings"
     if fault["type"] == "extra_forbidden":
-        return f"{key}: there is no such key"
-    got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
+        told = no_such_key(key)
+    else:
+        got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        told = f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
+    # A recipe is most often a file of its own, copied from another.
+    return f"{told} (in recipe/{parts[1]}.yaml)" if parts[0] == "recipes" and len(parts) > 1 else told
+
+
+def no_such_key(key: str) -> str:
+    """That there is no such key, and which ones may have been meant."""
+    known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if key.startswith("recipes."):
+        name = key.split(".")[1]
+        known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]
+        if key in known or key == f"recipes.{name}":
+            return f"{key}: {name} is none of the recipes chosen. Choose it with recipe=[{name},...]."
+    likeness = {name: _likeness(key, name) for name in known}
+    best = max(likeness.values())
+    if best < WORTH_ASKING:
+        return f"{key}: there is no such key."
+    meant = [name for name in sorted(known, key=lambda name: -likeness[name]) if likeness[name] > best - 0.02][:3]
+    return f"{key}: there is no such key. Did you mean {' or '.join(meant)}?"
+
+
+def _likeness(key: str, known: str) -> float:
+    """How alike two keys are, from 0 to 1; the sections of the known one may have been left out."""
+    parts = known.split(".")
+    endings = [".".join(parts[first:]) for first in range(len(parts))]
+    return max(difflib.SequenceMatcher(None, key, ending).ratio() for ending in endings)
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections(field.annotation):
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[_Section]]:  # noqa: ANN401 - any annotation of a field
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        yield annotation
+    elif getattr(annotation, "__origin__", None) is not dict:  # the keys of recipes are names
+        for part in get_args(annotation):
+            yield from _sections(part)

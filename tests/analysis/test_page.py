@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -26,6 +25,7 @@ from nas_retrain.cli import ROOT
 from nas_retrain.scaling import learning_rate_factor
 from nas_retrain.spaces import nas_bench_201
 from tests.analysis.worlds import two_trainings
+from tests.browser import MISSING, executable
 
 CELLS = len(nas_bench_201.cells())
 LOAD_SECONDS = 3.0
@@ -34,9 +34,11 @@ Explore = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium where it is installed, else the one that `playwright install chromium` fetched."""
+    found = executable()
+    if found is None:
+        pytest.skip(MISSING)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        started = playwright.chromium.launch(executable_path=found)
         yield started
         started.close()
 
