@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A SLURM of one node on this machine, to try submission and to test it: two CPU-only "GPUs", two hyper-threads for each
-# real core whatever the machine has, no accounting, and a small MaxArraySize, so that larger plans
-# are cut. It speaks over the loopback interface only and shares nothing with another
-# SLURM here; munge has a key of its own. Debian or Ubuntu; `install` and `start` need root.
+# core whatever the machine has, no accounting, and a small MaxArraySize, so that larger plans are cut. It speaks over the
+# loopback interface only and shares nothing with another SLURM here; munge has a key of its own. Debian or Ubuntu;
+# `install` and `start` need root.
 #
 #   slurm/test_cluster.sh install   packages: slurmctld, slurmd, slurm-client, munge
 #   slurm/test_cluster.sh start     prints what to export

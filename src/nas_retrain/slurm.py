@@ -7,6 +7,7 @@ process was killed between two lines; no clock, job id or accounting is needed f
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,7 +137,7 @@ def submissions(folder: Path) -> dict[str, Units | None]:
 def _read_units(path: Path) -> Units | None:
     try:
         units = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     well_formed = isinstance(units, list) and all(
         isinstance(unit, list) and all(isinstance(slot, str) for slot in unit) for unit in units
@@ -361,15 +362,7 @@ def _submitting(name: str) -> Iterator[None]:
         lambda _, script: [*commands.sbatch_command(name), str(script)],
     )
     try:
-        with command:
+        with command, redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
             yield
     except (FailedJobError, FailedSubmissionError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if "error" in line.lower())
-        if not reason:
-            raise NasRetrainError(
-                f"{error} Run make retrain again later: what SLURM accepted is known and is not submitted twice."
-            ) from error
-        raise NasRetrainError(
-            f"sbatch refused: {reason} Check partition, account, qos and limits in the launcher's settings (variables "
-            "such as SBATCH_ACCOUNT are not heeded); run make retrain again to submit the rest."
-        ) from error
+        raise NasRetrainError(str(error)) from error

@@ -21,6 +21,8 @@ from nas_retrain.errors import NasRetrainError
 ANSWER_SECONDS = 60
 """How long a command may take."""
 
+LATER = "Run make retrain again later: what SLURM has accepted is known and is not submitted twice."
+
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 """Variables that say where the configuration or the controller is, and who asks."""
 
@@ -35,7 +37,8 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
 def ask(*command: str, seconds: float | None = None) -> str:
     """What a SLURM command prints; bytes that are no UTF-8 are replaced.
 
-    Raises NasRetrainError if the command is absent, fails or takes longer than `seconds` (else ANSWER_SECONDS).
+    Raises NasRetrainError if the command is absent or fails, and TimedOut if it takes longer than `seconds` (if not given,
+    ANSWER_SECONDS).
     """
     limit = ANSWER_SECONDS if seconds is None else seconds
     try:
@@ -49,11 +52,16 @@ def ask(*command: str, seconds: float | None = None) -> str:
     except OSError as error:
         raise NasRetrainError(f"{command[0]} cannot be run here: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:
-        raise NasRetrainError(f"SLURM's {command[0]} did not answer within {limit:g} seconds.") from error
+        raise TimedOut(f"SLURM's {command[0]} did not answer within {limit:g} seconds.") from error
     except subprocess.CalledProcessError as error:
-        reason = error.stderr.decode(errors="replace").strip() or f"it ended with status {error.returncode}"
+        lines = error.stderr.decode(errors="replace").split("\n")
+        reason = "; ".join(filter(None, map(str.strip, lines))) or f"it ended with status {error.returncode}"
         raise NasRetrainError(f"SLURM's {command[0]} failed: {reason}.") from error
     return done.stdout.decode(errors="replace")
+
+
+class TimedOut(NasRetrainError):
+    """A command took too long: what it was to do may have been done or not."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,17 @@ def sbatch(script: str, name: str, seconds: float | None = None) -> str:
     try:
         accepted = squeue([name], seconds)
     except NasRetrainError as error:
-        raise NasRetrainError(f"{refusal} Whether it accepted the job all the same is unknown: {error}") from refusal
-    if not accepted:
-        raise refusal
-    return accepted[0].job
+        raise NasRetrainError(
+            f"{refusal} Whether SLURM accepted the job all the same is unknown: {error} {LATER}"
+        ) from refusal
+    if accepted:
+        return accepted[0].job
+    if isinstance(refusal, TimedOut):
+        raise NasRetrainError(f"{refusal} {LATER}") from refusal
+    raise NasRetrainError(
+        f"sbatch refused: {refusal} Check partition, account, qos and limits in the launcher's settings (variables such as "
+        "SBATCH_ACCOUNT are not heeded); run make retrain again to submit the rest."
+    ) from refusal
 
 
 def sbatch_command(name: str) -> list[str]:
