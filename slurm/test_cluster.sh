@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A SLURM of one node on this machine, to try submission and to test it: two CPU-only "GPUs", no accounting, and a small
-# MaxArraySize, so that larger plans are cut. It speaks over the loopback interface only and shares nothing with another
-# SLURM here; munge has a key of its own. Debian or Ubuntu; `install` and `start` need root.
+# A SLURM of one node on this machine, to try submission and to test it: two CPU-only "GPUs", two hyper-threads for each
+# core whatever the machine has, no accounting, and a small MaxArraySize, so that larger plans are cut. It speaks over the
+# loopback interface only and shares nothing with another SLURM here; munge has a key of its own. Debian or Ubuntu;
+# `install` and `start` need root.
 #
 #   slurm/test_cluster.sh install   packages: slurmctld, slurmd, slurm-client, munge
 #   slurm/test_cluster.sh start     prints what to export
@@ -49,7 +50,9 @@ KillWait=5
 MaxArraySize=101
 ReturnToService=2
 GresTypes=gpu
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=4000 Gres=gpu:2
+SlurmdParameters=config_overrides
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$((2 * $(nproc))) CoresPerSocket=$(nproc) ThreadsPerCore=2 RealMemory=4000 \\
+  Gres=gpu:2
 PartitionName=test Nodes=$node Default=YES MaxTime=INFINITE
 END
   echo "NodeName=$node Name=gpu File=$state/gpu[0-1]" >"$state/gres.conf"
@@ -113,7 +116,7 @@ case "${1:-}" in
     rm -rf "$state"
     ;;
   *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -20,6 +20,31 @@ hypothesis_settings.load_profile("project")
 
 MakeSettings = Callable[..., Settings]
 
+HOSTILE = {
+    "SBATCH_ACCOUNT": "nobody", "SBATCH_ARRAY_INX": "0-2", "SBATCH_CLUSTERS": "elsewhere", "SBATCH_CONSTRAINT": "none",
+    "SBATCH_DEBUG": "1", "SBATCH_DELAY_BOOT": "5", "SBATCH_ERROR": "/nowhere/x", "SBATCH_EXCLUSIVE": "user",
+    "SBATCH_EXPORT": "NONE", "SBATCH_GET_USER_ENV": "1", "SBATCH_GPUS": "8", "SBATCH_GRES": "gpu:9",
+    "SBATCH_HINT": "nomultithread", "SBATCH_INPUT": "/nowhere/y", "SBATCH_JOB_NAME": "another",
+    "SBATCH_MEM_PER_CPU": "1M", "SBATCH_MEM_PER_NODE": "900G", "SBATCH_NO_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate",
+    "SBATCH_OUTPUT": "/nowhere/z", "SBATCH_OVERCOMMIT": "1", "SBATCH_PARTITION": "nowhere", "SBATCH_QOS": "none",
+    "SBATCH_RESERVATION": "none", "SBATCH_SIGNAL": "KILL@30", "SBATCH_THREADS_PER_CORE": "1", "SBATCH_TIMELIMIT": "1",
+    "SBATCH_USE_MIN_NODES": "1", "SBATCH_WAIT": "1", "SBATCH_WCKEY": "x", "SCANCEL_INTERACTIVE": "1",
+    "SCANCEL_NAME": "another", "SCANCEL_PARTITION": "nowhere", "SCANCEL_STATE": "SUSPENDED", "SCANCEL_USER": "nobody",
+    "SCONTROL_ALL": "1", "SCONTROL_FUTURE": "1", "SINFO_FORMAT": "%N", "SINFO_PARTITION": "nowhere",
+    "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "7", "SLURM_BITSTR_LEN": "1", "SLURM_CLUSTERS": "elsewhere",
+    "SLURM_CPUS_PER_TASK": "64", "SLURM_CPU_BIND": "rank", "SLURM_DISTRIBUTION": "plane=3", "SLURM_EXCLUSIVE": "1",
+    "SLURM_EXIT_ERROR": "9", "SLURM_EXPORT_ENV": "NONE", "SLURM_HINT": "nomultithread", "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "another", "SLURM_JOB_NODELIST": "nowhere", "SLURM_LABELIO": "1", "SLURM_MEM_PER_CPU": "1",
+    "SLURM_NNODES": "5", "SLURM_NTASKS": "5", "SLURM_OVERCOMMIT": "1", "SLURM_PARTITION": "nowhere",
+    "SLURM_RESTART_COUNT": "1000", "SLURM_STEP_ID": "3", "SLURM_THREADS": "9", "SLURM_TIMELIMIT": "1",
+    "SLURM_TIME_FORMAT": "relative", "SLURM_UMASK": "0777", "SLURM_WORKING_CLUSTER": "elsewhere:1.2.3.4:1:1",
+    "SLURM_WORKING_DIR": "/nowhere", "SQUEUE_ACCOUNT": "nobody", "SQUEUE_FORMAT": "%i", "SQUEUE_FORMAT2": "jobid",
+    "SQUEUE_LICENSES": "none", "SQUEUE_NAMES": "another", "SQUEUE_PARTITION": "nowhere", "SQUEUE_QOS": "none",
+    "SQUEUE_SORT": "-i", "SQUEUE_STATES": "COMPLETED", "SQUEUE_USERS": "nobody", "SRUN_CPUS_PER_TASK": "64",
+    "SRUN_EXPORT_ENV": "NONE", "_SLURM_SPANK_OPTION_x_y": "z",
+}  # fmt: skip
+"""Variables that SLURM's commands and jobs read, with values that change what they do."""
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was not tested, one line for each reason."""

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain import pipeline, plan, slurm, status
+from nas_retrain import pipeline, plan, slurm, slurm_commands, status
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
@@ -139,7 +139,7 @@ def test_site_presets_fit_and_the_command_line_wins_over_them(make_settings: Mak
 
 
 def fake_queue(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
-    monkeypatch.setattr(slurm, "_ask", lambda *_: "".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(slurm_commands, "ask", lambda *_, **__: "".join(f"{line}\n" for line in lines))
 
 
 def a_submission(folder: Path, name: str, units: list[list[str]]) -> None:
@@ -156,10 +156,11 @@ def test_tasks_are_on_their_way_unless_slurm_says_that_they_are_over(
     over = [f"11|0|{state}|nas-retrain-training-aa" for state in slurm.FINISHED_STATES]
     foreign = ["13|0|RUNNING|nas-retrain-training-bb", "14|N/A|RUNNING|bash|with|bars"]
     fake_queue(monkeypatch, [*lines, *over, *foreign])
-    tasks = slurm.tasks_on_their_way(tmp_path)
+    queue = slurm.queue(tmp_path)
+    tasks = queue.tasks
     assert [(task.unit, task.running) for task in tasks] == [(0, False), (1, True), (2, False)]
     assert {task.purpose for task in tasks} == {"training"}
-    assert slurm.slots_on_their_way(tmp_path, tasks) == {
+    assert queue.slots == {
         "benchmark/1/7": False,
         "benchmark/2/7": True,
         "benchmark/3/7": False,
@@ -169,17 +170,17 @@ def test_tasks_are_on_their_way_unless_slurm_says_that_they_are_over(
 def test_a_queue_that_does_not_answer_is_an_error_and_no_empty_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert slurm.tasks_on_their_way(tmp_path) == []  # nothing was ever submitted: there is nothing to ask
+    assert slurm.queue(tmp_path).tasks == ()  # nothing was ever submitted: there is nothing to ask
     a_submission(tmp_path, "nas-retrain-training-aa", [["benchmark/1/7"]])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NasRetrainError, match=r"squeue is not on this machine.*LAUNCHER=local"):
-        slurm.tasks_on_their_way(tmp_path)
+        slurm.queue(tmp_path)
     (tmp_path / "squeue").write_text(
         "#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2\nexit 1\n"
     )
     (tmp_path / "squeue").chmod(0o755)
     with pytest.raises(NasRetrainError, match=r"squeue failed: .*Unable to contact"):
-        slurm.tasks_on_their_way(tmp_path)
+        slurm.queue(tmp_path)
 
 
 def test_auto_is_this_machine_where_slurm_does_not_answer(
@@ -201,7 +202,7 @@ def test_auto_is_this_machine_where_slurm_does_not_answer(
 def test_units_are_sized_in_hours_once_a_speed_is_known(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(slurm, "_ask", lambda *_: "MaxArraySize            = 3\n")
+    monkeypatch.setattr(slurm_commands, "ask", lambda *_, **__: "MaxArraySize            = 3\n")
     chosen = ("launcher=slurm", "cells=sample:4", "seeds=[1,2]", "dataset.base_rate=0.3", "launcher.workers=2")
     unknown = make_settings(*chosen, "launcher.device=cuda", "launcher.hours_per_task=1")
     with pytest.raises(NasRetrainError, match=r"hours_per_task needs a measured speed.*trainings_per_task"):
@@ -221,7 +222,7 @@ class TestTask:
     @pytest.fixture
     def requeued(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         asked: list[tuple[str, ...]] = []
-        monkeypatch.setattr(slurm, "_ask", lambda *command: asked.append(command) or "")  # type: ignore[func-returns-value]
+        monkeypatch.setattr(slurm_commands, "ask", lambda *command: asked.append(command) or "")  # type: ignore[func-returns-value]
         monkeypatch.setenv("SLURM_JOB_ID", "77")
         return asked
 

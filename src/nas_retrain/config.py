@@ -35,6 +35,15 @@ def _one_word(value: str) -> str:
 SbatchValue = Annotated[str, AfterValidator(_one_word)]
 """What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
 
+OWN_SBATCH_OPTIONS = frozenset(
+    {
+        *("array", "chdir", "dependency", "error", "input", "job-name", "nodes", "ntasks", "ntasks-per-core"),
+        *("ntasks-per-gpu", "ntasks-per-node", "ntasks-per-socket", "open-mode", "output", "parsable", "signal"),
+        *("test-only", "time", "uid", "wait", "wrap"),
+    }
+)
+"""Options that decide how many copies of a task run, where its log is and how it is found again; never a site's."""
+
 
 def _listed(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
     return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
@@ -244,6 +253,34 @@ class SlurmSettings(LocalSettings):
     signal_seconds: Positive
     analysis_partition: SbatchValue | None
     sbatch: dict[Annotated[str, Field(pattern="^[a-z][a-z-]*$")], SbatchValue | bool]
+
+    @property
+    def time_minutes(self) -> int:
+        """A task's time limit as SLURM takes it."""
+        return max(1, round(self.time_hours * 60))
+
+    @model_validator(mode="after")
+    def _time_to_train(self) -> SlurmSettings:
+        if self.time_minutes * 60 <= self.signal_seconds:
+            raise ValueError(
+                f"launcher.time_hours={self.time_hours:g} ({self.time_minutes} minute(s)) must be longer than launcher."
+                f"signal_seconds={self.signal_seconds}: a task would be told to stop as soon as it starts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sbatch_is_the_sites(self) -> SlurmSettings:
+        if named := sorted(OWN_SBATCH_OPTIONS & self.sbatch.keys()):
+            raise ValueError(
+                f"launcher.sbatch.{named[0]} cannot be set: every task is one process on one node, whose name, log, "
+                "time and order come from the other keys"
+            )
+        if {"clusters", "cluster"} & self.sbatch.keys():
+            raise ValueError(
+                "launcher.sbatch.clusters cannot be set, since jobs of another cluster would not be found in the "
+                "queue: work on a login node of that cluster, or let SLURM_CONF name its slurm.conf"
+            )
+        return self
 
 
 class AnalysisSettings(_Section):

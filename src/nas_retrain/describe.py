@@ -123,6 +123,7 @@ def _task(launcher: SlurmSettings, workers: int) -> str:
         "time": f"{launcher.time_hours:g} h",
         "workers": workers,
         **launcher.sbatch,
+        "analysis on": launcher.analysis_partition,
     }
     return ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
 

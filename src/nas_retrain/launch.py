@@ -12,10 +12,12 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -45,6 +47,9 @@ Group = tuple[Training, ...]
 ATTEMPTS = 2
 """How often a group is begun in one run if the process that runs it is killed each time."""
 
+
+LOCK_SECONDS = 1
+"""How long to wait for a results folder: `holder` locks it for a moment, and must not keep a run from it."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, and what SLURM sends before it takes a node away."""
@@ -80,8 +85,10 @@ def worker_count(settings: Settings, device: torch.device) -> int:
     if device.type != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # A cluster that does not bind tasks to cores shows every task the whole node.
-    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
+    # A cluster that does not bind tasks to cores shows every task the whole node. Outside of a job the variable is
+    # somebody's default for srun.
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "") if "SLURM_JOB_ID" in os.environ else ""
+    return min(cores, int(granted)) if re.fullmatch("0*[1-9][0-9]*", granted) else cores
 
 
 @contextmanager
@@ -97,7 +104,11 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise NasRetrainError(f"Cannot write {path}: {error.strerror}. Give another folder: results_dir=...") from error
     with file:
-        if not _lock(file):
+        end = time.monotonic() + LOCK_SECONDS
+        while not _lock(file, fcntl.LOCK_EX):
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
             raise NasRetrainError(
                 f"Another run works on {folder} ({holder(folder)}). Wait for it, stop it, or give this run a folder of "
                 "its own: results_dir=..."
@@ -112,14 +123,14 @@ def holder(folder: Path) -> str | None:
     """Who works on a results folder now; None if nobody does."""
     try:
         with (folder / ".lock").open() as file:
-            return None if _lock(file) else file.read().strip() or "just starting"
+            return None if _lock(file, fcntl.LOCK_SH) else file.read().strip() or "just starting"
     except OSError:
         return None
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[str], how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Plan, Training, make_plan
 from nas_retrain.scaling import Initialisation
-from nas_retrain.slurm import Submitted, Task
+from nas_retrain.slurm import Queue, Submitted, Task
 from nas_retrain.store import RunRecord
 from nas_retrain.training import choose_device, device_name
 
@@ -41,8 +40,8 @@ def print_plan(settings: Settings) -> None:
     if launcher is None:
         obstacles += describe.too_long(_forecast_here(made, stored, settings), _device(settings), settings)
     else:
-        tasks = slurm.tasks_on_their_way(settings.results_dir)
-        _forecast_submission(made, stored, tasks, slurm.largest_array(), launcher, settings)
+        queue = slurm.queue(settings.results_dir)
+        _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
     for obstacle in obstacles:
         say(f"  in the way     {obstacle}")
 
@@ -79,10 +78,7 @@ def _retrain_here(settings: Settings) -> None:
             raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
         sources.fetch(settings.dataset, settings.data_dir)
     with launch.exclusive(settings.results_dir):
-        if shutil.which("squeue") and slurm.tasks_on_their_way(settings.results_dir):
-            raise NasRetrainError(
-                f"SLURM has tasks of {settings.results_dir} (make status shows them). Wait for them, or make cancel."
-            )
+        _leave_to_slurm(made, settings)
         plan.claim_results_folder(settings)
         failed = _train_missing(made, settings)
         _merge_and_analyse(settings)
@@ -90,6 +86,19 @@ def _retrain_here(settings: Settings) -> None:
         raise NasRetrainError(
             f"{len(failed)} training(s) failed; {settings.results_dir}/logs has each error. The others are stored: "
             "run the same command again to try those that failed."
+        )
+
+
+def _leave_to_slurm(made: Plan, settings: Settings) -> None:
+    """Raise NasRetrainError if SLURM works on this results folder, or may do so on what is missing."""
+    folder = settings.results_dir
+    queue = slurm.queues([folder])[folder]
+    if queue.tasks:
+        raise NasRetrainError(f"SLURM has tasks of {folder} (make status shows them). Wait for them, or make cancel.")
+    if queue.silence and queue.was_given({training.slot for training in made.missing}):
+        raise NasRetrainError(
+            f"Trainings of {folder} were given to SLURM, and whether it still works on them is unknown. "
+            f"{queue.silence} Where nobody answers but you know that they are over, remove {folder}/jobs."
         )
 
 
@@ -149,17 +158,17 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
         sources.fetch(settings.dataset, settings.data_dir)
     with launch.exclusive(folder):
         plan.claim_results_folder(settings)
-        tasks = slurm.tasks_on_their_way(folder)
+        queue = slurm.queue(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between
         made = make_plan(settings, stored)
         largest_array = slurm.largest_array()
-        units = _forecast_submission(made, stored, tasks, largest_array, launcher, settings)
-        slurm.forget_finished(folder, tasks, made.done_slots)
-        if not made.missing and not tasks:
+        units = _forecast_submission(made, stored, queue, largest_array, launcher, settings)
+        slurm.forget_finished(folder, queue, made.done_slots)
+        if not made.missing and not queue.tasks:
             say("Nothing left to train.")
             _merge_and_analyse(settings)
             return
-        submitted = _submit(units, tasks, largest_array, settings)
+        submitted = _submit(units, queue.tasks, largest_array, settings)
     say("Submitted:" if submitted else "Everything is on its way already: nothing was submitted.")
     for one in submitted:
         say(f"  job {one.job:<10} {one.purpose:<10} {one.tasks:,} task(s)")
@@ -170,17 +179,16 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
 def _forecast_submission(
     made: Plan,
     stored: list[RunRecord],
-    tasks: list[Task],
+    queue: Queue,
     largest_array: int,
     launcher: SlurmSettings,
     settings: Settings,
 ) -> dict[slurm.Purpose, list[list[Training]]]:
     """Print the plan for SLURM, and return what is to be submitted: the trainings of each task."""
-    on_their_way = slurm.slots_on_their_way(settings.results_dir, tasks)
-    missing = [training for training in made.missing if training.slot not in on_their_way]
+    missing = [training for training in made.missing if training.slot not in queue.slots]
     say("\n".join(describe.wanted(made, settings)))
     if len(missing) < len(made.missing):
-        say(f"  on their way   {len(made.missing) - len(missing):,} in {len(tasks):,} task(s) of SLURM")
+        say(f"  on their way   {len(made.missing) - len(missing):,} in {len(queue.tasks):,} task(s) of SLURM")
     cost = costs.estimate(missing, stored, settings, _device_like_a_tasks(launcher))
     sizes: Sequence[float] = [1.0] * len(missing)
     largest_unit = float(launcher.trainings_per_task)
@@ -214,7 +222,7 @@ def _device_like_a_tasks(launcher: SlurmSettings) -> torch.device | None:
 
 
 def _submit(
-    units: dict[slurm.Purpose, list[list[Training]]], tasks: list[Task], largest: int, settings: Settings
+    units: dict[slurm.Purpose, list[list[Training]]], tasks: Sequence[Task], largest: int, settings: Settings
 ) -> list[Submitted]:
     """Submit units, the recipes' after the search for the base rate, and an analysis after all."""
     submitted: list[Submitted] = []
@@ -374,5 +382,5 @@ def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
 
 def cancel(settings: Settings) -> None:
     """Cancel this results folder's jobs, and no others; running trainings are saved first."""
-    jobs = slurm.cancel(slurm.tasks_on_their_way(settings.results_dir))
+    jobs = slurm.cancel(settings.results_dir)
     say(f"Cancelled job(s) {', '.join(jobs)}; make retrain continues." if jobs else "SLURM has no task of this run.")

@@ -7,24 +7,27 @@ process was killed between two lines; no clock, job id or accounting is needed f
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from nas_retrain import launch, plan
+from nas_retrain import slurm_commands as commands
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
@@ -40,9 +43,12 @@ FINISHED_STATES = {
 }
 """Job states after which nothing more comes. A job in any other one, also one unknown here, is on its way."""
 
-ANALYSIS_HOURS = 1
-ANSWER_SECONDS = 60
+ANALYSIS_MINUTES = 60
+ANALYSIS_SIGNAL_SECONDS = 90
 GRACE_SECONDS = 900
+
+Units = list[list[str]]
+"""The slots (see `Training.slot`) that each task of a submission was given."""
 
 
 @dataclass(frozen=True)
@@ -74,68 +80,107 @@ def answers() -> bool:
     if shutil.which("sbatch") is None:
         return False
     try:
-        _ask("sinfo", "--noheader", "--format=%P")
+        commands.ask("sinfo", "--noheader", "--format=%P")
     except NasRetrainError as error:
         print(f"note: {error} Working on this machine.", file=sys.stderr)  # noqa: T201
         return False
     return True
 
 
-def _ask(*command: str) -> str:
-    """What a SLURM command prints. Raises NasRetrainError if it is absent, fails or does not answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True)  # noqa: S603
-    except FileNotFoundError as error:
-        raise NasRetrainError(
-            f"{command[0]} is not on this machine. Work on a login node of the cluster, or here with LAUNCHER=local."
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise NasRetrainError(f"SLURM's {command[0]} did not answer within {ANSWER_SECONDS} seconds.") from error
-    except subprocess.CalledProcessError as error:
-        raise NasRetrainError(f"SLURM's {command[0]} failed: {error.stderr.strip()}.") from error
-    return done.stdout
-
-
 def largest_array() -> int:
     """How many tasks this site allows in one job array. Raises NasRetrainError if SLURM does not say."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", commands.ask("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise NasRetrainError("scontrol show config does not tell MaxArraySize.")
     return max(1, int(found[1]))
 
 
-def submissions(folder: Path) -> dict[str, list[list[str]]]:
-    """Every submission of a results folder that is still kept: its name, and the slots (see `Training.slot`) that
-    each of its tasks was given."""
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("jobs/*/units.json"))}
+@dataclass(frozen=True)
+class Queue:
+    """The submissions of a results folder, and which of their tasks SLURM has queued or running.
+
+    submitted: every submission that is still kept, by its name; None where units.json cannot be read. silence: why
+    SLURM did not say what is on its way, in a sentence; empty if it did. Where it is silent, `tasks` tells nothing.
+    """
+
+    submitted: dict[str, Units | None]
+    tasks: tuple[Task, ...] = ()
+    silence: str = ""
+
+    @cached_property
+    def slots(self) -> dict[str, bool]:
+        """The slots that the tasks on their way were given, done or not, and whether the task is running."""
+        return {
+            slot: task.running
+            for task in sorted(self.tasks, key=lambda task: task.running)
+            for slot in self._slots_of(task)
+        }
+
+    def _slots_of(self, task: Task) -> list[str]:
+        units = self.submitted[task.name] or []
+        return units[task.unit] if task.unit < len(units) else []
+
+    def was_given(self, slots: Collection[str]) -> bool:
+        """Whether one of these slots was ever submitted, or may have been as far as the submissions can be read."""
+        return bool(slots) and any(
+            units is None or any(not unit.isdisjoint(slots) for unit in map(set, units))
+            for units in self.submitted.values()
+        )
 
 
-def tasks_on_their_way(folder: Path) -> list[Task]:
-    """The tasks of a results folder that SLURM has queued or running. Raises NasRetrainError if SLURM does not say:
-    a task must never be taken for gone because nobody answered."""
-    names = submissions(folder)
-    if not names:
-        return []
-    listed = _ask(
-        "squeue", f"--user={os.getuid()}", "--states=all", "--array", "--noheader", "--format=%F|%K|%T|%j"
-    ).splitlines()
-    tasks = []
-    for line in listed:
-        job, index, state, name = line.split("|", 3)
-        if name in names and state not in FINISHED_STATES:
-            tasks.append(Task(name, int(index) if index.isdecimal() else 0, job, state == "RUNNING"))
-    return tasks
+def submissions(folder: Path) -> dict[str, Units | None]:
+    """Every submission of a results folder that is still kept, by its name; None where units.json cannot be read."""
+    paths = {path.parent.name: path for path in sorted(folder.glob(f"jobs/{PREFIX}*/units.json"))}
+    return {name: _read_units(path) for name, path in paths.items() if re.fullmatch(r"[\w-]+", name, re.ASCII)}
 
 
-def slots_on_their_way(folder: Path, tasks: Collection[Task]) -> dict[str, bool]:
-    """The slots that these tasks were given, done or not, and whether the task is running."""
-    units = submissions(folder)
+def _read_units(path: Path) -> Units | None:
+    try:
+        units = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    well_formed = isinstance(units, list) and all(
+        isinstance(unit, list) and all(isinstance(slot, str) for slot in unit) for unit in units
+    )
+    return units if well_formed else None
+
+
+def queues(folders: Collection[Path]) -> dict[Path, Queue]:
+    """What was submitted for each of these results folders and what is on its way, asking SLURM once for all of them,
+    and not at all if nothing was submitted."""
+    submitted = {folder: submissions(folder) for folder in folders}
+    names = {name for known in submitted.values() for name in known}
+    try:
+        listed = commands.squeue(sorted(names)) if names else []
+    except NasRetrainError as error:
+        return {folder: Queue(known, silence=str(error) if known else "") for folder, known in submitted.items()}
+    on_their_way = [
+        Task(line.name, line.index, line.job, line.state == "RUNNING")
+        for line in listed
+        if line.state not in FINISHED_STATES
+    ]
     return {
-        slot: task.running
-        for task in sorted(tasks, key=lambda task: task.running)
-        if task.unit < len(units.get(task.name, []))
-        for slot in units[task.name][task.unit]
+        folder: Queue(known, tuple(task for task in on_their_way if task.name in known))
+        for folder, known in submitted.items()
     }
+
+
+def queue(folder: Path) -> Queue:
+    """What was submitted for a results folder and what is on its way.
+
+    Raises NasRetrainError if SLURM does not say, or if it has a task whose units.json cannot be read: a task must never
+    be taken for gone because nobody answered.
+    """
+    found = queues([folder])[folder]
+    if found.silence:
+        raise NasRetrainError(found.silence)
+    for task in found.tasks:
+        if found.submitted[task.name] is None:
+            raise NasRetrainError(
+                f"{folder / 'jobs' / task.name / 'units.json'} cannot be read, so that nobody knows which trainings "
+                f"the tasks of job {task.job} do. Wait until it is over, or cancel it: scancel {task.job}"
+            )
+    return found
 
 
 def task_workers(settings: SlurmSettings) -> int:
@@ -172,7 +217,7 @@ def submit(
         executor = _executor(name, folder, launcher, gpus=launcher.gpus, after=before)
         executor.update_parameters(array_parallelism=share)
         names = [f"{name}-{unit:05}" for unit in range(len(part))]
-        with _telling_refusals():
+        with _submitting(name):
             jobs = executor.map_array(train_unit, [settings] * len(part), names, slots)
         accepted.append(Submitted(purpose, jobs[0].job_id.split("_")[0], len(part)))
     return accepted
@@ -182,30 +227,41 @@ def submit_analysis(analyse: Callable[[Settings], None], settings: Settings, aft
     """Submit `analyse(settings)` as a job that starts once the jobs `after` have ended, however they ended."""
     name, folder = _new_submission("analysis", [], settings)
     executor = _executor(name, folder, _slurm(settings), gpus=0, after=after)
-    with _telling_refusals():
+    with _submitting(name):
         job = executor.submit(analyse, settings)
     return Submitted("analysis", job.job_id, 1)
 
 
-def cancel(tasks: Collection[Task]) -> list[str]:
-    """Cancel the jobs that these tasks belong to, and tell which."""
-    jobs = sorted({task.job for task in tasks}, key=int)
+def cancel(folder: Path) -> list[str]:
+    """Cancel the jobs of a results folder that are queued or running, and tell which. Raises NasRetrainError if SLURM
+    does not say, or if scancel fails and squeue still lists one."""
+    jobs = _jobs(queues([folder])[folder])
     if jobs:
-        _ask("scancel", *jobs)
+        try:
+            commands.ask("scancel", *jobs)
+        except NasRetrainError as error:
+            if left := _jobs(queues([folder])[folder]):
+                raise NasRetrainError(f"{error} Still there: job(s) {', '.join(left)}.") from error
     return jobs
 
 
-def forget_finished(folder: Path, tasks: Collection[Task], done: Collection[str]) -> None:
-    """Remove the logs and other files of submissions that are over and whose trainings are all done."""
-    alive = {task.name for task in tasks}
-    for name, units in submissions(folder).items():
-        if name not in alive and all(slot in done for unit in units for slot in unit):
+def _jobs(found: Queue) -> list[str]:
+    if found.silence:
+        raise NasRetrainError(found.silence)
+    return sorted({task.job for task in found.tasks}, key=int)
+
+
+def forget_finished(folder: Path, known: Queue, done: Collection[str]) -> None:
+    """Remove the logs and other files of submissions that are over and whose trainings are all done, or unknown."""
+    alive = {task.name for task in known.tasks}
+    for name, units in known.submitted.items():
+        if name not in alive and all(slot in done for unit in units or [] for slot in unit):
             shutil.rmtree(folder / "jobs" / name, ignore_errors=True)
 
 
-def log_of(folder: Path, name: str, unit: int) -> Path | None:
+def log_of(folder: Path, known: Queue, name: str, unit: int) -> Path | None:
     """The log of a submission's task; None if it wrote none."""
-    array = len(submissions(folder)[name]) > 1
+    array = len(known.submitted[name] or []) > 1
     return max((folder / "jobs" / name).glob(f"*_{unit}_0_log.out" if array else "*_0_log.out"), default=None)
 
 
@@ -241,7 +297,7 @@ def _queue_again(at_most: int) -> None:
     count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if count >= at_most:
         raise NasRetrainError(f"This task was queued again {count} times, as often as launcher.max_requeues allows.")
-    _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    commands.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
     print("Saved; queued again.", flush=True)  # noqa: T201 - a task's log
     sys.exit(1)  # without a result, since there is none yet
 
@@ -269,12 +325,12 @@ def _executor(
     executor = submitit.SlurmExecutor(folder)
     analysis = name.startswith(f"{PREFIX}analysis-")
     cpus = 1 if analysis else launcher.cpus or task_workers(launcher)
-    other: dict[str, Any] = {"requeue": True} | launcher.sbatch
+    other: dict[str, Any] = {"requeue": True} | launcher.sbatch | {"ntasks": 1}
     if launcher.memory_gb is not None:
-        other["mem"] = f"{round(launcher.memory_gb * 1024)}M"
+        other["mem"] = f"{max(1, round(launcher.memory_gb * 1024))}M"  # 0 would ask for all of the node's
     wanted = {
         "job_name": name,
-        "time": max(1, round((ANALYSIS_HOURS if analysis else launcher.time_hours) * 60)),
+        "time": ANALYSIS_MINUTES if analysis else launcher.time_minutes,
         "partition": (launcher.analysis_partition if analysis else None) or launcher.partition,
         "account": launcher.account,
         "qos": launcher.qos,
@@ -282,22 +338,31 @@ def _executor(
         "gpus_per_node": gpus or None,
         "cpus_per_task": cpus,
         "dependency": "afterany:" + ":".join(after) if after else None,
-        "signal_delay_s": launcher.signal_seconds,
+        "signal_delay_s": ANALYSIS_SIGNAL_SECONDS if analysis else launcher.signal_seconds,
         "stderr_to_stdout": True,
-        "srun_args": [f"--cpus-per-task={cpus}"],  # since SLURM 22.05 srun does not take it from sbatch
-        "additional_parameters": other,
+        # srun starts a copy for each CPU that it may, unless told how many; since 22.05 it does not take the CPUs from
+        # sbatch; and where the job was given no environment, it would hand none on, not even the script's own.
+        "srun_args": ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}", "--export=ALL"],
+        "additional_parameters": {key: value for key, value in other.items() if value is not False},
     }
     executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
     return executor
 
 
 @contextmanager
-def _telling_refusals() -> Iterator[None]:
+def _submitting(name: str) -> Iterator[None]:
+    """Let submitit call sbatch by `slurm_commands.sbatch`, and tell refusals.
+
+    submitit itself calls it with the whole environment and waits for ever. It makes the executor of an array by its own
+    class, so that the method is replaced there; no subclass would be asked.
+    """
+    command = mock.patch.object(
+        submitit.SlurmExecutor,
+        "_make_submission_command",
+        lambda _, script: [*commands.sbatch_command(name), str(script)],
+    )
     try:
-        yield
+        with command, redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
+            yield
     except (FailedJobError, FailedSubmissionError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if "error" in line.lower())
-        raise NasRetrainError(
-            f"sbatch refused: {reason or error}. Check partition, account, qos and limits in the launcher's settings; "
-            "run make retrain again to submit the rest."
-        ) from error
+        raise NasRetrainError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from nas_retrain import describe, launch, slurm
 from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
-from nas_retrain.slurm import Task
+from nas_retrain.slurm import Queue
 from nas_retrain.store import RunKey, RunRecord, read_runs
 from nas_retrain.training import choose_device
 
@@ -25,18 +25,18 @@ def status(settings: Settings) -> None:
     """Print, for each recipe, how many trainings are done, on their way, failed and to do; the speed, the time left,
     and why trainings and tasks failed. Data sets in the folders beside this one are counted too."""
     folder = settings.results_dir
-    tasks = slurm.tasks_on_their_way(folder)
-    on_their_way = slurm.slots_on_their_way(folder, tasks)
+    others = [path.parent for path in sorted(folder.parent.glob("*/settings.json")) if path.parent != folder]
+    queues = slurm.queues([folder, *others])
+    queue = queues[folder]
     stored = read_store(settings)
     made = make_plan(settings, stored)
     failures = launch.failed_keys(folder)
-    rows = _rows(made, stored, on_their_way, failures, settings)
-    for other in sorted(folder.parent.glob("*/settings.json")):
-        if other.parent != folder:
-            rows += _rows_beside(other.parent)
+    rows = _rows(made, stored, queue, failures, settings)
+    for other in others:
+        rows += _rows_beside(other, queues[other])
     say(pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.0f}".format))
-    say(f"{folder}: {_who_works(folder, tasks)}")
-    running = [task for task in tasks if task.running and task.purpose != "analysis"]
+    say(f"{folder}: {_who_works(folder, queue)}")
+    running = [task for task in queue.tasks if task.running and task.purpose != "analysis"]
     cost = costs.estimate(made.missing, stored, settings, None)
     if cost is not None and cost.trainings:
         say(f"speed: {describe.speeds(cost)}")
@@ -48,15 +48,15 @@ def status(settings: Settings) -> None:
         if workers:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
-        if training.key in failures and training.slot not in on_their_way:
+        if training.key in failures and training.slot not in queue.slots:
             say(f"failed: {training.label}: {failures[training.key].strip().splitlines()[-1]}")
-    _tell_lost_tasks(made, tasks, folder)
+    _tell_lost_tasks(made, queue, folder)
 
 
 def _rows(
     made: Plan,
     stored: list[RunRecord],
-    on_their_way: dict[str, bool],
+    queue: Queue,
     failures: Container[RunKey],
     settings: Settings,
 ) -> list[dict[str, object]]:
@@ -69,7 +69,7 @@ def _rows(
         trainings = [training for training in made.everything if training.recipe == name]
         outcomes = Counter(by_key[training.key].status for training in trainings if training.key in by_key)
         absent = [training for training in trainings if training.key not in by_key]
-        idle = [training for training in absent if training.slot not in on_their_way]
+        idle = [training for training in absent if training.slot not in queue.slots]
         rows.append(
             {
                 "data set": settings.dataset.name,
@@ -78,8 +78,7 @@ def _rows(
                 "finished": outcomes["finished"],
                 "diverged": outcomes["diverged"],
                 "disconnected": outcomes["disconnected"],
-                "running": sum(on_their_way.get(training.slot, False) for training in absent),
-                "queued": sum(not on_their_way.get(training.slot, True) for training in absent),
+                **_on_their_way(queue, [training.slot for training in absent]),
                 "failed": sum(training.key in failures for training in idle),
                 "to do": len(absent),
                 "checkpointed": sum(training.slot in saved for training in absent),
@@ -88,46 +87,63 @@ def _rows(
     return rows
 
 
-def _rows_beside(folder: Path) -> list[dict[str, object]]:
+def _on_their_way(queue: Queue, slots: Iterable[str]) -> dict[str, object]:
+    """How many of these trainings are running and queued, "?" where SLURM does not say."""
+    if queue.silence:
+        return {"running": "?", "queued": "?"}
+    states = Counter(queue.slots[slot] for slot in slots if slot in queue.slots)
+    return {"running": states[True], "queued": states[False]}
+
+
+def _rows_beside(folder: Path, queue: Queue) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
     records = [record for record in read_runs(folder).records if not is_search(record.recipe)]
     recorded = {f"{record.recipe}/{record.network_class}/{record.seed}" for record in records}
-    on_their_way = slurm.slots_on_their_way(folder, slurm.tasks_on_their_way(folder))
-    waiting = {slot: running for slot, running in on_their_way.items() if slot not in recorded}
-    waiting = {slot: running for slot, running in waiting.items() if not is_search(slot.split("/")[0])}
+    waiting = [slot for slot in queue.slots if slot not in recorded and not is_search(slot.split("/")[0])]
     recipes = dict.fromkeys([record.recipe for record in records] + [slot.split("/")[0] for slot in waiting])
     rows: list[dict[str, object]] = []
     for recipe in recipes:
         outcomes = Counter(record.status for record in records if record.recipe == recipe)
-        states = Counter(running for slot, running in waiting.items() if slot.split("/")[0] == recipe)
-        row = {"data set": folder.name, "recipe": recipe, "running": states[True], "queued": states[False]}
+        row: dict[str, object] = {"data set": folder.name, "recipe": recipe}
+        row |= _on_their_way(queue, [slot for slot in waiting if slot.split("/")[0] == recipe])
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows
 
 
-def _who_works(folder: Path, tasks: list[Task]) -> str:
-    if tasks:
-        running = sum(task.running for task in tasks)
-        jobs = ", ".join(sorted({task.job for task in tasks}, key=int))
-        return f"{running:,} task(s) of SLURM running, {len(tasks) - running:,} queued (jobs {jobs})"
-    return launch.holder(folder) or "no run is working on it"
+def _who_works(folder: Path, queue: Queue) -> str:
+    if queue.tasks:
+        running = sum(task.running for task in queue.tasks)
+        jobs = ", ".join(sorted({task.job for task in queue.tasks}, key=int))
+        return f"{running:,} task(s) of SLURM running, {len(queue.tasks) - running:,} queued (jobs {jobs})"
+    if holder := launch.holder(folder):
+        return holder
+    if queue.silence:
+        return f"whether SLURM works on it is unknown. {queue.silence}"
+    return "no run is working on it"
 
 
-def _tell_lost_tasks(made: Plan, tasks: list[Task], folder: Path) -> None:
+def _tell_lost_tasks(made: Plan, queue: Queue, folder: Path) -> None:
     """Say which tasks ended without all of their trainings, and show the ends of some of their logs."""
-    missing = {training.slot for training in made.missing} - slurm.slots_on_their_way(folder, tasks).keys()
-    alive = {(task.name, task.unit) for task in tasks}
+    for name, units in queue.submitted.items():
+        if units is None:
+            say(f"note: {folder / 'jobs' / name / 'units.json'} cannot be read: what that submission does is unknown")
+    missing = {training.slot for training in made.missing} - queue.slots.keys()
+    alive = {(task.name, task.unit) for task in queue.tasks}
     lost = [
         (name, number)
-        for name, units in slurm.submissions(folder).items()
-        for number, slots in enumerate(units)
+        for name, units in queue.submitted.items()
+        for number, slots in enumerate(units or [])
         if (name, number) not in alive and not missing.isdisjoint(slots)
     ]
     if not lost:
         return
-    say(f"{len(lost):,} task(s) ended with trainings undone; make retrain submits these again. The last logs:")
+    if queue.silence:
+        say(f"{len(lost):,} task(s) have trainings undone and may be on their way or over. The last logs:")
+    else:
+        say(f"{len(lost):,} task(s) ended with trainings undone; make retrain submits these again. The last logs:")
     for name, number in lost[-LOGS_SHOWN:]:
-        log = slurm.log_of(folder, name, number)
-        say(f"--- {log or f'{name}, task {number}: no log, it never started'}")
+        log = slurm.log_of(folder, queue, name, number)
+        never = "no log" if queue.silence else "no log, it never started"
+        say(f"--- {log or f'{name}, task {number}: {never}'}")
         if log is not None:
             say("\n".join(log.read_text(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]))
