@@ -8,12 +8,10 @@ every worker saves its training where it stands.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -26,7 +24,7 @@ from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -82,47 +80,6 @@ def worker_count(settings: Settings, device: torch.device) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A cluster that does not bind tasks to cores shows every task the whole node.
     return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a results folder against other runs of the pipeline on it; the lock goes when this process does.
-
-    Raises NasRetrainError if another run holds it or the folder cannot be written.
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise NasRetrainError(f"Cannot write {path}: {error.strerror}. Give another folder: results_dir=...") from error
-    with file:
-        if not _lock(file):
-            raise NasRetrainError(
-                f"Another run works on {folder} ({holder(folder)}). Wait for it, stop it, or give this run a folder of "
-                "its own: results_dir=..."
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-        file.flush()
-        yield
-
-
-def holder(folder: Path) -> str | None:
-    """Who works on a results folder now; None if nobody does."""
-    try:
-        with (folder / ".lock").open() as file:
-            return None if _lock(file) else file.read().strip() or "just starting"
-    except OSError:
-        return None
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _Worker:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from nas_retrain import base_rate as base_rates
-from nas_retrain import coordinates, describe, launch, plan, slurm, spaces, store
+from nas_retrain import coordinates, describe, launch, locks, plan, slurm, spaces, store
 from nas_retrain import cost as costs
 from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
 from nas_retrain.analysis import stage as analysis
@@ -78,7 +78,7 @@ def _retrain_here(settings: Settings) -> None:
             obstacles = describe.missing_data(settings) + too_long
             raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
         sources.fetch(settings.dataset, settings.data_dir)
-    with launch.exclusive(settings.results_dir):
+    with locks.exclusive(settings.results_dir):
         if shutil.which("squeue") and slurm.tasks_on_their_way(settings.results_dir):
             raise NasRetrainError(
                 f"SLURM has tasks of {settings.results_dir} (make status shows them). Wait for them, or make cancel."
@@ -147,7 +147,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
     folder = settings.results_dir
     if make_plan(settings, read_store(settings)).missing:
         sources.fetch(settings.dataset, settings.data_dir)
-    with launch.exclusive(folder):
+    with locks.exclusive(folder):
         plan.claim_results_folder(settings)
         tasks = slurm.tasks_on_their_way(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between
