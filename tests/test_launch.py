@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -101,24 +100,6 @@ def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) ->
     settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]")
     with pytest.raises(NasRetrainError, match=r"missing .*data_batch_1"):
         run(trainings(settings), settings)
-
-
-def test_two_runs_on_one_folder_are_refused_with_who_holds_it(tmp_path: Path) -> None:
-    with launch.exclusive(tmp_path):
-        holder = launch.holder(tmp_path)
-        assert holder is not None
-        assert f"process {os.getpid()} " in holder
-        with pytest.raises(NasRetrainError, match=f"process {os.getpid()} .*results_dir"), launch.exclusive(tmp_path):
-            pass
-    assert launch.holder(tmp_path) is None
-    with launch.exclusive(tmp_path):
-        pass
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(NasRetrainError, match=r"file.*results_dir"), launch.exclusive(tmp_path / "file" / "results"):
-        pass
 
 
 def test_workers_are_as_many_as_configured_or_one_a_core_or_gpu(

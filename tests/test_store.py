@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -209,6 +210,68 @@ def test_replacing_leaves_the_old_file_when_it_fails_and_the_umask_decides_the_m
         os.umask(before)
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_takes_its_place_is_on_the_disk_before_and_after_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a power loss leaves the old or the new one, whole, and the folders that were made for it."""
+    happened: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def flushed(handle: int) -> None:
+        happened.append(("flushed", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        happened.append(("renamed", path.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with replacing(tmp_path / "outer" / "inner" / "table.csv") as temporary:
+        temporary.write_text("new")
+    assert set(happened[:2]) == {("flushed", tmp_path.name), ("flushed", "outer")}
+    assert happened[2:] == [("flushed", temporary.name), ("renamed", temporary.name), ("flushed", "inner")]
+
+
+def test_a_record_is_on_the_disk_when_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoint is removed after that."""
+    flushed: list[int] = []
+    with RunWriter(tmp_path / "runs", "local") as writer:
+        monkeypatch.setattr(os, "fsync", lambda _: flushed.append(writer.path.stat().st_size))
+        for number in range(1, 3):
+            writer.append(a_record(number))
+            assert flushed == [*flushed[:-1], writer.path.stat().st_size]
+            assert len(flushed) == number
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_a_folder_cannot_be_flushed_a_file_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with replacing(tmp_path / "table.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "table.csv").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_file_that_does_not_reach_the_disk_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    (tmp_path / "table.csv").write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(NasRetrainError, match=r"table\.csv"), replacing(tmp_path / "table.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "table.csv").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

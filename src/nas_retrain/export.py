@@ -33,6 +33,7 @@ from tqdm import tqdm
 from nas_retrain import benchmark
 from nas_retrain.config import Settings, digest, is_search
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.leftovers import temporary_prefix
 from nas_retrain.pipeline import read_store
 from nas_retrain.plan import has_constants, identity, make_plan
 from nas_retrain.scaling import InDegree, in_degree_of
@@ -310,7 +311,7 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix(folder), dir=folder.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             yield new

@@ -8,16 +8,13 @@ every worker saves its training where it stands.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
 import re
 import signal
-import socket
 import sys
 import threading
-import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,7 +25,7 @@ from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -46,10 +43,6 @@ Group = tuple[Training, ...]
 
 ATTEMPTS = 2
 """How often a group is begun in one run if the process that runs it is killed each time."""
-
-
-LOCK_SECONDS = 1
-"""How long to wait for a results folder: `holder` locks it for a moment, and must not keep a run from it."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, and what SLURM sends before it takes a node away."""
@@ -89,51 +82,6 @@ def worker_count(settings: Settings, device: torch.device) -> int:
     # somebody's default for srun.
     granted = os.environ.get("SLURM_CPUS_PER_TASK", "") if "SLURM_JOB_ID" in os.environ else ""
     return min(cores, int(granted)) if re.fullmatch("0*[1-9][0-9]*", granted) else cores
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a results folder against other runs of the pipeline on it; the lock goes when this process does.
-
-    Raises NasRetrainError if another run holds it or the folder cannot be written.
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise NasRetrainError(f"Cannot write {path}: {error.strerror}. Give another folder: results_dir=...") from error
-    with file:
-        end = time.monotonic() + LOCK_SECONDS
-        while not _lock(file, fcntl.LOCK_EX):
-            if time.monotonic() < end:
-                time.sleep(0.02)
-                continue
-            raise NasRetrainError(
-                f"Another run works on {folder} ({holder(folder)}). Wait for it, stop it, or give this run a folder of "
-                "its own: results_dir=..."
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-        file.flush()
-        yield
-
-
-def holder(folder: Path) -> str | None:
-    """Who works on a results folder now; None if nobody does."""
-    try:
-        with (folder / ".lock").open() as file:
-            return None if _lock(file, fcntl.LOCK_SH) else file.read().strip() or "just starting"
-    except OSError:
-        return None
-
-
-def _lock(file: IO[str], how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _Worker:

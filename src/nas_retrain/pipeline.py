@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from nas_retrain import base_rate as base_rates
-from nas_retrain import coordinates, describe, launch, plan, slurm, spaces, store
+from nas_retrain import coordinates, describe, launch, locks, plan, slurm, spaces, store
 from nas_retrain import cost as costs
 from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
 from nas_retrain.analysis import stage as analysis
@@ -77,7 +77,7 @@ def _retrain_here(settings: Settings) -> None:
             obstacles = describe.missing_data(settings) + too_long
             raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
         sources.fetch(settings.dataset, settings.data_dir)
-    with launch.exclusive(settings.results_dir):
+    with locks.exclusive(settings.results_dir):
         _leave_to_slurm(made, settings)
         plan.claim_results_folder(settings)
         failed = _train_missing(made, settings)
@@ -156,7 +156,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
     folder = settings.results_dir
     if make_plan(settings, read_store(settings)).missing:
         sources.fetch(settings.dataset, settings.data_dir)
-    with launch.exclusive(folder):
+    with locks.exclusive(folder):
         plan.claim_results_folder(settings)
         queue = slurm.queue(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between

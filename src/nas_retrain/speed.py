@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from nas_retrain import cost as costs
 from nas_retrain import networks, plan, spaces, training
+from nas_retrain.checkpoints import Progress
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.networks.reference import ReferenceNetwork
@@ -363,7 +364,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
     ]
     network = networks.join(built).to(device)
     optimiser = training.Sgd(network, [LEARNING_RATE] * members, settings)
-    progress = training.Progress.start(members)
+    progress = Progress.start(members)
 
     def epoch() -> None:
         training.train_epoch(network, optimiser, data, settings.training, range(members), progress, lambda: False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, slurm
+from nas_retrain import describe, launch, locks, slurm
 from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
@@ -43,7 +43,7 @@ def status(settings: Settings) -> None:
         workers = 0
         if running and isinstance(settings.launcher, SlurmSettings):
             workers = len(running) * slurm.task_workers(settings.launcher)
-        elif launch.holder(folder):
+        elif locks.holder(folder):
             workers = launch.worker_count(settings, choose_device(settings.launcher.device))
         if workers:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
@@ -115,7 +115,7 @@ def _who_works(folder: Path, queue: Queue) -> str:
         running = sum(task.running for task in queue.tasks)
         jobs = ", ".join(sorted({task.job for task in queue.tasks}, key=int))
         return f"{running:,} task(s) of SLURM running, {len(queue.tasks) - running:,} queued (jobs {jobs})"
-    if holder := launch.holder(folder):
+    if holder := locks.holder(folder):
         return holder
     if queue.silence:
         return f"whether SLURM works on it is unknown. {queue.silence}"

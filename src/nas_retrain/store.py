@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
+import itertools
 import json
 import os
 import tempfile
@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import pandas as pd
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain import locks
+from nas_retrain.errors import NasRetrainError, cannot_write
+from nas_retrain.leftovers import temporary_prefix
 
 Status = Literal["finished", "diverged", "disconnected"]
 
@@ -47,6 +49,7 @@ class RunRecord:
     relative_gradient: the root mean square over layers of its norm as a share of the weights' (neither depends on the
     learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
     seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
+    resumed: where the training stood each time that it went on from a checkpoint, as "epoch.step", with spaces between.
     """
 
     bench: str
@@ -76,6 +79,7 @@ class RunRecord:
     relative_gradient: float | None = None
     group: str = ""
     seeding: str = "shared"
+    resumed: str = ""
 
     @property
     def key(self) -> RunKey:
@@ -92,36 +96,48 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, whole, when the block ends without an exception.
 
     The file gets the permissions that the user's umask gives. Raises NasRetrainError, naming `path`, if the folder
-    cannot be written or the disk is full; whatever stood at `path` is left as it was.
+    cannot be written or the disk is full; whatever stood at `path` is left as it was. After a power loss either the
+    old or the new file is there, whole.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        _make_folder(path.parent)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        _flush(temporary)
         temporary.replace(path)
+        _flush(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _cannot_write(path: Path, error: OSError) -> NasRetrainError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NasRetrainError(
-            f"Cannot write {path}: the disk or quota is full. Everything written before is kept; free some space and "
-            "run the same command again."
-        )
-    return NasRetrainError(
-        f"Cannot write {path}: {error.strerror}. Check the permissions, or give another folder with results_dir=..."
-    )
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlive a power loss."""
+    absent = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in absent:
+        _flush(made.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # not every file system can
+            raise
+    finally:
+        os.close(handle)
 
 
 class RunWriter:
@@ -133,27 +149,28 @@ class RunWriter:
 
     def __init__(self, folder: Path, name: str) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path, self._file = self._open(folder, name)
+            _make_folder(folder)
+            self._lock = self._open(folder, name)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
+
+        self.path, self._file = self._lock.path, self._lock.file
 
     @staticmethod
-    def _open(folder: Path, name: str) -> tuple[Path, IO[bytes]]:
-        number = 0
-        while True:
-            path = folder / f"{name}-{number}.jsonl"
-            file = path.open("a+b", buffering=0)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                number += 1
-                continue
-            return path, file
+    def _open(folder: Path, name: str) -> locks.Lock:
+        for number in itertools.count():
+            lock = locks.take(folder / f"{name}-{number}.jsonl")
+            if lock is not None:
+                return lock
+        raise AssertionError
+
+    def check(self) -> None:
+        """Raise NasRetrainError if the file, or a folder above it, was moved or removed since it was opened."""
+        self._lock.check()
 
     def append(self, *records: RunRecord) -> None:
-        """Write a line for each, at once. Raises NasRetrainError if the disk is full; what was written survives."""
+        """Write a line for each, at once. Raises NasRetrainError if the disk is full (what was written survives) or if
+        the file was moved or removed; in a moved one the records are written first."""
         lines = b"".join(json.dumps(dataclasses.asdict(record), allow_nan=False).encode() + b"\n" for record in records)
         try:
             if self._ends_torn():
@@ -161,8 +178,10 @@ class RunWriter:
             written = self._file.write(lines)
             if written != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
+        self.check()
 
     def _ends_torn(self) -> bool:
         if self._file.seek(0, os.SEEK_END) == 0:
@@ -172,7 +191,7 @@ class RunWriter:
 
     def close(self) -> None:
         """Close the file and release its lock."""
-        self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self

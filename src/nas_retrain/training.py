@@ -1,9 +1,9 @@
 """A group of trainings of one cell, usually of one: recipes and seeds in; run records out.
 
 A training depends on its seed and settings only, never on what ran before it in the process: every epoch draws its
-shuffling and augmentation from a generator seeded by its seed (see `seeding`) and the epoch. So a checkpoint needs no generator state, and a
-killed and resumed training ends with the same bits as one that was never killed, on the same machine. Which trainings
-are in a group with it changes nothing but the order in which floats are added.
+shuffling and augmentation from a generator seeded by its seed (see `seeding`) and the epoch. So a checkpoint needs no
+generator state, and a killed and resumed training ends with the same bits as one that was never killed, on the same
+machine. Which trainings are in a group with it changes nothing but the order in which floats are added.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nas_retrain import networks, spaces
+from nas_retrain.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
 from nas_retrain.config import Settings, TrainingSettings
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training, group_name
 from nas_retrain.scaling import in_degree_of
 from nas_retrain.seeding import generator_seed
-from nas_retrain.store import RunRecord, Status, replacing
+from nas_retrain.store import RunRecord, Status
 from nas_retrain.version import code_version
 
 EVALUATION_BATCH = 1000
@@ -89,29 +90,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-@dataclass
-class Progress:
-    """What a group knows beside weights and momenta: epochs done, and steps, summed losses and hits of the one under
-    way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member.
-    gradient_norms and relative_gradients are of the first step (see `RunRecord`)."""
-
-    losses: list[float]
-    accuracies: list[float]
-    loss_sums: list[float]
-    correct: list[int]
-    gradient_norms: list[float]
-    relative_gradients: list[float]
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def start(cls, members: int) -> Progress:
-        """Of a group that has not begun."""
-        unknown = [math.nan] * members
-        return cls(unknown, unknown, [0.0] * members, [0] * members, unknown, unknown)
-
-
 def train(
     group: Sequence[Training],
     settings: Settings,
@@ -124,8 +102,15 @@ def train(
     A loss that is not finite makes a member "diverged" with the accuracy of chance; the others go on. A cell without a
     path is "disconnected" and not trained. `stop` is asked after every step. The caller removes the checkpoint once
     the records are stored. Raises Stopped, with everything saved, if `stop` says so, and NasRetrainError if a
-    checkpoint cannot be written.
+    checkpoint cannot be written, or if its folder is absent, moved or removed.
     """
+    with kept_at(checkpoint) as kept:
+        return _train(group, settings, data, kept, stop)
+
+
+def _train(
+    group: Sequence[Training], settings: Settings, data: DeviceData, kept: Checkpoint, stop: Callable[[], bool]
+) -> list[RunRecord]:
     started = _now()
     epochs, graph = group[0].epochs, spaces.of(settings.bench).graph_at(group[0].cell)
     progress = Progress.start(len(group))
@@ -144,19 +129,19 @@ def train(
         # On CUDA this mode also replays a step's kernels as one graph: these networks are bound by launching them.
         network.compile(mode="reduce-overhead" if data.device.type == "cuda" else "default")
     optimiser = Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
-    _resume(checkpoint, group, network, optimiser, progress)
+    progress = _resumed(kept, group, network, optimiser, settings, len(data.train_labels)) or progress
     while progress.epoch < epochs:
         optimiser.anneal(cosine(1.0, progress.epoch, epochs))
         begun = time.perf_counter()
         whole = train_epoch(network, optimiser, data, settings.training, seeds, progress, stop)
         progress.seconds += time.perf_counter() - begun
         if not whole:
-            _save(checkpoint, group, network, optimiser, progress)
+            kept.save(_state(group, network, optimiser.momenta, progress))
             raise Stopped
         if not any(map(math.isfinite, progress.losses)):
             break
         if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
-            _save(checkpoint, group, network, optimiser, progress)
+            kept.save(_state(group, network, optimiser.momenta, progress))
     return _records(group, started, progress, network, data, settings)
 
 
@@ -187,6 +172,22 @@ class Sgd:
                 share.repeat_interleave(len(parameter) // len(rates)).view(-1, *[1] * (parameter.ndim - 1))
                 for parameter in self.parameters
             ]
+
+    @property
+    def like_momenta(self) -> list[Tensor]:
+        """Tensors of the shapes and types of the momenta, in the parameters' order; none without momentum."""
+        return self.parameters if self.sgd.defaults["momentum"] else []
+
+    @property
+    def momenta(self) -> Sequence[Tensor]:
+        """The momenta after a step, in the parameters' order; none without momentum."""
+        return [self.sgd.state[parameter]["momentum_buffer"] for parameter in self.like_momenta]
+
+    @momenta.setter
+    def momenta(self, momenta: Sequence[Tensor]) -> None:
+        for parameter, momentum in zip(self.like_momenta, momenta, strict=True):
+            # The fused update goes through memory: what is loaded must be laid out as the parameter is.
+            self.sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter.detach()).copy_(momentum)
 
     def anneal(self, factor: float) -> None:
         """Set every member's rate to this share of its own."""
@@ -318,38 +319,34 @@ def evaluate(network: networks.Network, data: DeviceData, recipe: TrainingSettin
     return (loss_sums / number).tolist(), [100.0 * hits / number for hits in correct.tolist()]
 
 
-def _save(path: Path, group: Sequence[Training], network: networks.Network, optimiser: Sgd, progress: Progress) -> None:
-    state = {
-        "trainings": [training.label for training in group],
-        "network": network.state_dict(),
-        "optimiser": optimiser.sgd.state_dict(),
-        "progress": vars(progress),
-    }
-    with replacing(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk this way
-            raise NasRetrainError(f"Cannot write the checkpoint {path}: {error}. Is the disk full?") from error
+def _state(
+    group: Sequence[Training], network: networks.Network, momenta: Sequence[Tensor], progress: Progress
+) -> State:
+    return State(tuple(training.label for training in group), network.state_dict(), momenta, progress)
 
 
-def _resume(
-    path: Path, group: Sequence[Training], network: networks.Network, optimiser: Sgd, progress: Progress
-) -> None:
-    """Load a checkpoint into these; without one, or with one that is damaged, they stay as at the start."""
+def _resumed(
+    kept: Checkpoint,
+    group: Sequence[Training],
+    network: networks.Network,
+    optimiser: Sgd,
+    settings: Settings,
+    images: int,
+) -> Progress | None:
+    """Load what was saved into the network and the optimiser, and return its progress; None, with both left as at the
+    start, if nothing was saved or what was cannot be gone on with."""
+    start = _state(group, network, optimiser.like_momenta, Progress.start(len(group)))
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        return
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
-        warnings.warn(f"{path} is not a readable checkpoint ({error}): the training starts over.", stacklevel=2)
-        return
-    if state.get("trainings") != [training.label for training in group]:
-        warnings.warn(f"{path} is another training's checkpoint: the training starts over.", stacklevel=2)
-        return
-    network.load_state_dict(state["network"])
-    optimiser.sgd.load_state_dict(state["optimiser"])
-    for name, value in state["progress"].items():
-        setattr(progress, name, value)
+        saved = kept.load(start, Length(group[0].epochs, images, settings.training.batch_size))
+    except Unusable as reason:
+        warnings.warn(f"{kept.path} {reason}: the training starts over.", stacklevel=2)
+        return None
+    if saved is None:
+        return None
+    network.load_state_dict(dict(saved.network))
+    optimiser.momenta = saved.momenta
+    progress = saved.progress
+    return replace(progress, resumed=[*progress.resumed, f"{progress.epoch}.{progress.step}"])
 
 
 def _records(
@@ -404,6 +401,7 @@ def _records(
                 relative_gradient=_finite(progress.relative_gradients[member]),
                 group=group_name(group),
                 seeding=settings.seeding,
+                resumed=" ".join(progress.resumed),
             )
         )
     return records
