@@ -420,7 +420,7 @@ def test_the_code_of_the_data_card_runs_and_its_settings_have_the_hash(
     monkeypatch.chdir(one.folder)
     for block in blocks:
         exec(block, {})
-    assert f"- {sum(len(members(its)) for its in CLASSES):,} of 15,625 cells, which are 4 of 5,260 different" in card
+    assert f"- {sum(len(members(its)) for its in CLASSES):,} of 15,625 cells, which are 4 of 5,461 different" in card
     assert "- 11 trainings: 4 with seed 777, 3 with seed 888, 4 with seed 999." in card
     assert "- 7 trainings finished, 1 diverged, 3 are of disconnected cells." in card
     assert "The network has 4 channels" in card

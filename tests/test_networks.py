@@ -256,8 +256,9 @@ def test_constants_of_members_are_trained_apart() -> None:
     with torch.no_grad():
         for network in alone:
             for parameter in network.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.3)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     joined = join(alone).double()
+    alone = [network.double() for network in alone]
     assert sum(len(block.constants.biases) for block in joined.blocks if isinstance(block, networks.Cell)) == 2 * 3
     for _ in range(3):
         images = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
