@@ -212,7 +212,7 @@ def makes_a_constant_of_a_bias(arch: str) -> bool:
 
 @pytest.mark.parametrize(
     "number",
-    [20, pytest.param(None, marks=pytest.mark.slow)],
+    [12, pytest.param(None, marks=pytest.mark.slow)],
 )
 def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreached_vertices(
     number: int | None,
@@ -262,12 +262,12 @@ def test_constants_of_members_are_trained_apart() -> None:
     assert sum(len(block.constants.biases) for block in joined.blocks if isinstance(block, networks.Cell)) == 2 * 3
     for _ in range(3):
         images = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
-        expected = torch.cat([network(images) for network in alone], 1)
+        apart = [network(images) for network in alone]
         found = joined(images.repeat(1, 3, 1, 1))
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-        for model, output in [(joined, found), *zip(alone, expected.chunk(3, 1), strict=True)]:
+        torch.testing.assert_close(found, torch.cat(apart, 1), rtol=1e-9, atol=1e-9)
+        for model, output in [(joined, found), *zip(alone, apart, strict=True)]:
             model.zero_grad()
-            output.square().sum().backward(retain_graph=True)
+            output.square().sum().backward()
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.sub_(parameter.grad, alpha=0.01)
