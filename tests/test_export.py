@@ -429,6 +429,25 @@ def test_the_code_of_the_data_card_runs_and_its_settings_have_the_hash(
     assert dataset in only(one.folder, "*.pth").name
 
 
+@pytest.mark.parametrize("of_an_earlier_version", [False, True])
+def test_networks_with_constants_are_exported_if_they_were_trained_whole(
+    make_settings: MakeSettings, of_an_earlier_version: bool
+) -> None:
+    """Version 0.1.0 left a part of them out, and gave their trainings the hash of all others."""
+    settings = make_settings(*asked("cifar10", 12), "analysis.recipe=benchmark", "cells=[0]")
+    constants = next(cell for cell in NETWORKS if nas_bench_201.graph_at(cell).constants)
+    plain, having = (
+        [record for record in made_up(settings, (cell,)) if record.recipe == "benchmark"] for cell in (0, constants)
+    )
+    if of_an_earlier_version:
+        having = [replace(record, config_hash=plain[0].config_hash) for record in having]
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*plain, *having)
+    exported = pd.read_parquet(export(settings) / "accuracies.parquet")
+    expected = members(0) if of_an_earlier_version else sorted(members(0) + members(constants))
+    assert sorted(set(exported["index"])) == expected
+
+
 def test_the_recipe_is_the_one_of_the_settings(make_settings: MakeSettings) -> None:
     settings = make_settings(*asked("cifar10", 12), "analysis.recipe=benchmark")
     records = stored(settings, (0, SHARED))
