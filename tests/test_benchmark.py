@@ -116,6 +116,35 @@ def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classe
         assert row["accuracy"] == 51.5 + classes[int(str(index))] % 7
 
 
+CONSTANTS = next(cell for cell in range(15625) if nas_bench_201.graph_at(cell).constants)
+
+
+def with_constants(hashes: tuple[str, str]) -> pd.DataFrame:
+    """The runs and one more class, whose network has a constant part, with these hashes of its two seeds."""
+    rows = [("digits", "benchmark", config_hash, CONSTANTS, seed, 70.0) for seed, config_hash in enumerate(hashes)]
+    return pd.concat([runs(), pd.DataFrame(rows, columns=runs().columns)], ignore_index=True)
+
+
+def test_networks_with_constants_have_a_hash_of_their_own(tmp_path: Path) -> None:
+    with_constants(("def", "def")).to_parquet(tmp_path / "runs.parquet")
+    found = benchmark.read(tmp_path / "runs.parquet", "digits", recipe="benchmark").runs
+    assert list(found[found["index"] == CONSTANTS]["accuracy"]) == [70.0, 70.0]
+    with_constants(("def", "ghi")).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(NasRetrainError, match="several settings"):
+        benchmark.read(tmp_path / "runs.parquet", "digits", recipe="benchmark")
+
+
+@pytest.mark.parametrize("hashes", [("abc", "abc"), ("abc", "def"), ("def", "abc")])
+def test_trainings_without_the_constants_of_their_networks_are_left_out_and_told(
+    tmp_path: Path, hashes: tuple[str, str]
+) -> None:
+    with_constants(hashes).to_parquet(tmp_path / "runs.parquet")
+    with pytest.warns(UserWarning, match=rf"{hashes.count('abc')} trainings of benchmark are left out.*make retrain"):
+        found = benchmark.read(tmp_path / "runs.parquet", "digits", recipe="benchmark").runs
+    assert list(found["index"]).count(CONSTANTS) == hashes.count("def")
+    assert len(found) == 10 + hashes.count("def")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

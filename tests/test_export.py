@@ -420,13 +420,32 @@ def test_the_code_of_the_data_card_runs_and_its_settings_have_the_hash(
     monkeypatch.chdir(one.folder)
     for block in blocks:
         exec(block, {})
-    assert f"- {sum(len(members(its)) for its in CLASSES):,} of 15,625 cells, which are 4 of 5,260 different" in card
+    assert f"- {sum(len(members(its)) for its in CLASSES):,} of 15,625 cells, which are 4 of 5,461 different" in card
     assert "- 11 trainings: 4 with seed 777, 3 with seed 888, 4 with seed 999." in card
     assert "- 7 trainings finished, 1 diverged, 3 are of disconnected cells." in card
     assert "The network has 4 channels" in card
     assert ("digits is no data set of NAS-Bench-201" in card) == (dataset == "digits")
     assert ("Trained on 5,000 of the" in card) == (dataset != "digits")
     assert dataset in only(one.folder, "*.pth").name
+
+
+@pytest.mark.parametrize("of_an_earlier_version", [False, True])
+def test_networks_with_constants_are_exported_if_they_were_trained_whole(
+    make_settings: MakeSettings, of_an_earlier_version: bool
+) -> None:
+    """Version 0.1.0 left a part of them out, and gave their trainings the hash of all others."""
+    settings = make_settings(*asked("cifar10", 12), "analysis.recipe=benchmark", "cells=[0]")
+    constants = next(cell for cell in NETWORKS if nas_bench_201.graph_at(cell).constants)
+    plain, having = (
+        [record for record in made_up(settings, (cell,)) if record.recipe == "benchmark"] for cell in (0, constants)
+    )
+    if of_an_earlier_version:
+        having = [replace(record, config_hash=plain[0].config_hash) for record in having]
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*plain, *having)
+    exported = pd.read_parquet(export(settings) / "accuracies.parquet")
+    expected = members(0) if of_an_earlier_version else sorted(members(0) + members(constants))
+    assert sorted(set(exported["index"])) == expected
 
 
 def test_the_recipe_is_the_one_of_the_settings(make_settings: MakeSettings) -> None:

@@ -182,7 +182,7 @@ def test_the_full_benchmark_without_data_says_what_it_costs_and_starts_nothing(t
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "15,625 chosen, 5,260 network classes" in done.stdout
+    assert "15,625 chosen, 5,461 network classes" in done.stdout
     assert "hours with" in done.stdout
     assert "cifar10 lacks 6 file(s)" in done.stderr
     assert "launcher.max_hours" in done.stderr

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain import plan
-from nas_retrain.cli import compose
+from nas_retrain import pipeline, plan
+from nas_retrain.cli import CONFIGS, compose
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.scaling import InDegree
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
 from tests.conftest import MakeSettings
@@ -38,7 +39,7 @@ def test_every_form_of_cells(make_settings: MakeSettings) -> None:
     assert len(set(sample)) == 40
     classes = nas_bench_201.network_classes()
     assert all(classes[cell] == cell and nas_bench_201.graph_at(cell).connected for cell in sample)
-    assert len(plan.chosen_cells(make_settings("cells=sample:5259"))) == 5259
+    assert len(plan.chosen_cells(make_settings("cells=sample:5460"))) == 5460
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_every_form_of_cells(make_settings: MakeSettings) -> None:
     [
         ("some", "none of: all"),
         ("'5:'", "none of: all"),
-        ("sample:0", "5,259 connected"),
-        ("sample:5260", "5,259 connected"),
+        ("sample:0", "5,460 connected"),
+        ("sample:5461", "5,460 connected"),
         ("'7:7'", "0 <= a < b <= 15625"),
         ("'0:15626'", "0 <= a < b <= 15625"),
         ("[3,15625]", "15625 is out of range.*0 to 15624"),
@@ -63,7 +64,7 @@ def test_cells_that_do_not_exist_are_told(make_settings: MakeSettings, cells: st
 def test_the_whole_benchmark_is_one_training_per_class_recipe_and_seed(make_settings: MakeSettings) -> None:
     settings = make_settings("cells=all", "seeds=[1,2,3]")
     trainings = plan.recipe_trainings(settings, 1.0)
-    assert len(trainings) == 5260 * 2 * 3
+    assert len(trainings) == 5461 * 2 * 3
     assert len({training.key for training in trainings}) == len(trainings)
     assert len({training.label for training in trainings}) == len(trainings)
     never_trained = {training.network_class for training in trainings if training.learning_rate is None}
@@ -78,15 +79,160 @@ def test_members_of_one_class_share_one_training(make_settings: MakeSettings) ->
     assert [training.cell for training in trainings] == [classes[twin]] * 2  # one for each recipe
 
 
-def test_under_the_target_convention_members_initialised_differently_are_trained_apart(
-    make_settings: MakeSettings,
+@pytest.mark.parametrize("convention", ["target", "released"])
+def test_members_that_a_convention_initialises_differently_are_trained_apart(
+    make_settings: MakeSettings, convention: InDegree
 ) -> None:
-    settings = make_settings(
-        "cells=all", "seeds=[1]", "recipe=[initialisation_only]", "recipes.initialisation_only.in_degree=target"
-    )
-    trained = {training.network_class for training in plan.recipe_trainings(settings, None)}
-    assert trained == set(nas_bench_201.training_classes("target"))
-    assert len(trained) > 5260
+    recipe = ("recipe=[initialisation_only]", f"recipes.initialisation_only.in_degree={convention}")
+    trained = plan.recipe_trainings(make_settings("cells=all", "seeds=[1]", *recipe), None)
+    assert {training.network_class for training in trained} == set(nas_bench_201.training_classes(convention))
+    assert len(trained) > 5461
+    assert {training.initialisation for training in trained} == {convention}
+
+
+EARLIER = [
+    (
+        "config",
+        [
+            "dataset=cifar10",
+            "cells=[0,5,6111,131]",
+            "recipe=[benchmark,architecture_aware,learning_rate_only,initialisation_only]",
+        ],
+        {
+            "benchmark/0": "282446cca1e8",
+            "architecture_aware/0": "590649c32b2a",
+            "learning_rate_only/0": "78e8a395bce3",
+            "initialisation_only/0": "11f1f29f2bc0",
+            "benchmark/6111": "282446cca1e8",
+            "architecture_aware/6111": "590649c32b2a",
+            "learning_rate_only/6111": "78e8a395bce3",
+            "initialisation_only/6111": "11f1f29f2bc0",
+        },
+    ),
+    (
+        "config",
+        ["dataset=cifar100", "cells=[6111]", "recipes.architecture_aware.in_degree=target"],
+        {
+            "benchmark/6111": "f0c38d6a2d47",
+            "architecture_aware/6111": "31b5c8110a9f",
+        },
+    ),
+    (
+        "config",
+        ["dataset=digits", "profile=dry", "cells=[1,2,131]"],
+        {
+            "benchmark/1": "d8c8430006e6",
+            "architecture_aware/1": "cba249daa90b",
+        },
+    ),
+    (
+        "config",
+        ["dataset=fashion_mnist", "profile=reference", "cells=[8219,131]"],
+        {
+            "tuned_rate_search/3/0.01": "44ea5d79b101",
+            "tuned_rate_search/3/0.1": "81634ee0286f",
+            "tuned_rate_search/3/10.0": "19f93a66c656",
+            "own_rate_search/8219/0.00625": "20aa45072ed2",
+            "own_rate_search/8219/0.0125": "75f724fadb00",
+            "own_rate_search/8219/0.025": "a4583d8f828b",
+            "own_rate_search/8219/0.05": "fcebd9fab560",
+            "own_rate_search/8219/0.1": "05c00c9499c2",
+            "own_rate_search/8219/0.2": "7ccf10e7d833",
+            "benchmark/8219": "d6f4831ff742",
+            "tuned_rate/8219": "7a41f663c78c",
+            "architecture_aware/8219": "7368ce16131b",
+            "learning_rate_only/8219": "af4608f038eb",
+            "initialisation_only/8219": "52ae4ee0ade2",
+            "own_rate/8219": "7a7fc18dadbb",
+            "benchmark/8219/epochs=1": "f1a9dc9ae034",
+            "tuned_rate/8219/epochs=1": "c41b0df124d7",
+            "architecture_aware/8219/epochs=1": "e29fe02155c8",
+            "benchmark/8219/epochs=2": "9101c4173621",
+            "tuned_rate/8219/epochs=2": "8a71b2bb68e1",
+            "architecture_aware/8219/epochs=2": "7c7221c74408",
+            "benchmark/8219/epochs=4": "42b81056838b",
+            "tuned_rate/8219/epochs=4": "91054806fd8d",
+            "architecture_aware/8219/epochs=4": "77495059a95a",
+            "architecture_aware/8219/base_rate*0.25": "f6bd5b0322f3",
+            "architecture_aware/8219/base_rate*0.5": "1e22630e0d49",
+            "architecture_aware/8219/base_rate*2": "b79e8121848b",
+            "architecture_aware/8219/base_rate*4": "fb3d2db3b630",
+        },
+    ),
+    (
+        "verify",
+        ["dataset=digits", "profile=dry", "cells=[0,131,1]", "base_rate.points=1", "base_rate.seeds=[1]"],
+        {
+            "grid_he/0/0.01": "6e8be76d5117",
+            "grid_mup/0/0.01": "64b03f59e6c8",
+            "grid_source/0/0.01": "0cbc9d4c3a96",
+            "grid_target/0/0.01": "36993389de50",
+            "grid_he/3/0.01": "6e8be76d5117",
+            "grid_mup/3/0.01": "64b03f59e6c8",
+            "grid_source/3/0.01": "0cbc9d4c3a96",
+            "grid_target/3/0.01": "36993389de50",
+        },
+    ),
+    (
+        "verify",
+        ["bench=mlp", "dataset=digits", "profile=dry", "cells=[3,100]", "base_rate.points=1", "base_rate.seeds=[1]"],
+        {
+            "grid_he/27/0.005": "ecc495024771",
+            "grid_mup/27/0.005": "581f22c8fda2",
+            "grid_source/27/0.005": "8e889a23013d",
+            "grid_target/27/0.005": "a91166714a5c",
+        },
+    ),
+    (
+        "verify",
+        ["bench=cnn", "dataset=cifar10", "cells=[3]", "base_rate.points=1", "base_rate.seeds=[1]"],
+        {
+            "grid_he/81/0.01": "5f24b7f4b18b",
+            "grid_mup/81/0.01": "536176d04fe3",
+            "grid_source/81/0.01": "f399b1527627",
+            "grid_target/81/0.01": "aa050f0c2683",
+        },
+    ),
+]
+"""Trainings of version 0.1.0, by recipe, cell and what else tells them apart, and the config_hash that it gave each."""
+
+
+@pytest.mark.parametrize(("config", "overrides", "hashes"), EARLIER)
+def test_records_of_earlier_versions_are_those_of_the_same_networks(
+    config: str, overrides: list[str], hashes: dict[str, str]
+) -> None:
+    """Cell 131 has a convolution that 0.1.0 left out, so none of its records is what is planned now."""
+    settings = compose(*overrides, "dataset.base_rate=0.46", config=config)
+    found = {}
+    for training in plan.make_plan(settings, []).everything:
+        which = training.variant or (str(training.learning_rate) if training.searched else "")
+        found["/".join(filter(None, (training.recipe, str(training.cell), which)))] = training.config_hash
+    assert {name: found[name] for name in hashes} == hashes
+    others = {config_hash for name, config_hash in found.items() if name.split("/")[1] == "131"}
+    assert others.isdisjoint({config_hash for name, config_hash in found.items() if name.split("/")[1] != "131"})
+    if "131" in str(overrides):
+        assert others
+
+
+def test_every_network_with_constants_has_another_hash_and_no_other_network(make_settings: MakeSettings) -> None:
+    trained = plan.recipe_trainings(make_settings("cells=all", "seeds=[1]", "recipe=[benchmark]"), None)
+    by_hash: dict[str, set[bool]] = {}
+    for training in trained:
+        constants = bool(nas_bench_201.graph_at(training.cell).constants)
+        by_hash.setdefault(training.config_hash, set()).add(constants)
+    assert sorted(map(sorted, by_hash.values())) == [[False], [True]]
+
+
+def test_the_reference_s_committed_trainings_are_in_use() -> None:
+    """One of its 300 networks has a constant part, for which earlier versions had none; the others are all stored."""
+    folder = CONFIGS.parent / "results" / "201" / "fashion_mnist"
+    settings = compose("dataset=fashion_mnist", "profile=reference", f"results_dir={folder}")
+    cells = plan.chosen_cells(settings)
+    assert len(cells) == 300
+    assert set(cells) <= set(nas_bench_201.network_classes())
+    assert [cell for cell in cells if nas_bench_201.graph_at(cell).constants] == [131]
+    missing = plan.make_plan(settings, pipeline.read_store(settings, merged=True)).missing
+    assert {training.cell for training in missing} <= {131}
 
 
 @given(

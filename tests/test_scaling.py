@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.graph import CellGraph, Edge, Operation
-from nas_retrain.scaling import InDegree, learning_rate_factor, variance_factors
+from nas_retrain.scaling import InDegree, Initialisation, in_degree_of, learning_rate_factor, variance_factors
 from nas_retrain.spaces import nas_bench_201
 from tests.strategies import cell_graphs
 from tests.test_graph import paths
@@ -23,8 +24,7 @@ def test_the_base_network_keeps_the_base_rate_and_he_initialisation_exactly() ->
     for kernel_factor in (False, True):
         assert learning_rate_factor(base, base, kernel_factor=kernel_factor) == 1.0
     assert learning_rate_factor(CHAIN, CHAIN, depth_offset=0, kernel_factor=True) == 1.0
-    conventions: list[InDegree] = ["source", "target"]
-    for convention in conventions:
+    for convention in get_args(InDegree):
         assert set(variance_factors(CHAIN, convention).values()) == {2.0}
 
 
@@ -47,6 +47,14 @@ def test_variance_factors_divide_by_the_in_degree_of_the_chosen_end(graph: CellG
     incoming = [sum(edge.target == vertex for edge in graph.live.edges) for vertex in range(graph.vertices)]
     assert variance_factors(graph, "target") == {e: 2 / incoming[e.target] for e in graph.layers}
     assert variance_factors(graph, "source") == {e: 2 / max(1, incoming[e.source]) for e in graph.layers}
+    counted = [sum(edge.target == vertex for edge in graph.edges) for vertex in range(graph.vertices)]
+    assert variance_factors(graph, "released") == {e: 2 / max(1, counted[e.source]) for e in graph.layers}
+
+
+def test_a_record_names_the_convention_of_its_initialisation() -> None:
+    conventions = {name: in_degree_of(name) for name in get_args(Initialisation)}
+    assert {name for name, convention in conventions.items() if convention == name} == set(get_args(InDegree))
+    assert [name for name, convention in conventions.items() if convention is None] == ["stock", "he", "mup"]
 
 
 def mean_squares(graph: CellGraph, convention: InDegree, width: int = 64, draws: int = 400) -> list[float]:

@@ -489,7 +489,7 @@ def test_the_whole_benchmark_is_submitted_within_a_minute_and_its_arrays_within_
         folder = settings.results_dir
         arrays = {name: units for name, units in slurm.submissions(folder).items() if "training" in name}
         slots = [slot for units in arrays.values() for unit in units for slot in unit]
-        assert len(slots) == len(set(slots)) == 5260 * 3 * 2
+        assert len(slots) == len(set(slots)) == 5461 * 3 * 2
         assert all(len(units) <= slurm.largest_array() for units in arrays.values())
         assert len(arrays) == 4
         assert len(queue(folder)) == sum(map(len, arrays.values())) + 2

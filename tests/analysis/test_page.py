@@ -149,7 +149,7 @@ def assert_card_tells(card: Any, comparison: Comparison, cell: int) -> None:
     else:
         assert told["learning-rate factor"] == ["none: no path"]
     assert told["network class"][0].startswith(f"{nas_bench_201.network_classes()[index]}, ")
-    live = {(edge.source, edge.target) for edge in graph.live.edges}
+    live = {(edge.source, edge.target) for edge in graph.effective.edges}
     expected_edges = {
         f"{source}-{target}-{name}": "live" if (source, target) in live else "dead"
         for (source, target), name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True)
