@@ -95,12 +95,14 @@ def test_a_damaged_missing_or_foreign_file_is_named(tmp_path: Path, name: str) -
 def runs() -> pd.DataFrame:
     classes = sorted(set(nas_bench_201.network_classes()))[:5]
     rows = [
-        ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed)
+        ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed, None)
         for recipe in ("benchmark", "architecture_aware")
         for network_class in classes
         for seed in (1, 2)
     ]
-    return pd.DataFrame(rows, columns=["dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy"])
+    return pd.DataFrame(
+        rows, columns=["dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy", "in_degree"]
+    )
 
 
 def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classes(tmp_path: Path) -> None:
@@ -122,6 +124,8 @@ def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classe
         (lambda frame: frame.assign(dataset="cifar10"), "has no digits benchmark; it has cifar10"),
         (lambda frame: frame.assign(config_hash=frame.index.astype(str)), "several settings"),
         (lambda frame: frame.drop(columns="seed"), "no column seed"),
+        (lambda frame: frame.drop(columns="in_degree"), "no column in_degree"),
+        (lambda frame: frame.assign(in_degree=["source", None] * 10), "differ in in_degree"),
         (lambda frame: frame.assign(test_accuracy=np.nan), "accuracy nan"),
     ],
 )

@@ -52,7 +52,7 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings)
     assert first["arch"] == nas_bench_201.cell_at(int(str(worst)))
 
 
-def test_attribution_adds_up(make_settings: MakeSettings) -> None:
+def test_attribution_adds_up() -> None:
     generator = np.random.default_rng(0)
     index = sorted(set(nas_bench_201.network_classes()))[1:101]
     base = generator.uniform(50, 80, 100)
@@ -61,7 +61,7 @@ def test_attribution_adds_up(make_settings: MakeSettings) -> None:
         name: Accuracies(name, pd.DataFrame({"index": index, "seed": 1, "accuracy": base + effect}), per_class=True)
         for name, effect in effects.items()
     }
-    found = tables.attribution(arms, "benchmark", make_settings(*FEW).analysis).set_index("recipe")["mean_gain"]
+    found = tables.attribution(arms, "benchmark").set_index("recipe")["mean_gain"]
     assert found["interaction"] == pytest.approx(1.0)
     assert found["learning_rate_only"] == pytest.approx(1.5)
 
