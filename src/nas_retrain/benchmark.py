@@ -58,10 +58,11 @@ class Accuracies:
         return np.array(self.classes)[index] if self.per_class else index
 
 
-def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
+def checked(runs: pd.DataFrame, source: Path | str, *, foreign: bool = True) -> pd.DataFrame:
     """`runs` with its columns in order and sorted, if it can be what it says; raises NasRetrainError, naming `source`.
 
-    Refused are cells outside the benchmark, a repeated training, and an accuracy that is not a percentage.
+    Refused are cells outside the benchmark, a repeated training, an accuracy that is not a percentage, and, in what is
+    not known to be percentages (foreign), fractions among them.
     """
     if runs.empty:
         raise NasRetrainError(f"{source} holds no accuracies.")
@@ -80,7 +81,31 @@ def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
             f"{source}: cell {row['index']:.0f} has the accuracy {row['accuracy']}; percentages from 0 to 100 are "
             "expected. Leave out cells without a result."
         )
+    fractions = runs.loc[_like_fractions(runs["accuracy"].to_numpy())] if foreign else runs[:0]
+    if len(fractions):
+        row = fractions.iloc[0]
+        raise NasRetrainError(
+            f"{source}: fractions are mixed with percentages: cell {row['index']:.0f} has the accuracy "
+            f"{row['accuracy']:g}. Write all in percent, 93 rather than 0.93."
+        )
     return runs
+
+
+def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values look like fractions among percentages: positive ones of at most 1 that, a hundred times as large,
+    fall among the values above 1.
+
+    Percentages of at most 1 are those of networks at chance or below it, which takes 100 classes or more. There chance,
+    0.83 or 1, stands for 83 or 100, above the best networks by far; and 0 is 0 either way.
+    """
+    large = accuracy[accuracy > 1]
+    if not len(large):
+        return np.zeros(len(accuracy), dtype=bool)
+    meant = 100 * accuracy
+    found: NDArray[np.bool_] = (
+        (accuracy > 0) & (accuracy <= 1) & (meant >= 0.5 * large.min()) & (meant <= 1.05 * large.max())
+    )
+    return found
 
 
 def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
@@ -138,7 +163,9 @@ def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
         )
     runs = frame.rename(columns={"cell": "index", "test_accuracy": "accuracy"})[COLUMNS].astype({"accuracy": float})
     classes = nas_bench_201.training_classes(conventions.pop() if conventions else None)
-    return Accuracies(name, checked(runs, name), per_class=True, classes=classes, seeding=seeding_of(frame))
+    return Accuracies(
+        name, checked(runs, name, foreign=False), per_class=True, classes=classes, seeding=seeding_of(frame)
+    )
 
 
 def seeding_of(frame: pd.DataFrame) -> Seeding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +32,16 @@ def _one_word(value: str) -> str:
 
 SbatchValue = Annotated[str, AfterValidator(_one_word)]
 """What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
-Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = [value for value, times in Counter(values).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(map(str, repeated))} is listed more than once")
+    return values
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_all_different)]
 
 BASE_RATE = "base_rate"
 """The recipe name under which trainings of the base-rate search are recorded."""
@@ -62,15 +72,15 @@ class DagSettings(BenchSettings):
 
     name: Literal["mlp", "cnn"]  # type: ignore[assignment]
     vertices: Annotated[int, Field(ge=2, le=12)]
-    kernel_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    kernel_sizes: Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_all_different)]
     activation: Activation
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> DagSettings:
         if self.name == "mlp" and self.kernel_sizes != (1,):
             raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
-        if not all(size % 2 for size in self.kernel_sizes) or len(set(self.kernel_sizes)) < len(self.kernel_sizes):
-            raise ValueError("kernel_sizes must be odd and all different")
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd")
         return self
 
 
@@ -149,6 +159,8 @@ class GridSettings(_Section):
     def _ordered(self) -> GridSettings:
         if self.lowest > self.highest:
             raise ValueError("lowest is above highest")
+        if len(set(self.grid)) < self.points:
+            raise ValueError(f"{self.points} points from {self.lowest:g} to {self.highest:g} are not all different")
         return self
 
     @property
@@ -179,9 +191,9 @@ class SensitivitySettings(_Section):
     """What is trained again with other budgets and other rates, to see which conclusions depend on them."""
 
     classes: Positive
-    recipes: Annotated[tuple[str, ...], Field(min_length=1)]
-    epochs: tuple[Positive, ...]
-    base_rate_factors: tuple[Rate, ...]
+    recipes: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_all_different)]
+    epochs: Annotated[tuple[Positive, ...], AfterValidator(_all_different)]
+    base_rate_factors: Annotated[tuple[Rate, ...], AfterValidator(_all_different)]
 
 
 class LocalSettings(_Section):
@@ -245,7 +257,7 @@ class AlgorithmsSettings(_Section):
     startup: Positive
     candidates: Positive
     good_share: Annotated[float, Field(gt=0, lt=1)]
-    flop_limits: tuple[Rate, ...]
+    flop_limits: Annotated[tuple[Rate, ...], AfterValidator(_all_different)]
     bootstrap_draws: Positive
     null_draws: Positive
     seed: Annotated[int, Field(ge=0)]

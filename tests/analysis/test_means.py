@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from nas_retrain.analysis import means, rankings, tables
-from nas_retrain.analysis.means import FEWEST, Floats, mean_interval
+from nas_retrain.analysis.means import mean_interval
+from nas_retrain.analysis.rankings import FEWEST, Floats
 from nas_retrain.benchmark import Accuracies
 from tests.analysis.worlds import CLASSES
 

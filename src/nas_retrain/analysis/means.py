@@ -19,22 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-LEVEL = 0.95
-
-FEWEST = 8
-"""Network classes that an interval takes. Of fewer, resamples are too few and too alike: where rankings agree well, the
-percentile interval of Kendall's tau holds the truth in 87 % of cases of six, 77 % of five and 33 % of three, where it
-can shrink to a point, but in 95 % of eight (the tests simulate it)."""
+from nas_retrain.analysis.rankings import FEWEST, LEVEL, Floats, Integers
 
 
 def mean_interval(values: Floats, classes: Integers, shared: Sequence[Floats] = ()) -> tuple[float, float]:
-    """The 95 % interval of the mean of `values`; NaN for fewer than `FEWEST` classes.
+    """The 95 % interval of the mean of `values`; NaN for fewer than `rankings.FEWEST` classes.
 
     values: (cells,). classes: (cells,); cells of one class share results, so they are counted as one cluster. shared:
     tables (cells, seeds) of the parts of the values whose seeds are shared by all cells, NaN where there is no
@@ -65,7 +56,7 @@ def _variance_of_mean(values: Floats, classes: Integers) -> float:
     """Of the mean over cells, with classes as clusters."""
     numbers = np.unique(classes, return_inverse=True)[1]
     sums = np.bincount(numbers, values - values.mean())
-    return float((sums**2).sum() / len(values) ** 2 * len(sums) / (len(sums) - 1))
+    return float((sums**2).sum()) / len(values) ** 2 * len(sums) / (len(sums) - 1)
 
 
 def _seed_variance(table: Floats, classes: Integers) -> float:
@@ -80,7 +71,7 @@ def _seed_variance(table: Floats, classes: Integers) -> float:
     of_seeds = complete.mean(0)
     errors = complete - complete.mean(1, keepdims=True) - of_seeds + complete.mean()
     seeds = table.shape[1]
-    of_errors = sum(_variance_of_mean(column, clusters) for column in errors.T) / (seeds - 1)
+    of_errors = sum((_variance_of_mean(column, clusters) for column in errors.T), 0.0) / (seeds - 1)
     any_there = there[there.any(1)]
     shares = (any_there / any_there.sum(1, keepdims=True)).mean(0)
     return max(0.0, float(of_seeds.var(ddof=1)) - of_errors) * float((shares**2).sum())

@@ -19,6 +19,7 @@ from nas_retrain import benchmark
 from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, ceiling, noise_level
 from nas_retrain.analysis.rankings import (
+    FEWEST,
     Comparison,
     Floats,
     Integers,
@@ -289,7 +290,8 @@ def _explained(classes: pd.DataFrame, drawn: NDArray[np.int64]) -> pd.DataFrame:
         for target in ("own_rate", "lean"):
             y = classes[target].to_numpy()
             low, high = bootstrap_interval(_rank_correlation(x[drawn], y[drawn]), len(classes))
-            p_value = float(stats.spearmanr(x, y).pvalue) if np.ptp(x) and np.ptp(y) else np.nan
+            enough = len(classes) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
+            p_value = float(stats.spearmanr(x, y).pvalue) if enough else np.nan
             row |= {f"{target}_rho": float(_rank_correlation(x, y)), f"{target}_low": low, f"{target}_high": high}
             row[f"{target}_p"] = p_value
         rows.append(row)

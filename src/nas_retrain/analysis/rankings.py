@@ -11,13 +11,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.analysis.means import FEWEST, LEVEL, Floats, Integers
 from nas_retrain.benchmark import Accuracies, per_cell
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
 
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
 TOP_PERCENTS = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 1)
 """The K of the paper's figure 4."""
+
+LEVEL = 0.95
+
+FEWEST = 8
+"""Network classes that an interval takes. Of fewer, resamples are too few and too alike: where rankings agree well, the
+percentile interval of Kendall's tau holds the truth in 87 % of cases of six, 77 % of five and 33 % of three, where it
+can shrink to a point, but in 95 % of eight (the tests simulate it)."""
 
 _BLOCK = 512
 
@@ -141,10 +150,57 @@ def kendall_tau(x: Floats, y: Floats) -> float:
 
 
 def top_taus(original: Floats, retrained: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> Floats:
-    """Kendall's tau-b among the top K percent by `original`, for each K."""
-    order = np.argsort(-original, kind="stable")
+    """Kendall's tau-b among the top K percent by `original`, for each K; NaN as in `kendall_tau`.
+
+    The top are the first of one order, so one count of the pairs before each cell serves all K: O(cells^(4/3)).
+    """
+    order = np.lexsort((-retrained, -original))  # so that pairs tied by `original` are not discordant
     x, y = original[order], retrained[order]
-    return np.array([kendall_tau(x[:count], y[:count]) for count in top_counts(original, percents).values()])
+    new_x, new_y = np.diff(x, prepend=np.inf) != 0, np.diff(y, prepend=np.inf) != 0
+    by_y = np.argsort(y, kind="stable")
+    tied_y = np.empty(len(y), dtype=np.int64)
+    tied_y[by_y] = _since(np.diff(y[by_y], prepend=-np.inf) != 0)
+    tied_x, tied_y, both = (np.cumsum(pairs) for pairs in (_since(new_x), tied_y, _since(new_x | new_y)))
+    discordant = np.cumsum(_lower_before(y))
+    last = np.array(list(top_counts(original, percents).values())) - 1
+    pairs = last * (last + 1) / 2
+    excess = pairs - tied_x[last] - tied_y[last] + both[last] - 2 * discordant[last]
+    scale = np.sqrt((pairs - tied_x[last]) * (pairs - tied_y[last]))
+    taus: Floats = np.divide(excess, scale, out=np.full(len(last), np.nan), where=scale > 0)
+    return taus
+
+
+def _lower_before(values: Floats) -> Integers:
+    """How many of the values before each one are lower.
+
+    Both places and ranks are cut into blocks. Whole blocks are counted from a table of blocks, and what shares a block
+    with the value, by place or by rank, one by one. Blocks of about the number's cube root balance the two.
+    """
+    number = len(values)
+    block = min(round(1.3 * number ** (1 / 3)) + 1, 255)
+    blocks = -(-number // block)
+    rank = np.arange(blocks * block, dtype=np.int32)  # what fills up the last block comes last and is highest
+    rank[number - 1 - np.argsort(values[::-1], kind="stable")] = np.arange(number)  # of equal values the last is lowest
+    place = np.argsort(rank).astype(np.int32)
+    earlier = np.tri(block, k=-1, dtype=bool)
+
+    def within(table: NDArray[np.int32]) -> Integers:
+        lower = (table[:, None, :] < table[:, :, None]) & earlier
+        return lower.view(np.uint8).sum(axis=2, dtype=np.uint8).ravel().astype(np.int64)  # fewer than 256 in a block
+
+    by_place, by_rank = within(rank.reshape(blocks, block)), within((place // block).reshape(blocks, block))
+    places, ranks = np.arange(blocks * block) // block, rank // block
+    table = np.zeros((blocks + 1, blocks + 1), dtype=np.int64)
+    table[1:, 1:] = np.bincount(places * blocks + ranks, minlength=blocks**2).reshape(blocks, blocks)
+    lower: Integers = by_place + by_rank[rank] + table.cumsum(0).cumsum(1)[places, ranks]
+    return lower[:number]
+
+
+def _since(starts: NDArray[np.bool_]) -> Integers:
+    """How far each place is from the last start, itself or before it."""
+    places = np.arange(len(starts))
+    found: Integers = places - np.maximum.accumulate(np.where(starts, places, 0))
+    return found
 
 
 def bootstrap_weights(classes: Integers, draws: int, seed: int) -> NDArray[np.float32]:
@@ -208,7 +264,7 @@ def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
 
 
 def bootstrap_interval(draws: Floats, classes: int) -> tuple[float, float]:
-    """`interval` of resamples of so many network classes; NaN if these are fewer than `means.FEWEST`."""
+    """`interval` of resamples of so many network classes; NaN if these are fewer than `FEWEST`."""
     return interval(draws) if classes >= FEWEST else (float("nan"), float("nan"))
 
 
@@ -221,7 +277,7 @@ def middle(draws: Floats, axis: int) -> Floats:
 def agreement(
     comparison: Comparison, draws: int, seed: int, by: Literal["original", "retrained"] = "original"
 ) -> pd.DataFrame:
-    """One row a K: top_percent, cells, kendall_tau with its interval (of `means.FEWEST` classes or more), spearman,
+    """One row a K: top_percent, cells, kendall_tau with its interval (of `FEWEST` classes or more), spearman,
     overlap and ties.
 
     by: which side's ranking says what the top K percent are. overlap: the share of them that are also among the

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas_retrain.analysis.means import LEVEL, mean_interval
+from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, by_decile, ceiling, noise_level, ranks
 from nas_retrain.analysis.rankings import (
+    LEVEL,
     TOP_PERCENTS,
     Comparison,
     Floats,
@@ -130,7 +131,7 @@ def holm(p_values: Floats) -> Floats:
 
 def accuracy_gain(comparison: Comparison, again: Ceiling | None) -> pd.DataFrame:
     """Retrained minus original accuracy, in points: over all cells, per decile of the original accuracy (1 is the
-    lowest) and per learning-rate factor. A group of fewer than `means.FEWEST` network classes has no interval.
+    lowest) and per learning-rate factor. A group of fewer than `rankings.FEWEST` network classes has no interval.
 
     selection: the part of a decile's mean gain that is there though nothing changed, since cells were sorted by an
     accuracy that holds noise.

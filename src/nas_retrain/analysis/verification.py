@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.analysis.means import Floats, mean_interval
-from nas_retrain.analysis.rankings import bootstrap_interval
+from nas_retrain.analysis.means import mean_interval
+from nas_retrain.analysis.rankings import Floats, bootstrap_interval
 from nas_retrain.base_rate import GridSearch
 from nas_retrain.config import BenchSettings, DagSettings, Settings
 from nas_retrain.graph import CellGraph
