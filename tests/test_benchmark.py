@@ -92,15 +92,44 @@ def test_a_damaged_missing_or_foreign_file_is_named(tmp_path: Path, name: str) -
         benchmark.read(path, "cifar10", recipe="benchmark")
 
 
+@pytest.mark.parametrize("fractions", [[0], range(0, NUMBER, 2), range(NUMBER - 1), [NUMBER - 1, 3]])
+@pytest.mark.parametrize("scale", [(10, 95), (1, 73.5), (100 / 120, 47)])
+def test_fractions_among_percentages_are_refused_however_many(
+    tmp_path: Path, fractions: list[int], scale: tuple[float, float]
+) -> None:
+    frame = table()
+    accuracy = np.linspace(sum(scale) / 2, scale[1], NUMBER)
+    frame["cifar10_test"] = np.where(np.isin(range(NUMBER), fractions), accuracy / 100, accuracy)
+    with pytest.raises(NasRetrainError, match=rf"fractions are mixed with percentages: cell {min(fractions)} "):
+        benchmark.read(written(tmp_path, frame), "cifar10", recipe="benchmark")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(100 / 120, 47.3), (1.0, 73.5), (0.0, 95.0), (0.83, 47.0), (0.9, 60.0), (10.0, 95.0)]
+)
+def test_cells_at_chance_and_below_are_percentages(tmp_path: Path, low: float, high: float) -> None:
+    frame = table()
+    frame["cifar10_test"] = np.where(np.arange(NUMBER) % 5 == 0, low, np.linspace(high / 2, high, NUMBER))
+    assert benchmark.read(written(tmp_path, frame), "cifar10", recipe="benchmark").runs["accuracy"].min() == low
+
+
+def test_our_own_runs_are_percentages_however_small_the_test_set() -> None:
+    frame = runs()
+    few = frame[frame["recipe"] == "benchmark"].assign(test_accuracy=[0.0, 0.5, 0.7, 1.0, 25.0, 50.0, 75.0, 80.0, 1, 2])
+    assert benchmark.from_runs(few, "few").runs["accuracy"].min() == 0.0
+
+
 def runs() -> pd.DataFrame:
     classes = sorted(set(nas_bench_201.network_classes()))[:5]
     rows = [
-        ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed)
+        ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed, None)
         for recipe in ("benchmark", "architecture_aware")
         for network_class in classes
         for seed in (1, 2)
     ]
-    return pd.DataFrame(rows, columns=["dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy"])
+    return pd.DataFrame(
+        rows, columns=["dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy", "in_degree"]
+    )
 
 
 def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classes(tmp_path: Path) -> None:
@@ -151,6 +180,8 @@ def test_trainings_without_the_constants_of_their_networks_are_left_out_and_told
         (lambda frame: frame.assign(dataset="cifar10"), "has no digits benchmark; it has cifar10"),
         (lambda frame: frame.assign(config_hash=frame.index.astype(str)), "several settings"),
         (lambda frame: frame.drop(columns="seed"), "no column seed"),
+        (lambda frame: frame.drop(columns="in_degree"), "no column in_degree"),
+        (lambda frame: frame.assign(in_degree=["source", None] * 10), "differ in in_degree"),
         (lambda frame: frame.assign(test_accuracy=np.nan), "accuracy nan"),
     ],
 )

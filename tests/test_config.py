@@ -79,6 +79,31 @@ def test_a_bad_value_is_one_error_that_names_the_key(override: str, told: str) -
     assert "configs/" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("seeds=[777,777]",), "seeds"),
+        (("seeds=[1,2,3,2]",), "seeds"),
+        (("base_rate.seeds=[5,6,5]",), "base_rate.seeds"),
+        (("profile=reference", "own_rate.seeds=[11,11]"), "own_rate.seeds"),
+        (("profile=reference", "own_rate.fresh_seeds=[1,2,1]"), "own_rate.fresh_seeds"),
+        (("profile=reference", "sensitivity.epochs=[1,2,2]"), "sensitivity.epochs"),
+        (("profile=reference", "sensitivity.base_rate_factors=[0.5,2,0.50]"), "sensitivity.base_rate_factors"),
+        (("profile=reference", "sensitivity.recipes=[benchmark,benchmark]"), "sensitivity.recipes"),
+        (("algorithms.flop_limits=[30,30.0]",), "algorithms.flop_limits"),
+        (("base_rate.lowest=0.1", "base_rate.highest=0.1"), "base_rate"),
+    ],
+)
+def test_what_is_listed_twice_would_count_twice_and_is_refused(overrides: tuple[str, ...], key: str) -> None:
+    with pytest.raises(NasRetrainError, match=rf"\n  {key}: .*(more than once|not all different)"):
+        composed("dataset=fashion_mnist", *overrides)
+
+
+def test_kernel_sizes_are_listed_once(make_settings: MakeSettings) -> None:
+    with pytest.raises(NasRetrainError, match=r"bench.kernel_sizes: 3 is listed more than once"):
+        make_settings("bench=cnn", "bench.kernel_sizes=[3,5,3]", config="verify")
+
+
 def test_settings_that_decide_nothing_leave_the_identity_alone(make_settings: MakeSettings) -> None:
     plain = make_settings()
     for harmless in ("launcher.workers=3", "cells=all", "seeds=[1]", "results_dir=x"):
@@ -88,6 +113,7 @@ def test_settings_that_decide_nothing_leave_the_identity_alone(make_settings: Ma
         "network.channels=5",
         "dataset.padding=0",
         "recipes.benchmark.learning_rate=1",
+        "seeding=shared",
     ):
         changed = make_settings(deciding)
         assert digest(changed.identity("benchmark")) != digest(plain.identity("benchmark")), deciding

@@ -202,7 +202,7 @@ def test_the_first_step_s_change_is_flat_under_the_rule_and_not_under_one_rate(m
 def test_settings_that_make_no_space_are_told(make_settings: MakeSettings) -> None:
     for wrong, told in [
         (("bench=mlp", "bench.kernel_sizes=[3]"), "bench.*fully connected"),
-        (("bench=cnn", "bench.kernel_sizes=[3,4]"), "odd and all different"),
+        (("bench=cnn", "bench.kernel_sizes=[3,4]"), "must be odd"),
         (("bench=cnn", "bench.vertices=1"), "bench.vertices"),
         (("bench=cnn", "bench.activation=tanh"), "bench.activation"),
         (("bench=cnn", "bench.widht=3"), "bench.widht: there is no such key"),

@@ -204,7 +204,9 @@ def test_all_sources_agree_on_the_same_data(folder: Path, tmp_path: Path) -> Non
     from_csv = benchmark.read(tmp_path / "means.csv", "cifar100", recipe="")
     pd.testing.assert_series_equal(benchmark.per_cell(from_csv)["accuracy"], means)
     runs = from_file.runs.rename(columns={"index": "cell", "accuracy": "test_accuracy"})
-    runs.assign(dataset="cifar100", recipe="benchmark", config_hash="x").to_parquet(tmp_path / "runs.parquet")
+    runs.assign(dataset="cifar100", recipe="benchmark", config_hash="x", in_degree=None).to_parquet(
+        tmp_path / "runs.parquet"
+    )
     from_parquet = benchmark.read(tmp_path / "runs.parquet", "cifar100", recipe="benchmark")
     pd.testing.assert_frame_equal(from_parquet.runs, from_file.runs)
 

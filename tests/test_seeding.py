@@ -1,4 +1,4 @@
-"""Which trainings share their draws: the same network under several recipes always, different networks only if asked."""
+"""Which trainings share their draws: one network's under several recipes always, several networks' only if asked."""
 
 from __future__ import annotations
 

@@ -11,16 +11,18 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nas_retrain import official_file, safe_pickle
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.seeding import Seeding
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import replacing
 
@@ -37,19 +39,30 @@ class Accuracies:
     """Trainings of cells.
 
     name: what reports call them. runs: one row a training with the columns index (the cell's official index), seed
-    and accuracy (percent); unique in (index, seed). per_class: whether one row stands for a whole network class,
-    named by its lowest index, rather than for one cell.
+    and accuracy (percent); unique in (index, seed). per_class: whether one row stands for a whole class rather than for
+    one cell. classes: for every cell of the benchmark the class of which all trainings are replicates, named by its
+    lowest index: what `nas_bench_201.training_classes` has for the initialisation. seeding: whether trainings with one
+    seed share its draws.
     """
 
     name: str
     runs: pd.DataFrame
     per_class: bool = False
+    classes: tuple[int, ...] = field(default_factory=nas_bench_201.network_classes)
+    seeding: Seeding = "shared"
+
+    @property
+    def results(self) -> NDArray[np.int64]:
+        """Which result each row of `runs` is a training of, (runs,): its class's or its cell's."""
+        index = self.runs["index"].to_numpy()
+        return np.array(self.classes)[index] if self.per_class else index
 
 
-def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
+def checked(runs: pd.DataFrame, source: Path | str, *, foreign: bool = True) -> pd.DataFrame:
     """`runs` with its columns in order and sorted, if it can be what it says; raises NasRetrainError, naming `source`.
 
-    Refused are cells outside the benchmark, a repeated training, and an accuracy that is not a percentage.
+    Refused are cells outside the benchmark, a repeated training, an accuracy that is not a percentage, and, in what is
+    not known to be percentages (foreign), fractions among them.
     """
     if runs.empty:
         raise NasRetrainError(f"{source} holds no accuracies.")
@@ -68,7 +81,31 @@ def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
             f"{source}: cell {row['index']:.0f} has the accuracy {row['accuracy']}; percentages from 0 to 100 are "
             "expected. Leave out cells without a result."
         )
+    fractions = runs.loc[_like_fractions(runs["accuracy"].to_numpy())] if foreign else runs[:0]
+    if len(fractions):
+        row = fractions.iloc[0]
+        raise NasRetrainError(
+            f"{source}: fractions are mixed with percentages: cell {row['index']:.0f} has the accuracy "
+            f"{row['accuracy']:g}. Write all in percent, 93 rather than 0.93."
+        )
     return runs
+
+
+def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values look like fractions among percentages: positive ones of at most 1 that, a hundred times as large,
+    fall among the values above 1.
+
+    Percentages of at most 1 are those of networks at chance or below it, which takes 100 classes or more. There chance,
+    0.83 or 1, stands for 83 or 100, above the best networks by far; and 0 is 0 either way.
+    """
+    large = accuracy[accuracy > 1]
+    if not len(large):
+        return np.zeros(len(accuracy), dtype=bool)
+    meant = 100 * accuracy
+    found: NDArray[np.bool_] = (
+        (accuracy > 0) & (accuracy <= 1) & (meant >= 0.5 * large.min()) & (meant <= 1.05 * large.max())
+    )
+    return found
 
 
 def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
@@ -116,9 +153,24 @@ def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
 
 
 def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
-    """One recipe's accuracies out of run records (the columns of `store.RunRecord`), one row a network class."""
-    runs = frame.rename(columns={"cell": "index", "test_accuracy": "accuracy"})[COLUMNS]
-    return Accuracies(name, checked(runs.astype({"accuracy": float}), name), per_class=True)
+    """One recipe's accuracies out of run records (the columns of `store.RunRecord`), one row a class of networks that
+    are initialised alike. Raises NasRetrainError if the recipe's records differ in the initialisation."""
+    conventions = {None if pd.isna(value) else value for value in frame["in_degree"]}
+    if len(conventions) > 1:
+        raise NasRetrainError(
+            f"{name}: the records differ in in_degree ({', '.join(sorted(map(str, conventions)))}); they cannot be "
+            "compared as one recipe."
+        )
+    runs = frame.rename(columns={"cell": "index", "test_accuracy": "accuracy"})[COLUMNS].astype({"accuracy": float})
+    classes = nas_bench_201.training_classes(conventions.pop() if conventions else None)
+    return Accuracies(
+        name, checked(runs, name, foreign=False), per_class=True, classes=classes, seeding=seeding_of(frame)
+    )
+
+
+def seeding_of(frame: pd.DataFrame) -> Seeding:
+    """How the trainings of run records were seeded; records that do not tell are old ones, with shared seeds."""
+    return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 
 def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
@@ -129,7 +181,7 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
         raise NasRetrainError(f"There is no file {path}.") from None
     except (ValueError, OSError) as error:
         raise NasRetrainError(f"{path} cannot be read as Parquet: {error}. Is it whole?") from error
-    missing = {"dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy"} - set(frame.columns)
+    missing = {"dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy", "in_degree"} - set(frame.columns)
     if missing:
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
     found = frame[(frame["dataset"] == dataset) & (frame["recipe"] == recipe)]
@@ -248,14 +300,15 @@ def read(
 def per_cell(accuracies: Accuracies) -> pd.DataFrame:
     """Mean accuracy and number of trainings of each cell, by index: columns accuracy, trainings and unit.
 
-    unit numbers the results that were trained independently: a class's result stands for all of its members, which
-    then share a unit.
+    unit numbers the results that were trained independently: a class's result stands for all of its members, by the
+    accuracies' own classes, which then share a unit.
     """
-    grouped = accuracies.runs.groupby("index")["accuracy"]
+    grouped = accuracies.runs.groupby(accuracies.results)["accuracy"]
     means = pd.DataFrame({"accuracy": grouped.mean(), "trainings": grouped.size()})
     means["unit"] = np.arange(len(means))
+    means.index.name = "index"
     if not accuracies.per_class:
         return means
-    classes = np.array(nas_bench_201.network_classes())
+    classes = np.array(accuracies.classes)
     members = np.flatnonzero(np.isin(classes, means.index))
     return means.loc[classes[members]].set_axis(pd.Index(members, name="index"))

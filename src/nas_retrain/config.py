@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -52,7 +53,14 @@ def _listed(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
 OneOrMore = BeforeValidator(_listed)
 """Where a list is wanted, one value means a list of it."""
 
-Seeds = Annotated[tuple[int, ...], OneOrMore, Field(min_length=1)]
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = [value for value, times in Counter(values).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(map(str, repeated))} is listed more than once")
+    return values
+
+
+Seeds = Annotated[tuple[int, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
 
 
 def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
@@ -98,15 +106,15 @@ class DagSettings(BenchSettings):
 
     name: Literal["mlp", "cnn"]  # type: ignore[assignment]
     vertices: Annotated[int, Field(ge=2, le=12)]
-    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1)]
+    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
     activation: Activation
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> DagSettings:
         if self.name == "mlp" and self.kernel_sizes != (1,):
             raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
-        if not all(size % 2 for size in self.kernel_sizes) or len(set(self.kernel_sizes)) < len(self.kernel_sizes):
-            raise ValueError("kernel_sizes must be odd and all different")
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd")
         return self
 
 
@@ -185,6 +193,8 @@ class GridSettings(_Section):
     def _ordered(self) -> GridSettings:
         if self.lowest > self.highest:
             raise ValueError("lowest is above highest")
+        if len(set(self.grid)) < self.points:
+            raise ValueError(f"{self.points} points from {self.lowest:g} to {self.highest:g} are not all different")
         return self
 
     @property
@@ -215,9 +225,9 @@ class SensitivitySettings(_Section):
     """What is trained again with other budgets and other rates, to see which conclusions depend on them."""
 
     classes: Positive
-    recipes: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
-    epochs: Annotated[tuple[Positive, ...], OneOrMore]
-    base_rate_factors: Annotated[tuple[Rate, ...], OneOrMore]
+    recipes: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+    epochs: Annotated[tuple[Positive, ...]OneOrMore, AfterValidator(_all_different)]
+    base_rate_factors: Annotated[tuple[Rate, ...]OneOrMore, AfterValidator(_all_different)]
 
 
 class LocalSettings(_Section):
@@ -309,7 +319,7 @@ class AlgorithmsSettings(_Section):
     startup: Positive
     candidates: Positive
     good_share: Annotated[float, Field(gt=0, lt=1)]
-    flop_limits: Annotated[tuple[Rate, ...], OneOrMore]
+    flop_limits: Annotated[tuple[Rate, ...]OneOrMore, AfterValidator(_all_different)]
     bootstrap_draws: Positive
     null_draws: Positive
     seed: Annotated[int, Field(ge=0)]

@@ -69,7 +69,7 @@ def export(settings: Settings) -> Path:
     chosen = _choose(settings)
     by_cell = _by_cell(chosen)
     table = _table(by_cell, settings)
-    benchmark.checked(table.rename(columns={"test_accuracy": "accuracy"}), settings.results_dir)
+    benchmark.checked(table.rename(columns={"test_accuracy": "accuracy"}), settings.results_dir, foreign=False)
     states = _states(by_cell, settings)
     folder = settings.results_dir / "export" / settings.analysis.recipe
     with _replacing_folder(folder) as new:

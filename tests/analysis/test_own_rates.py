@@ -65,7 +65,7 @@ class World:
             rates = np.broadcast_to(2.0 ** np.asarray(log_rates), CELLS)
             parts.append(pd.DataFrame({"cell": self.cells, "recipe": recipe, "seed": seed, "variant": "",
                                        "learning_rate": rates, "test_accuracy": noisy, "gradient_norm": 1.0,
-                                       "relative_gradient": self.random.random(CELLS)}))  # fmt: skip
+                                       "relative_gradient": self.random.random(CELLS), "in_degree": None}))  # fmt: skip
         return pd.concat(parts)
 
     def frame(self) -> pd.DataFrame:

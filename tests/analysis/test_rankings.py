@@ -42,6 +42,17 @@ def test_a_resample_s_tau_is_scipys_on_the_resample_written_out(number: int, see
             assert found[row, draw] == pytest.approx(rankings.kendall_tau(x[drawn], y[drawn]), nan_ok=True, abs=1e-5)
 
 
+@given(st.integers(2, 400), st.sampled_from([3, 30, 10_000]), st.integers(0, 10_000))
+def test_the_top_s_taus_are_scipys_on_each_top(number: int, levels: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x, y = generator.integers(0, levels, (2, number)).astype(float)
+    y += generator.choice([0, 1, 10]) * x
+    order = np.argsort(-x, kind="stable")
+    found = rankings.top_taus(x, y)
+    for tau, count in zip(found, rankings.top_counts(x).values(), strict=True):
+        assert tau == pytest.approx(rankings.kendall_tau(x[order[:count]], y[order[:count]]), nan_ok=True)
+
+
 def test_a_bootstrap_draws_whole_classes() -> None:
     classes = np.array([7, 7, 3, 9, 9, 9])
     weights = rankings.bootstrap_weights(classes, 50, 0)

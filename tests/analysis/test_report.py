@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings)
     assert first["arch"] == nas_bench_201.cell_at(int(str(worst)))
 
 
-def test_attribution_adds_up(make_settings: MakeSettings) -> None:
+def test_attribution_adds_up() -> None:
     generator = np.random.default_rng(0)
     index = sorted(set(nas_bench_201.network_classes()))[1:101]
     base = generator.uniform(50, 80, 100)
@@ -61,7 +62,7 @@ def test_attribution_adds_up(make_settings: MakeSettings) -> None:
         name: Accuracies(name, pd.DataFrame({"index": index, "seed": 1, "accuracy": base + effect}), per_class=True)
         for name, effect in effects.items()
     }
-    found = tables.attribution(arms, "benchmark", make_settings(*FEW).analysis).set_index("recipe")["mean_gain"]
+    found = tables.attribution(arms, "benchmark").set_index("recipe")["mean_gain"]
     assert found["interaction"] == pytest.approx(1.0)
     assert found["learning_rate_only"] == pytest.approx(1.5)
 
@@ -139,3 +140,28 @@ def test_nothing_to_compare_is_told(tmp_path: Path, make_settings: MakeSettings)
     apart = [csv(tmp_path / f"{n}.csv", Accuracies("x", part)) for n, part in ((1, one.runs[:4]), (2, other.runs[-4:]))]
     with pytest.raises(NasRetrainError, match="in common"):
         analyse(make_settings(*FEW, f"original={apart[0]}", f"retrained={apart[1]}"))
+
+
+@pytest.mark.parametrize("cells", [3, 7])
+def test_of_few_cells_no_interval_is_told(make_settings: MakeSettings, cells: int) -> None:
+    found = tables.find(*two_trainings(5, cells=cells), make_settings(*FEW).analysis)
+    told = " ".join(report.statements(found))
+    assert "nan" not in told
+    assert f"Over {cells} cells" in told
+    assert told.count("[no interval: it takes 8 network classes]") == 3  # tau, beyond the ceiling, and the gain
+    assert "deciles" not in told
+    assert found.ranking_change["tau_low"].isna().all()
+
+
+def test_a_report_says_what_shared_seeds_make_of_its_intervals(make_settings: MakeSettings) -> None:
+    chosen = make_settings(*FEW).analysis
+    shared = two_trainings(5)
+    nested = [replace(side, seeding="nested") for side in shared]
+    means = [Accuracies("means", per_cell(side).reset_index().assign(seed=0)) for side in shared]
+    told = {
+        name: " ".join(report.statements(tables.find(*sides, chosen)))
+        for name, sides in (("shared", shared), ("nested", nested), ("one of two", (means[0], nested[1])))
+    }
+    assert "share their seeds, so a seed's luck is in every gain" in told["shared"]
+    assert "luck" not in told["nested"]
+    assert "means does not tell several seeds apart" in told["one of two"]

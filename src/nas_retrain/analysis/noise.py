@@ -57,13 +57,13 @@ class NoiseLevel:
 
 
 def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
-    """Estimate the noise from trainings of the same network class; None where no class was trained twice.
+    """Estimate the noise from trainings of one class, by the accuracies' own; None where none was trained twice.
 
     Replicates that all agree to the last digit are copies of one result, not trainings, and tell nothing. The cells
     without a path are left out: they are not trained, so chance is all that they show.
     """
     replicates = accuracies.runs[_connected()[accuracies.runs["index"]]]
-    classes = np.array(nas_bench_201.network_classes())[replicates["index"]]
+    classes = np.array(accuracies.classes)[replicates["index"]]
     grouped = replicates.groupby(classes)["accuracy"]
     table = pd.DataFrame({"mean": grouped.mean(), "degrees": grouped.size() - 1})
     table["squares"] = grouped.var() * table["degrees"]

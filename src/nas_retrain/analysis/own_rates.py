@@ -16,19 +16,22 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nas_retrain import benchmark
+from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, ceiling, noise_level
 from nas_retrain.analysis.rankings import (
+    FEWEST,
     Comparison,
     Floats,
     Integers,
     agreement,
+    bootstrap_interval,
     bootstrap_taus,
     bootstrap_weights,
     compare,
-    interval,
     middle,
+    shared_parts,
 )
-from nas_retrain.analysis.tables import holm, weighted_means
+from nas_retrain.analysis.tables import holm
 from nas_retrain.config import SEARCH, AnalysisSettings, Settings
 from nas_retrain.graph import CellGraph
 from nas_retrain.scaling import learning_rate_factor
@@ -45,7 +48,8 @@ MEASURED = ("gradient norm", "relative gradient")
 
 @dataclass(frozen=True)
 class OwnRates:
-    """What was found; every interval is 95 %, over network classes.
+    """What was found; every interval is 95 %, over network classes, and those of means count shared seeds (see
+    `means`).
 
     rankings: a row a recipe and K: Kendall's tau between its ranking and that at own rates, the noise ceiling, how
     often noise alone gives a tau as low, and by how much tau exceeds the control's.
@@ -101,12 +105,12 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> Ow
         own=own,
         control=chosen.control,
         rankings=_rankings(frame, own, others, chosen),
-        regret=_regret(frame, own, others, chosen),
-        curves=_curves(grid, drawn),
+        regret=_regret(frame, own, others),
+        curves=_curves(grid),
         by_rate=grid.accuracy.mean(2),
         classes=classes,
         explained=explained,
-        rules=_rules(grid, classes, list(explained["quantity"]), drawn, chosen.seed),
+        rules=_rules(grid, classes, list(explained["quantity"]), chosen.seed),
         reliability={
             "own_rate": _reliability(np.log2(grid.rates)[grid.accuracy.argmax(1)]),
             "lean": _reliability(np.stack([_lean(grid.rates, seed) for seed in np.moveaxis(grid.accuracy, 2, 0)], 1)),
@@ -116,11 +120,13 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> Ow
 
 @dataclass(frozen=True)
 class _Grid:
-    """cells: (classes,). rates: (rates,), rising. accuracy: validation accuracy in percent, (classes, rates, seeds)."""
+    """cells: (classes,). rates: (rates,), rising. accuracy: validation accuracy in percent, (classes, rates, seeds).
+    shared: whether a seed's draws are the same for all classes."""
 
     cells: Integers
     rates: Floats
     accuracy: Floats
+    shared: bool
 
 
 def _validation_accuracies(search: pd.DataFrame, chance: float) -> _Grid:
@@ -128,7 +134,13 @@ def _validation_accuracies(search: pd.DataFrame, chance: float) -> _Grid:
     whole = table.dropna().sort_index(axis=1)
     rates = np.unique(whole.columns.get_level_values(0))
     accuracy = whole.to_numpy().reshape(len(whole), len(rates), -1)
-    return _Grid(whole.index.to_numpy(), rates.astype(float), np.maximum(accuracy, chance))
+    shared = benchmark.seeding_of(search) == "shared"
+    return _Grid(whole.index.to_numpy(), rates.astype(float), np.maximum(accuracy, chance), shared)
+
+
+def _mean_interval(grid: _Grid, by_seed: Floats) -> tuple[float, float]:
+    """The interval of the mean of values by class and seed of the search, (classes, seeds)."""
+    return mean_interval(by_seed.mean(1), grid.cells, [by_seed] if grid.shared else [])
 
 
 def _lean(rates: Floats, accuracy: Floats) -> Floats:
@@ -199,8 +211,10 @@ def _rankings(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: Anal
     found["p_holm"] = holm(found["p_value"].to_numpy())
     control = found[found["recipe"] == chosen.control].set_index("top_percent")["kendall_tau"]
     rows = [
-        (tau - control.get(percent, np.nan), *_difference(draws, name, percent, chosen.control))
-        for name, percent, tau in zip(found["recipe"], found["top_percent"], found["kendall_tau"], strict=True)
+        (tau - control.get(percent, np.nan), *_difference(draws, name, percent, chosen.control, number))
+        for name, percent, tau, number in found[["recipe", "top_percent", "kendall_tau", "cells"]].itertuples(
+            index=False
+        )
     ]
     found[["over_control", "over_control_low", "over_control_high"]] = rows
     return found.drop(columns=["spearman", "overlap", "ties"])
@@ -214,22 +228,25 @@ def _ceiling(
     return ceiling(comparison, right, recipe, draws=chosen.null_draws, seed=chosen.seed, percents=TOP)
 
 
-def _difference(draws: Mapping[str, Floats], recipe: str, percent: int, control: str) -> tuple[float, float]:
+def _difference(
+    draws: Mapping[str, Floats], recipe: str, percent: int, control: str, number: int
+) -> tuple[float, float]:
     """The interval of a recipe's tau less the control's, on the same resamples."""
     if recipe == control or control not in draws:
         return np.nan, np.nan
     place = TOP.index(percent)
-    return interval(draws[recipe][place] - draws[control][place])
+    return bootstrap_interval(draws[recipe][place] - draws[control][place], number)
 
 
-def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings) -> pd.DataFrame:
-    means = frame.pivot_table(index="cell", columns="recipe", values="test_accuracy").dropna(subset=[own])
-    gradients = frame[frame["cell"].isin(means.index)].groupby("recipe")["relative_gradient"].mean()
+def _regret(frame: pd.DataFrame, own: str, others: Sequence[str]) -> pd.DataFrame:
+    right = benchmark.from_runs(frame[frame["recipe"] == own], own)
+    gradients = frame[frame["cell"].isin(right.runs["index"])].groupby("recipe")["relative_gradient"].mean()
     rows = []
     for name in others:
-        regret = (means[own] - means[name]).dropna().to_numpy()
-        weights = bootstrap_weights(np.arange(len(regret)), chosen.bootstrap_draws, chosen.seed)
-        low, high = interval(weighted_means(regret, weights))
+        comparison = compare(right, benchmark.from_runs(frame[frame["recipe"] == name], name))
+        regret = comparison.original.accuracy - comparison.retrained.accuracy
+        shared = shared_parts([(1.0, comparison.original), (-1.0, comparison.retrained)])
+        low, high = mean_interval(regret, comparison.classes, shared)
         spread = dict(zip((5, 25, 50, 75, 95), np.quantile(regret, [0.05, 0.25, 0.5, 0.75, 0.95]), strict=True))
         rows.append(
             {"recipe": name, "classes": len(regret), "mean_regret": regret.mean(), "regret_low": low}
@@ -240,9 +257,9 @@ def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: Analys
     return pd.DataFrame(rows)
 
 
-def _curves(grid: _Grid, drawn: NDArray[np.int64]) -> pd.DataFrame:
+def _curves(grid: _Grid) -> pd.DataFrame:
     mean = grid.accuracy.mean(2)
-    low, high = middle(mean[drawn].mean(1), axis=0)
+    low, high = np.transpose([_mean_interval(grid, by_seed) for by_seed in np.moveaxis(grid.accuracy, 1, 0)])
     best = len(grid.rates) - 1 - mean[:, ::-1].argmax(1)
     return pd.DataFrame(
         {
@@ -272,8 +289,9 @@ def _explained(classes: pd.DataFrame, drawn: NDArray[np.int64]) -> pd.DataFrame:
         row: dict[str, object] = {"quantity": name}
         for target in ("own_rate", "lean"):
             y = classes[target].to_numpy()
-            low, high = interval(_rank_correlation(x[drawn], y[drawn]))
-            p_value = float(stats.spearmanr(x, y).pvalue) if np.ptp(x) and np.ptp(y) else np.nan
+            low, high = bootstrap_interval(_rank_correlation(x[drawn], y[drawn]), len(classes))
+            enough = len(classes) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
+            p_value = float(stats.spearmanr(x, y).pvalue) if enough else np.nan
             row |= {f"{target}_rho": float(_rank_correlation(x, y)), f"{target}_low": low, f"{target}_high": high}
             row[f"{target}_p"] = p_value
         rows.append(row)
@@ -294,18 +312,17 @@ def _reliability(by_seed: Floats) -> float:
 
 
 def _accuracy_at(grid: _Grid, log_rates: Floats, classes: Integers) -> Floats:
-    """Mean validation accuracy of these classes at log2 rates, interpolated; outside the grid, that of its end."""
-    x, mean = np.log2(grid.rates), grid.accuracy.mean(2)
+    """Validation accuracy of these classes at log2 rates, interpolated; outside the grid, that of its end: (classes,
+    seeds)."""
+    x, accuracy = np.log2(grid.rates), grid.accuracy
     inside = np.clip(log_rates, x[0], x[-1])
     left = np.clip(np.searchsorted(x, inside) - 1, 0, len(x) - 2)
-    share = (inside - x[left]) / (x[left + 1] - x[left])
-    found: Floats = (1 - share) * mean[classes, left] + share * mean[classes, left + 1]
+    share = ((inside - x[left]) / (x[left + 1] - x[left]))[:, None]
+    found: Floats = (1 - share) * accuracy[classes, left] + share * accuracy[classes, left + 1]
     return found
 
 
-def _rules(
-    grid: _Grid, classes: pd.DataFrame, quantities: Sequence[str], drawn: NDArray[np.int64], seed: int
-) -> pd.DataFrame:
+def _rules(grid: _Grid, classes: pd.DataFrame, quantities: Sequence[str], seed: int) -> pd.DataFrame:
     """Rules of one line, log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), each fitted on one half of
     the classes, at random, and judged on the other, both ways round. The paper's has b = 1, and only a is fitted.
 
@@ -343,13 +360,14 @@ def _rules(
         gain = _accuracy_at(grid, rates, everyone) - reference
         rows.append(
             {"rule": name, "rho": float(np.mean(by_half)), "slope": float(np.mean(slopes[name]))}
-            | _gained(gain, drawn)
+            | _gained(grid, gain)
             | {"quantity": " and ".join(dict.fromkeys(picked)) if name == BEST else name}
         )
     mean = grid.accuracy.mean(2)
-    hindsight = mean.max(1) - mean[:, mean.mean(0).argmax()]
+    best_of_class = np.take_along_axis(grid.accuracy, mean.argmax(1)[:, None, None], 1)[:, 0]
+    hindsight = best_of_class - grid.accuracy[:, mean.mean(0).argmax()]
     for name, gain in ((OWN, _own_gain(grid)), (HINDSIGHT, hindsight)):
-        rows.append({"rule": name, "rho": np.nan, "slope": np.nan} | _gained(gain, drawn) | {"quantity": ""})
+        rows.append({"rule": name, "rho": np.nan, "slope": np.nan} | _gained(grid, gain) | {"quantity": ""})
     return pd.DataFrame(rows)
 
 
@@ -370,20 +388,19 @@ def _fit(grid: _Grid, x: Floats, fitted: Integers, *, free: bool) -> tuple[float
 
 def _own_gain(grid: _Grid) -> Floats:
     """What each class gains at its own best rate over the best one rate for all, each chosen by some seeds and judged
-    by the others."""
+    by the others: (classes, seeds that judge)."""
     seeds = grid.accuracy.shape[2]
     if seeds < 2:
-        return np.full(len(grid.cells), np.nan)
+        return np.full((len(grid.cells), seeds), np.nan)
     gains = []
     for seed in range(seeds):
         judged = grid.accuracy[:, :, seed]
         choosing = np.delete(grid.accuracy, seed, axis=2).mean(2)
         own = np.take_along_axis(judged, choosing.argmax(1)[:, None], 1)[:, 0]
         gains.append(own - judged[:, choosing.mean(0).argmax()])
-    found: Floats = np.mean(gains, axis=0)
-    return found
+    return np.stack(gains, axis=1)
 
 
-def _gained(gain: Floats, drawn: NDArray[np.int64]) -> dict[str, float]:
-    low, high = interval(gain[drawn].mean(1))
+def _gained(grid: _Grid, gain: Floats) -> dict[str, float]:
+    low, high = _mean_interval(grid, gain)
     return {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.analysis.own_rates import BEST, HINDSIGHT, MEASURED, OWN, PAPERS, OwnRates
-from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, write_tables
+from nas_retrain.analysis.rankings import FEWEST
+from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, with_interval, write_tables
 from nas_retrain.analysis.sensitivity import BASE_RATE_FACTOR, EPOCHS
 from nas_retrain.config import Settings
 from nas_retrain.store import replacing
@@ -85,12 +86,12 @@ def _ranked(found: OwnRates, percent: int) -> str:
 
 def _tau(row: pd.Series[Any]) -> str:
     noise = "" if np.isnan(row["tau_ceiling"]) else f" of at most {row['tau_ceiling']:.2f}"
-    return f"{row['kendall_tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]{noise}"
+    return f"{with_interval(row['kendall_tau'], row['tau_low'], row['tau_high'])}{noise}"
 
 
 def _headroom(found: OwnRates) -> list[str]:
     costs = "; ".join(
-        f"{row['recipe']} {row['mean_regret']:+.2f} [{row['regret_low']:+.2f}, {row['regret_high']:+.2f}]"
+        f"{row['recipe']} {with_interval(row['mean_regret'], row['regret_low'], row['regret_high'], '+.2f')}"
         for _, row in found.regret.iterrows()
     )
     own, hindsight = (_row(found.rules, "rule", name) for name in (OWN, HINDSIGHT))
@@ -152,7 +153,7 @@ def _row(table: pd.DataFrame, column: str, value: str) -> pd.Series[Any]:
 
 def _with_interval(row: pd.Series[Any], name: str, form: str = ".2f") -> str:
     value = row[f"{name}_rho"] if f"{name}_rho" in row else row[name]
-    return f"{value:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
+    return with_interval(value, row[f"{name}_low"], row[f"{name}_high"], form)
 
 
 def _sections(
@@ -170,7 +171,7 @@ def _sections(
         "nor any recipe has. Left: Kendall's tau with that ranking, beside the noise ceiling. Middle: points of test "
         "accuracy that the recipes lack (boxes: the middle half, whiskers: 90 %, diamonds: means). Right: validation "
         "accuracy by rate, for three groups by the factor that the paper's rule gives. Intervals are 95 %, over "
-        "classes.*",
+        f"classes, of which they take {FEWEST}; {_of_seeds(settings)}*",
         "## Rankings",
         as_markdown(found.rankings),
         "*The top K % are by the accuracies at own rates. tau_ceiling: the mean tau if both rankings were truly the "
@@ -202,6 +203,16 @@ def _sections(
             as_markdown(sensitivity),
         ]
     return [*parts, "## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+
+
+def _of_seeds(settings: Settings) -> str:
+    if settings.seeding == "nested":
+        return "each network has draws of its own for a seed."
+    return (
+        "all networks share their seeds, and intervals of means count a seed's luck as a part of the variance that "
+        "more networks do not reduce, estimated from how the seeds' own means differ (Student's t with Satterthwaite's "
+        "degrees of freedom)."
+    )
 
 
 def _whose_ranking(found: OwnRates) -> Figure:

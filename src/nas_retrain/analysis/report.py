@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nas_retrain.analysis import figures, page
+from nas_retrain.analysis.means import countable
+from nas_retrain.analysis.rankings import FEWEST, Comparison
 from nas_retrain.analysis.tables import BEYOND_NOISE, Findings
 from nas_retrain.store import replacing
 
@@ -93,7 +95,7 @@ def _sections(
     parts += [
         f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "
         f"{facts['top K % by']}, with its interval, beside the noise ceiling. Right: spread among each side's own top "
-        "K %. Intervals are 95 %, from resampled network classes.*",
+        f"K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
         "## Ranking change",
         as_markdown(findings.ranking_change),
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
@@ -176,10 +178,8 @@ def statements(findings: Findings) -> list[str]:
     table = findings.ranking_change
     original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
     overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
-    tau, low, high = (_number(overall[name]) for name in ("kendall_tau", "tau_low", "tau_high"))
-    found = [
-        f"Over {overall['cells']:,.0f} cells the two rankings agree with Kendall's tau = {tau} [{low}, {high}].",
-    ]
+    tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
+    found = [f"Over {overall['cells']:,.0f} cells the two rankings agree with Kendall's tau = {tau}."]
     if findings.ceiling is None:
         found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
     else:
@@ -188,11 +188,12 @@ def statements(findings: Findings) -> list[str]:
     certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
     found.append(
         f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
-        f"[{gain['gain_low']:+.2f}, {gain['gain_high']:+.2f}]{'' if certain else ', which may be no difference'}; "
-        f"{gain['share_improved']:.0%} of cells are higher."
+        f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
+        f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
     )
+    found += _of_seeds(findings.comparison)
     deciles = findings.accuracy_gain[findings.accuracy_gain["grouping"] == "decile"].tail(5)
-    if len(deciles) == 5:
+    if len(deciles) == 5 and deciles["gain_low"].notna().all():
         better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
         found.append(
             f"Of the five deciles of the strongest cells by original accuracy, {better} gain on average beyond doubt."
@@ -204,13 +205,45 @@ def statements(findings: Findings) -> list[str]:
     return found
 
 
+def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
+    """A number and its interval, or that there is none."""
+    return f"{value:{form}} {interval_text(low, high, form)}" if np.isfinite(value) else "undefined"
+
+
+def interval_text(low: float, high: float, form: str) -> str:
+    """An interval in brackets; of too few network classes there is none."""
+    if np.isnan(low):
+        return f"[no interval: it takes {FEWEST} network classes]"
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def _of_seeds(comparison: Comparison) -> list[str]:
+    """What the interval of the mean gain makes of seeds that all networks share."""
+    sides = [side for side in (comparison.original, comparison.retrained) if side.shared]
+    counted = [side.name for side in sides if countable(side.by_seed)]
+    unknown = [side.name for side in sides if not countable(side.by_seed)]
+    said = []
+    if counted:
+        said.append(
+            f"All networks of {' and '.join(counted)} share their seeds, so a seed's luck is in every gain: intervals "
+            "of mean gains count it as a part of the variance that more networks do not reduce, estimated from how the "
+            "seeds' own means differ (Student's t with Satterthwaite's degrees of freedom)."
+        )
+    if unknown:
+        said.append(
+            f"{' and '.join(unknown)} does not tell several seeds apart: if its networks shared their seeds, as those "
+            "of NAS-Bench-201 do, that luck is not in the intervals, which are then too narrow."
+        )
+    return said
+
+
 def _against_ceiling(table: pd.DataFrame) -> list[str]:
-    ceiling, beyond, low, high = (
-        _number(table.iloc[0][name]) for name in ("tau_ceiling", "beyond_noise", "beyond_low", "beyond_high")
-    )
+    ceiling = _number(table.iloc[0]["tau_ceiling"])
+    distance, low, high = (table.iloc[0][name] for name in ("beyond_noise", "beyond_low", "beyond_high"))
+    beyond = with_interval(distance, low, high, ".3f")
     found = [
         f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling); the observed tau lies "
-        f"{beyond} [{low}, {high}] below it."
+        f"{beyond} below it."
     ]
     changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
     level = f"(5 % level, adjusted for {table['p_holm'].notna().sum()} tests)"

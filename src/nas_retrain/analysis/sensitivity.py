@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 
 from nas_retrain import benchmark
+from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import ceiling, noise_level
 from nas_retrain.analysis.rankings import (
+    bootstrap_interval,
     bootstrap_taus,
     bootstrap_weights,
     compare,
-    interval,
     kendall_tau,
     middle,
+    shared_parts,
 )
-from nas_retrain.analysis.tables import weighted_means
 from nas_retrain.config import AnalysisSettings
 
 EPOCHS, BASE_RATE_FACTOR = "epochs", "base rate factor"
@@ -28,7 +29,8 @@ def compare_variants(
     frame: pd.DataFrame, recipes: Sequence[str], epochs: int, settings: AnalysisSettings
 ) -> pd.DataFrame:
     """A row for each budget or factor and pair of recipes, of which the first is the control: the mean gain in points,
-    Kendall's tau between the two rankings, each with its 95 % interval over network classes, and tau's noise ceiling.
+    Kendall's tau between the two rankings, each with its 95 % interval over network classes (the gain's counts shared
+    seeds, see `means`), and tau's noise ceiling.
 
     frame: records with the columns of `RunRecord` and `variant` (see `plan.Training`), "" for the recipes themselves,
     of which only the classes that have variants count. epochs: of the recipes themselves.
@@ -41,8 +43,11 @@ def compare_variants(
         comparison = compare(theirs, ours)
         weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
         x, y = comparison.original.accuracy, comparison.retrained.accuracy
-        gain_low, gain_high = interval(weighted_means(y - x, weights))
-        tau_low, tau_high = interval(bootstrap_taus(x, y, weights, (100,))[0])
+        shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
+        gain_low, gain_high = mean_interval(y - x, comparison.classes, shared)
+        tau_low, tau_high = bootstrap_interval(
+            bootstrap_taus(x, y, weights, (100,))[0], len(np.unique(comparison.classes))
+        )
         noise, noise_of_ours = noise_level(theirs), noise_level(ours)
         again = None
         if noise is not None and noise_of_ours is not None:

@@ -70,7 +70,7 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
         return []
     main = settings.analysis.recipe if settings.analysis.recipe in others else others[0]
     whole = [name for name in others if settings.recipes[name].learning_rate != "own"]  # which has some classes only
-    attribution = tables.attribution({name: arms[name] for name in (control, *whole)}, control, settings.analysis)
+    attribution = tables.attribution({name: arms[name] for name in (control, *whole)}, control)
     folders = []
     for name in others:
         compared = frame[frame["recipe"].isin([control, name])]

@@ -1,4 +1,5 @@
-"""The tables of a comparison, each a DataFrame that is written as CSV. Intervals are 95 % over network classes."""
+"""The tables of a comparison, each a DataFrame that is written as CSV. Intervals are 95 % over network classes; those
+of mean gains count the luck of seeds that all classes share as well (see `means`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, by_decile, ceiling, noise_level, ranks
 from nas_retrain.analysis.rankings import (
     LEVEL,
@@ -17,9 +19,12 @@ from nas_retrain.analysis.rankings import (
     Floats,
     Integers,
     agreement,
+    align,
+    bootstrap_interval,
     bootstrap_weights,
+    common_classes,
     compare,
-    interval,
+    shared_parts,
     top_counts,
 )
 from nas_retrain.benchmark import Accuracies
@@ -83,7 +88,7 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
         noise=noise,
         ceiling=again,
         ranking_change=ranking_change(comparison, again, settings),
-        accuracy_gain=accuracy_gain(comparison, again, weights),
+        accuracy_gain=accuracy_gain(comparison, again),
         performance_gap=performance_gap(comparison, weights),
         largest_moves=largest_moves(comparison, again, settings.largest_moves),
         noise_levels=noise_levels(noise),
@@ -124,14 +129,15 @@ def holm(p_values: Floats) -> Floats:
     return adjusted
 
 
-def accuracy_gain(comparison: Comparison, again: Ceiling | None, weights: NDArray[np.float32]) -> pd.DataFrame:
+def accuracy_gain(comparison: Comparison, again: Ceiling | None) -> pd.DataFrame:
     """Retrained minus original accuracy, in points: over all cells, per decile of the original accuracy (1 is the
-    lowest) and per learning-rate factor. A group of one network class has no interval.
+    lowest) and per learning-rate factor. A group of fewer than `rankings.FEWEST` network classes has no interval.
 
     selection: the part of a decile's mean gain that is there though nothing changed, since cells were sorted by an
     accuracy that holds noise.
     """
     gain = comparison.retrained.accuracy - comparison.original.accuracy
+    shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
     groups: list[tuple[str, str, Integers]] = [("all", "all", np.arange(len(gain), dtype=np.int64))]
     groups += [("decile", str(n), part) for n, part in enumerate(by_decile(comparison.original.accuracy), start=1)]
     factors = learning_rate_factors(comparison)
@@ -141,8 +147,7 @@ def accuracy_gain(comparison: Comparison, again: Ceiling | None, weights: NDArra
     for grouping, name, part in groups:
         if not len(part):
             continue
-        several = len(np.unique(comparison.classes[part])) > 1
-        low, high = interval(weighted_means(gain[part], weights[part])) if several else (np.nan, np.nan)
+        low, high = mean_interval(gain[part], comparison.classes[part], [table[part] for table in shared])
         quartiles = np.quantile(gain[part], [0.05, 0.25, 0.5, 0.75, 0.95])
         selection = np.nan
         if again is not None:
@@ -196,7 +201,9 @@ def performance_gap(comparison: Comparison, weights: NDArray[np.float32]) -> pd.
             values, drawn = side.accuracy[top], weights[top]
             means = weighted_means(values, drawn)
             squares = weighted_means((values - values.mean()) ** 2, drawn) - (means - values.mean()) ** 2
-            spread.append((float(values.std()), *interval(np.sqrt(np.maximum(squares, 0.0)))))
+            deviations = np.sqrt(np.maximum(squares, 0.0))
+            low, high = bootstrap_interval(deviations, len(np.unique(comparison.classes[top])))
+            spread.append((float(values.std()), low, high))
         for position, suffix in enumerate(("", "_low", "_high")):
             columns[f"std_{name}{suffix}"] = [found[position] for found in spread]
     return pd.DataFrame(columns).astype({"top_percent": int})
@@ -245,22 +252,23 @@ def noise_levels(noise: Mapping[str, NoiseLevel | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["side", "accuracy", "standard_deviation", "degrees_of_freedom"])
 
 
-def attribution(arms: Mapping[str, Accuracies], control: str, settings: AnalysisSettings) -> pd.DataFrame:
+def attribution(arms: Mapping[str, Accuracies], control: str) -> pd.DataFrame:
     """What each recipe gains over the control on the same cells, in points, and how the parts add up.
 
     A row a recipe; if both ablations were run beside the full recipe, a last row has what rate and initialisation
     together give beyond the sum of each alone ("interaction").
     """
-    shared = sorted(set.intersection(*(set(arm.runs["index"]) for arm in arms.values())))
-    means = {name: arm.runs.groupby("index")["accuracy"].mean().loc[shared].to_numpy() for name, arm in arms.items()}
-    effects = {name: values - means[control] for name, values in means.items() if name != control}
+    cells, sides = align(*arms.values())
+    classes = common_classes(*arms.values())[cells]
+    by_name = dict(zip(arms, sides, strict=True))
+    effects = {name: [(1.0, side), (-1.0, by_name[control])] for name, side in by_name.items() if name != control}
     parts = ("architecture_aware", "learning_rate_only", "initialisation_only")
     if all(part in effects for part in parts):
-        effects["interaction"] = effects[parts[0]] - effects[parts[1]] - effects[parts[2]]
-    classes = np.array(nas_bench_201.network_classes())[shared]
-    weights = bootstrap_weights(classes, settings.bootstrap_draws, settings.seed)
+        signs = (1.0, -1.0, -1.0, 1.0)
+        effects["interaction"] = list(zip(signs, (by_name[name] for name in (*parts, control)), strict=True))
     rows = []
-    for name, effect in effects.items():
-        low, high = interval(weighted_means(effect, weights))
-        rows.append((name, len(shared), float(effect.mean()), low, high, float((effect > 0).mean())))
+    for name, addends in effects.items():
+        effect = sum((sign * side.accuracy for sign, side in addends), np.zeros(len(cells)))
+        low, high = mean_interval(effect, classes, shared_parts(addends))
+        rows.append((name, len(cells), float(effect.mean()), low, high, float((effect > 0).mean())))
     return pd.DataFrame(rows, columns=["recipe", "cells", "mean_gain", "gain_low", "gain_high", "share_improved"])

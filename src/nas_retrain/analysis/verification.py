@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.analysis.rankings import Floats, interval
+from nas_retrain.analysis.means import mean_interval
+from nas_retrain.analysis.rankings import Floats, bootstrap_interval
 from nas_retrain.base_rate import GridSearch
 from nas_retrain.config import BenchSettings, DagSettings, Settings
 from nas_retrain.graph import CellGraph
@@ -221,16 +222,29 @@ def verify(
         curves = [_curve(one.search, chance) for one in found]
         drawn = random.integers(0, len(found), (settings.analysis.bootstrap_draws, len(found)))
         for name in rules:
-            rows.append({"initialisation": initialisation, "rule": name} | _judge(table, name, curves, drawn))
+            shared = settings.seeding == "shared"
+            rows.append(
+                {"initialisation": initialisation, "rule": name} | _judge(table, name, curves, drawn, shared=shared)
+            )
     return Verification(pd.concat(rates, ignore_index=True), pd.DataFrame(rows), ceiling)
 
 
 def _judge(
-    table: pd.DataFrame, rule: str, curves: Sequence[tuple[Floats, Floats]], drawn: NDArray[np.int64]
+    table: pd.DataFrame,
+    rule: str,
+    curves: Sequence[tuple[Floats, Floats]],
+    drawn: NDArray[np.int64],
+    *,
+    shared: bool,
 ) -> dict[str, float]:
     searched, predicted = table["searched_rate"].to_numpy(), table[rule].to_numpy()
-    losses = np.array([np.interp(math.log(rate), *curve) for rate, curve in zip(predicted, curves, strict=True)])
-    excess = losses - np.array([curve[1].min() for curve in curves])
+    by_seed = np.array(
+        [
+            [np.interp(math.log(rate), rates, losses) for losses in of_seeds.T]
+            for rate, (rates, of_seeds) in zip(predicted, curves, strict=True)
+        ]
+    )
+    excess = by_seed - np.array([losses[losses.mean(1).argmin()] for _, losses in curves])
     judged: dict[str, float] = {}
     statistics: dict[str, Callable[[Floats, Floats], float]] = {
         "pearson": _pearson,
@@ -239,18 +253,19 @@ def _judge(
     }
     for name, statistic in statistics.items():
         judged[name] = statistic(predicted, searched)
-        judged |= _interval(name, [statistic(predicted[draw], searched[draw]) for draw in drawn])
+        resampled = np.array([statistic(predicted[draw], searched[draw]) for draw in drawn])
+        judged |= _ends(name, bootstrap_interval(resampled, len(table)))
     distance = np.abs(np.log2(predicted / searched))
     judged["off_by_octaves"] = float(np.median(distance))
-    judged |= _interval("off_by_octaves", np.median(distance[drawn], axis=1))
-    judged["loss"] = float(losses.mean())
+    judged |= _ends("off_by_octaves", bootstrap_interval(np.median(distance[drawn], axis=1), len(table)))
+    judged["loss"] = float(by_seed.mean())
     judged["excess_loss"] = float(excess.mean())
-    return judged | _interval("excess_loss", excess[drawn].mean(axis=1))
+    ends = mean_interval(excess.mean(1), np.arange(len(table)), [excess] if shared else [])
+    return judged | _ends("excess_loss", ends)
 
 
-def _interval(name: str, values: Sequence[float] | Floats) -> dict[str, float]:
-    low, high = interval(np.asarray(values))
-    return {f"{name}_low": low, f"{name}_high": high}
+def _ends(name: str, ends: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _pearson(a: Floats, b: Floats) -> float:
@@ -261,10 +276,10 @@ def _pearson(a: Floats, b: Floats) -> float:
 
 
 def _curve(search: GridSearch, chance: float) -> tuple[Floats, Floats]:
-    """Logarithms of the grid's rates, and mean losses, where a loss worse than chance's counts as that: a network that
-    diverged is no worse than one that knows nothing."""
+    """Logarithms of the grid's rates, and each seed's losses, (rates, seeds), where a loss worse than chance's counts
+    as that: a network that diverged is no worse than one that knows nothing."""
     losses = np.array([point.losses for point in search.grid])
-    return np.log([point.learning_rate for point in search.grid]), np.minimum(losses, chance).mean(axis=1)
+    return np.log([point.learning_rate for point in search.grid]), np.minimum(losses, chance)
 
 
 def _rates_of_seeds(search: GridSearch) -> Floats:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
-from nas_retrain.analysis.report import as_markdown, write_tables
+from nas_retrain.analysis.report import as_markdown, with_interval, write_tables
 from nas_retrain.analysis.verification import (
     LOUD,
     ONE_RATE,
@@ -118,7 +118,7 @@ def statements(found: Verification, settings: Settings) -> list[str]:
 
 
 def _with_interval(row: Mapping[str, float] | pd.Series[float], name: str) -> str:
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".3f")
 
 
 def _sections(
@@ -143,8 +143,8 @@ def _sections(
         as_markdown(tables["arms"][loss]),
         "*off_by_octaves: median distance of predicted and searched rate in factors of two. excess_loss: mean training "
         "loss at the predicted rate over that at each network's best rate with the same initialisation, in nats, with "
-        "its 95 % interval over networks; a loss worse than chance's counts as chance's. loss: the mean itself, which "
-        "compares initialisations too.*",
+        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. loss: "
+        "the mean itself, which compares initialisations too.*",
         "## Rules",
         as_markdown(tables["rules"][columns]),
         "\n".join(f"- {name}: {RULES[name]}" for name in dict.fromkeys(tables["rules"]["rule"])),
@@ -162,6 +162,10 @@ def _sections(
             "tables/coordinates.csv.*",
         ]
     return [*parts, "## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+
+
+def _of_seeds(settings: Settings) -> str:
+    return ", which counts the luck of seeds that all share" if settings.seeding == "shared" else ""
 
 
 def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas_retrain.analysis.noise import NoiseLevel, retrainings
-from nas_retrain.analysis.rankings import Comparison, Floats, Integers, Side, kendall_tau
+from nas_retrain.analysis.rankings import Comparison, Floats, Integers, common_classes, kendall_tau, on_cells
 from nas_retrain.benchmark import Accuracies, per_cell
 from nas_retrain.config import AlgorithmsSettings
 from nas_retrain.errors import NasRetrainError
@@ -57,10 +57,11 @@ def table(accuracies: Accuracies) -> Table:
             f"{accuracies.name} has {there:,} of the {cells:,} cells, and a search may ask for any. Finish the "
             "retraining first, or give a table that has them all."
         )
-    runs = accuracies.runs.assign(number=accuracies.runs.groupby("index").cumcount())
-    trainings = runs.set_index(["index", "number"])["accuracy"].unstack()
+    runs = accuracies.runs.assign(result=accuracies.results)
+    runs["number"] = runs.groupby("result").cumcount()
+    trainings = runs.set_index(["result", "number"])["accuracy"].unstack()
     if accuracies.per_class:
-        trainings = trainings.loc[list(nas_bench_201.network_classes())]
+        trainings = trainings.loc[list(accuracies.classes)]
     values = trainings.to_numpy()
     return Table(np.nanmean(values, axis=1), values)
 
@@ -160,15 +161,9 @@ def training_again(
 ) -> Iterator[Outcome]:
     """Outcomes on `null_draws` pairs of tables that share one true ranking; each cell keeps its number of trainings."""
     tables = table(accuracies[0]), table(accuracies[1])
-    original, retrained = (_side(one) for one in accuracies)
-    classes = np.array(nas_bench_201.network_classes())
-    comparison = Comparison(np.arange(space.cells), classes, original, retrained)
+    sides = [on_cells(one, np.arange(space.cells)) for one in accuracies]
+    comparison = Comparison(np.arange(space.cells), common_classes(*accuracies), *sides)
     samples = retrainings(comparison, *noise, settings.null_draws, settings.seed)
     for sample, stream in zip(samples, generator.spawn(settings.null_draws), strict=True):
         again = tables[0].drawn_again(sample.original), tables[1].drawn_again(sample.retrained)
         yield outcome(again, play_both(again, space, settings, stream))
-
-
-def _side(accuracies: Accuracies) -> Side:
-    cells = per_cell(accuracies)
-    return Side(accuracies.name, *(cells[name].to_numpy() for name in ("accuracy", "trainings", "unit")))

@@ -19,20 +19,22 @@ DESCRIBED = ["cell", "arch", "flops", "parameters", "accuracy_original", "accura
 def network_classes(original: Accuracies, retrained: Accuracies) -> pd.DataFrame:
     """A row a network class with a path: its lowest cell, flops, parameters, mean accuracies over all trainings of all
     members (percent), how many those are, and whether it is on each table's Pareto front of accuracy against FLOPs.
+    Classes are told apart further where a side's initialisation does so (see `Accuracies`).
 
     flops: multiply-accumulates as in the table of cells (10 classes, 32x32 images). Raises KeyError if a side lacks a
     class.
     """
-    classes = np.array(nas_bench_201.network_classes())
-    graphs = {cell: graph for cell in np.unique(classes) if (graph := nas_bench_201.graph_at(cell)).connected}
+    cells = np.unique(np.array([original.classes, retrained.classes]), axis=1, return_index=True)[1]
+    graphs = {cell: graph for cell in np.sort(cells) if (graph := nas_bench_201.graph_at(cell)).connected}
     table = pd.DataFrame({"cell": list(graphs)})
     table["arch"] = [nas_bench_201.cell_at(cell) for cell in graphs]
     table["flops"] = [nas_bench_201.flops(graph) for graph in graphs.values()]
     table["parameters"] = [nas_bench_201.parameters(graph) for graph in graphs.values()]
     for side, accuracies in zip(SIDES, (original, retrained), strict=True):
+        classes = np.array(accuracies.classes)
         grouped = accuracies.runs.groupby(classes[accuracies.runs["index"]])["accuracy"]
-        table[f"accuracy_{side}"] = grouped.mean().loc[table["cell"]].to_numpy()
-        table[f"trainings_{side}"] = grouped.size().loc[table["cell"]].to_numpy()
+        table[f"accuracy_{side}"] = grouped.mean().loc[classes[table["cell"]]].to_numpy()
+        table[f"trainings_{side}"] = grouped.size().loc[classes[table["cell"]]].to_numpy()
         table[f"front_{side}"] = pareto_front(table["flops"].to_numpy(), table[f"accuracy_{side}"].to_numpy())
     return table
 
