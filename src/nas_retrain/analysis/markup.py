@@ -2,7 +2,7 @@
 
 `escaped` makes text safe within Markdown, by CommonMark's rules and GitHub's additions. `to_html` converts Markdown and
 takes what looks like HTML for text. `render` fills a template of this package with escaped values and closes the page
-by a Content-Security-Policy: nothing is loaded, and only the template's own style and script are used.
+by a Content-Security-Policy: nothing is loaded, and only the template's own style and script are used. `write_csv` quotes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import string
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import markdown
 import pandas as pd
@@ -103,8 +104,9 @@ def _policy(source: str) -> str:
 def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
     """Write a table so that it is read back as it is, whatever its texts hold."""
     texts = table.select_dtypes(["object", "string"])
+    # That \r ends a line too, Python's csv does not know.
     returns = any("\r" in str(value) for name in texts for value in texts[name])
-    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # which does not know that \r ends a line too
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     table.to_csv(
         path, index=False, float_format=float_format, quoting=quoting, encoding="utf-8", errors="backslashreplace"
     )
