@@ -1,8 +1,8 @@
-"""Reports in which text from outside (names, paths, statuses, versions) is text and nothing else.
+"""Reports and tables in which text from outside (names, paths, statuses, versions) is text and nothing else.
 
 `escaped` makes text safe within Markdown, by CommonMark's rules and GitHub's additions. `to_html` converts Markdown and
 takes what looks like HTML for text. `render` fills a template of this package with escaped values and closes the page
-by a Content-Security-Policy: nothing is loaded, and only the template's own style and script are used. `write_csv` quotes.
+by a Content-Security-Policy: nothing is loaded, and only the template's own style and script are used.
 """
 
 from __future__ import annotations
