@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import resource
@@ -14,6 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import markdown
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +24,7 @@ from nas_201_api import NASBench201API
 from nats_bench import create
 
 from nas_retrain import benchmark, plan, store
+from nas_retrain import export as export_module
 from nas_retrain.cli import compose
 from nas_retrain.config import Settings, digest
 from nas_retrain.errors import NasRetrainError
@@ -29,6 +32,7 @@ from nas_retrain.export import export
 from nas_retrain.scaling import in_degree_of
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import RunRecord
+from tests.analysis.test_markup import Seen
 from tests.conftest import MakeSettings
 
 ROOT = Path(__file__).parents[1]
@@ -492,3 +496,35 @@ def test_the_script_says_where_the_export_is(
     card = Path(capsys.readouterr().out.strip())
     assert card == tmp_path / "export" / "architecture_aware" / "README.md"
     assert "NATS-tss-digits-architecture_aware-simple" in card.read_text()
+
+
+def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings: MakeSettings) -> None:
+    """Recipe and data set are called by files, devices and versions are as records have them."""
+    name, harm = 'a"b\\ `c` */x', "</code><script>alert(1)</script>|*d*\n\n# e"
+    plain = make_settings(*asked("digits", 200))
+    records = [
+        replace(record, recipe=name, device=harm, torch=harm, code_version=harm)
+        for record in made_up(plain)
+        if record.recipe == plain.analysis.recipe
+    ]
+    settings = plain.model_copy(
+        update={
+            "analysis": plain.analysis.model_copy(update={"recipe": name}),
+            "dataset": plain.dataset.model_copy(update={"name": name}),
+        }
+    )
+    found = export_module._Chosen(records, None, {"recipe": name})
+    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
+    fences = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+    codes = [code for kind, code in fences.findall(card) if kind == "python"]
+    called = [
+        node.args[0] for code in codes for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.args
+    ]
+    said = {node.value for node in called if isinstance(node, ast.Constant)}
+    assert {export_module._nats_name(settings), export_module._pth_name(settings), name} <= said
+    seen = Seen(markdown.markdown(fences.sub("", card)))
+    assert set(seen.elements) <= {"h1", "h2", "p", "ul", "li", "strong", "code"}
+    shown = seen.text.replace("\\", "")
+    assert shown.startswith(f"NAS-Bench-201's cells on {name}, retrained: {name} ".replace("\\", ""))
+    assert f"NATS-tss-{name}-{name}-simple".replace("\\", "") in shown
+    assert shown.count("</code><script>alert(1)</script>|*d* # e") == 3

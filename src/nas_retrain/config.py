@@ -226,8 +226,8 @@ class SensitivitySettings(_Section):
 
     classes: Positive
     recipes: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
-    epochs: Annotated[tuple[Positive, ...]OneOrMore, AfterValidator(_all_different)]
-    base_rate_factors: Annotated[tuple[Rate, ...]OneOrMore, AfterValidator(_all_different)]
+    epochs: Annotated[tuple[Positive, ...], OneOrMore, AfterValidator(_all_different)]
+    base_rate_factors: Annotated[tuple[Rate, ...], OneOrMore, AfterValidator(_all_different)]
 
 
 class LocalSettings(_Section):
@@ -319,7 +319,7 @@ class AlgorithmsSettings(_Section):
     startup: Positive
     candidates: Positive
     good_share: Annotated[float, Field(gt=0, lt=1)]
-    flop_limits: Annotated[tuple[Rate, ...]OneOrMore, AfterValidator(_all_different)]
+    flop_limits: Annotated[tuple[Rate, ...], OneOrMore, AfterValidator(_all_different)]
     bootstrap_draws: Positive
     null_draws: Positive
     seed: Annotated[int, Field(ge=0)]

@@ -31,6 +31,7 @@ import torch
 from tqdm import tqdm
 
 from nas_retrain import benchmark
+from nas_retrain.analysis.markup import code, escaped, python_string, write_csv
 from nas_retrain.config import Settings, digest, is_search
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.leftovers import temporary_prefix
@@ -74,11 +75,11 @@ def export(settings: Settings) -> Path:
     folder = settings.results_dir / "export" / settings.analysis.recipe
     with _replacing_folder(folder) as new:
         table.to_parquet(new / "accuracies.parquet", index=False)
-        table.to_csv(new / "accuracies.csv", index=False)
+        write_csv(table, new / "accuracies.csv")
         if settings.training.epochs in BUDGETS:
             _write_pth(states, new / _pth_name(settings), settings)
         _write_nats_folder(states, new / _nats_name(settings), settings)
-        (new / "README.md").write_text(_data_card(table, chosen, settings))
+        (new / "README.md").write_text(_data_card(table, chosen, settings), encoding="utf-8")
     return folder
 
 
@@ -336,21 +337,22 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
     statuses = Counter(record.status for record in records)
     seeds = Counter(record.seed for record in records)
     example = {
-        "name": name,
+        "name": python_string(name),
         "epochs": epochs,
         "cell": records[0].cell,
         "seed": records[0].seed,
         "accuracy": "test-accuracy" if name == "cifar10" else "valtest-accuracy",
-        "nats": _nats_name(settings),
-        "pth": _pth_name(settings),
+        "nats": python_string(_nats_name(settings)),
+        "pth": python_string(_pth_name(settings)),
     }
     return _CARD.format(
         **example,
-        pth_listed=f"`{example['pth']}`" if epochs in BUDGETS else "nothing, as said above",
+        nats_listed=code(_nats_name(settings)),
+        pth_listed=code(_pth_name(settings)) if epochs in BUDGETS else "nothing, as said above",
         pth_example=_PTH_EXAMPLE.format(**example) if epochs in BUDGETS else "",
-        dataset=settings.dataset.name,
-        recipe=settings.analysis.recipe,
-        warnings="\n".join(f"- **{warning}**" for warning in _warnings(settings)),
+        dataset=escaped(settings.dataset.name),
+        recipe=escaped(settings.analysis.recipe),
+        warnings="\n".join(f"- **{escaped(warning)}**" for warning in _warnings(settings)),
         cells=table["index"].nunique(),
         all_cells=len(nas_bench_201.cells()),
         networks=len({record.network_class for record in records}),
@@ -364,10 +366,10 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
         disconnected=statuses["disconnected"],
         chance=100.0 / settings.dataset.classes,
         identity=json.dumps(chosen.identity | {"config_hash": digest(chosen.identity)}, indent=2),
-        trained_with=", ".join(sorted({f"nas-retrain {record.code_version}" for record in records})),
-        torch=", ".join(sorted({record.torch for record in records})),
-        devices=", ".join(sorted({record.device for record in records})),
-        written_with=code_version(),
+        trained_with=escaped(", ".join(sorted({f"nas-retrain {record.code_version}" for record in records}))),
+        torch=escaped(", ".join(sorted({record.torch for record in records}))),
+        devices=escaped(", ".join(sorted({record.device for record in records}))),
+        written_with=escaped(code_version()),
     )
 
 
@@ -402,9 +404,9 @@ _PTH_EXAMPLE = """
 ```python
 from nas_201_api import NASBench201API
 
-api = NASBench201API("{pth}", verbose=False)
-api.get_more_info({cell}, "{name}", hp="{epochs}", is_random=False)["{accuracy}"]
-api.find_best("{name}", "ori-test", hp="{epochs}")
+api = NASBench201API({pth}, verbose=False)
+api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)["{accuracy}"]
+api.find_best({name}, "ori-test", hp="{epochs}")
 ```
 """
 
@@ -431,7 +433,7 @@ _CARD = """# NAS-Bench-201's cells on {dataset}, retrained: {recipe}
   `seconds` is the time of training, an even share of it where several networks trained as one. `flops` are the
   multiply-accumulates of convolutions and readout for one image. Operations without effect on the output count in
   neither `parameters` nor `flops`, and those that are the same for every image not in `flops`.
-- For nats_bench, in fast mode: `{nats}`.
+- For nats_bench, in fast mode: {nats_listed}.
 - For nas-bench-201: {pth_listed}.
 
 `make analyze` of nas-retrain reads the last two as well, but takes copies for trainings of their own, so that noise
@@ -442,8 +444,8 @@ looks smaller than it is. Give it the `runs.parquet` of the results folder inste
 ```python
 from nats_bench import create
 
-api = create("{nats}", "tss", fast_mode=True, verbose=False)
-info = api.get_more_info({cell}, "{name}", hp="{epochs}", is_random=False)  # is_random={seed}: that training
+api = create({nats}, "tss", fast_mode=True, verbose=False)
+info = api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)  # is_random={seed}: that training
 info["{accuracy}"]  # of all test images, the mean over seeds
 ```
 {pth_example}

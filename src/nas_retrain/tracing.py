@@ -479,7 +479,7 @@ class _Reader(fx.Interpreter):
                 raise _refusal(node, _REASONS[key])
         name = getattr(keys[0], "__name__", keys[0])
         if node.op == "call_module":
-            name = f"{keys[0].__module__}.{name}"  # type: ignore[attr-defined]
+            name = f"{keys[0].__module__}.{name}"
         raise _refusal(
             node,
             f"{name} cannot be read; layers (Linear, Conv), ReLU, GELU, sums, pooling, reshaping, dropout and "

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
+from nas_retrain.analysis.markup import bullets, escaped
 from nas_retrain.analysis.noise import NoiseLevel, noise_level
 from nas_retrain.analysis.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, write_tables
@@ -84,7 +85,7 @@ def study(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSetti
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
     with replacing(folder / "report.md") as temporary:
-        temporary.write_text("\n\n".join(_sections(findings)) + "\n")
+        temporary.write_text("\n\n".join(_sections(findings)) + "\n", encoding="utf-8")
     return folder
 
 
@@ -283,7 +284,7 @@ def _regret_figure(findings: Findings) -> Figure:
             axes.fill_between(x, curve["regret_low"], curve["regret_high"], color=colour, alpha=0.2, linewidth=0)
             axes.plot(x, curve["mean_regret"], color=colour, label=name)
             axes.plot(x, curve["median"], color=colour, linewidth=0.9, linestyle=":")
-        axes.set(xlabel="trainings", ylabel="regret (points)", xscale="log", yscale="log", title=source)
+        axes.set(xlabel="trainings", ylabel="regret (points)", xscale="log", yscale="log", title=drawn_name(source))
         axes.set_ylim(bottom=max(0.01, 0.7 * curves["mean_regret"].min()))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -341,7 +342,7 @@ def _pareto_figure(findings: Findings) -> Figure:
         axes.step(x[own], y[own], "o-", where="post", color=BLUE, markersize=4, label="front of this table")
         axes.plot(x[strange], y[strange], "D", color=ORANGE, markersize=4, label="front of the other table")
         front = y[own | strange]
-        axes.set(xlabel="FLOPs (millions)", ylabel="accuracy (%)", title=source, xscale="log")
+        axes.set(xlabel="FLOPs (millions)", ylabel="accuracy (%)", title=drawn_name(source), xscale="log")
         axes.set_ylim(front.min() - 0.1 * np.ptp(front), front.max() + 0.1 * np.ptp(front))
         axes.set_xticks([10, 20, 50, 100, 200], ["10", "20", "50", "100", "200"])
         axes.xaxis.set_minor_formatter("")
@@ -350,14 +351,14 @@ def _pareto_figure(findings: Findings) -> Figure:
 
 
 def _sections(findings: Findings) -> list[str]:
-    original, retrained = findings.names
+    original, retrained = map(escaped, findings.names)
     chosen = findings.settings
     pairs_shown = ["measure", "algorithm", "other", "superiority_original", "superiority_retrained"]
     pairs_shown += ["change", "again_low", "again_high", "p_adjusted", "reversed"]
     unlimited = findings.tied[~np.isfinite(findings.tied["limit_mflops"].astype(float))]
     return [
         f"# Search algorithms: {retrained} against {original}",
-        "\n".join(f"- {sentence}" for sentence in statements(findings)),
+        bullets(statements(findings)),
         "![Regret](figures/regret.png)",
         "*Regret of the incumbent, the cell with the highest accuracy seen so far: how far its mean accuracy is below "
         "that of the table's best cell. Lines: mean over searches, with its 95 % interval; dotted: median.*",
@@ -393,16 +394,16 @@ def _sections(findings: Findings) -> list[str]:
         *([as_markdown(unlimited.head(20), 3)] if len(unlimited) else []),
         *(["*The classes tied with the best, without a limit; all in tables/tied.csv.*"] if len(unlimited) else []),
         "## Made with",
-        "\n".join(
+        bullets(
             [
-                f"- each algorithm: {chosen.searches:,} searches of {chosen.queries:,} trainings, on each table",
-                f"- regularised evolution: population {chosen.population}, tournament {chosen.tournament}",
-                f"- REINFORCE: learning rate {chosen.learning_rate:g} (accuracy in points)",
-                f"- TPE: {chosen.startup} random cells first, {chosen.candidates} candidates, best "
+                f"each algorithm: {chosen.searches:,} searches of {chosen.queries:,} trainings, on each table",
+                f"regularised evolution: population {chosen.population}, tournament {chosen.tournament}",
+                f"REINFORCE: learning rate {chosen.learning_rate:g} (accuracy in points)",
+                f"TPE: {chosen.startup} random cells first, {chosen.candidates} candidates, best "
                 f"{chosen.good_share:.0%} are good",
-                f"- draws: {chosen.null_draws:,} of training again, {chosen.bootstrap_draws:,} of the bootstrap and of "
+                f"draws: {chosen.null_draws:,} of training again, {chosen.bootstrap_draws:,} of the bootstrap and of "
                 f"true accuracies; seed {chosen.seed}",
-                f"- versions: {analysis_versions()}",
+                f"versions: {analysis_versions()}",
             ]
         ),
     ]

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from nas_retrain.analysis.markup import visible
 from nas_retrain.analysis.tables import Findings
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import replacing
@@ -33,6 +34,11 @@ EDGE_COLOURS = {
     "nor_conv_3x3": ORANGE,
     "avg_pool_3x3": GREEN,
 }
+
+
+def drawn_name(name: str) -> str:
+    """A name from outside as it is to be drawn: what matplotlib takes for a formula is none."""
+    return visible(name).replace("$", r"\$")
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
@@ -80,7 +86,7 @@ def _scatter(axes: Axes, findings: Findings) -> None:
     if low < high:
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, label="equal")
         axes.legend(loc="upper left")
-    axes.set(xlabel=f"{original.name}, accuracy (%)", ylabel=f"{retrained.name}, accuracy (%)")
+    axes.set(xlabel=f"{drawn_name(original.name)}, accuracy (%)", ylabel=f"{drawn_name(retrained.name)}, accuracy (%)")
     hidden = int((~shown).sum())
     axes.set_title(f"{len(shown):,} cells" + (f" ({hidden:,} weak ones outside)" if hidden else ""))
 
@@ -112,7 +118,12 @@ def _gap(axes: Axes, findings: Findings) -> None:
         low, high = table[f"std_{name}_low"], table[f"std_{name}_high"]
         axes.fill_between(table["top_percent"], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(
-            table["top_percent"], table[f"std_{name}"], marker=marker, markersize=3, color=colour, label=side.name
+            table["top_percent"],
+            table[f"std_{name}"],
+            marker=marker,
+            markersize=3,
+            color=colour,
+            label=drawn_name(side.name),
         )
     axes.set(
         xlabel="top K % of cells, by own ranking", ylabel="standard deviation of accuracy (points)", xlim=(103, -2)

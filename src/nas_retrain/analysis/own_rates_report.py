@@ -12,7 +12,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
+from nas_retrain.analysis.markup import bullets, escaped
 from nas_retrain.analysis.own_rates import BEST, HINDSIGHT, MEASURED, OWN, PAPERS, OwnRates
 from nas_retrain.analysis.rankings import FEWEST
 from nas_retrain.analysis.report import SIGNIFICANT, as_markdown, with_interval, write_tables
@@ -40,7 +41,7 @@ def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings,
             save(_sensitivity(sensitivity), folder / "figures", "sensitivity")
     path = folder / "report.md"
     with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n")
+        temporary.write_text("\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n", encoding="utf-8")
     return path
 
 
@@ -162,8 +163,8 @@ def _sections(
     search = settings.own_rate
     assert search is not None
     parts = [
-        f"# Whose ranking is right? {settings.bench.name} on {settings.dataset.name}",
-        "\n".join(f"- {sentence}" for sentence in statements(found, sensitivity)),
+        f"# Whose ranking is right? {escaped(f'{settings.bench.name} on {settings.dataset.name}')}",
+        bullets(statements(found, sensitivity)),
         "![Whose ranking is right](figures/whose_ranking.png)",
         f"*{len(found.classes)} classes, each at its own best of {search.points} rates from {search.lowest:g} to "
         f"{search.highest:g}, by its accuracy on {search.validation_images:,} validation images over "
@@ -176,7 +177,7 @@ def _sections(
         as_markdown(found.rankings),
         "*The top K % are by the accuracies at own rates. tau_ceiling: the mean tau if both rankings were truly the "
         "same and only noise differed, and 95 % of such taus; p_value: how often noise gives a tau as low, p_holm "
-        f"adjusted for their number. over_control: tau less that of {found.control}, on the same resamples.*",
+        f"adjusted for their number. over_control: tau less that of {escaped(found.control)}, on the same resamples.*",
         "## Regret",
         as_markdown(found.regret),
         "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. relative_gradient: "
@@ -202,7 +203,7 @@ def _sections(
             "![Sensitivity](figures/sensitivity.png)",
             as_markdown(sensitivity),
         ]
-    return [*parts, "## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
 
 
 def _of_seeds(settings: Settings) -> str:
@@ -236,7 +237,7 @@ def _draw_taus(axes: Axes, found: OwnRates) -> None:
         ends = rows["tau_ceiling"] - rows["ceiling_low"], rows["ceiling_high"] - rows["tau_ceiling"]
         axes.errorbar(rows["tau_ceiling"], y, xerr=ends, fmt="|", color=GREY, markersize=7, linewidth=0.8,
                       label="noise ceiling" if percent == 100 else None)  # fmt: skip
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_yticks(range(len(names)), [drawn_name(name).replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="Kendall's tau with the ranking at own rates")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, columnspacing=1, handletextpad=0.3)
@@ -321,7 +322,7 @@ def _sensitivity(table: pd.DataFrame) -> Figure:
             ].sort_values("value")
             if rows.empty:
                 continue
-            label = f"{recipe} against {control}".replace("_", " ")
+            label = drawn_name(f"{recipe} against {control}").replace("_", " ")
             for axes, name, prefix in ((gain, "mean_gain", "gain"), (tau, "kendall_tau", "tau")):
                 ends = [rows[name] - rows[f"{prefix}_low"], rows[f"{prefix}_high"] - rows[name]]
                 axes.errorbar(rows["value"], rows[name], yerr=ends, fmt=f"{marker}-", color=colour, markersize=4,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nas_retrain.analysis.markup import render
 from nas_retrain.analysis.noise import ranks
 from nas_retrain.analysis.rankings import Comparison, Floats, Side
 from nas_retrain.analysis.tables import learning_rate_factors
 from nas_retrain.spaces import nas_bench_201
 from nas_retrain.store import replacing
-
-_PLACE = "{{comparison}}"
-"""Where explore.html takes its content."""
 
 
 def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:
@@ -26,11 +22,9 @@ def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | Non
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
     None where it is unknown. Raises NasRetrainError if `path` cannot be written.
     """
-    # In JSON "<" stands in strings only; escaped, no name can end the script element that holds the content.
-    content = json.dumps(_content(comparison, title, noise), allow_nan=False).replace("<", "\\u003c")
-    template = resources.files("nas_retrain.analysis").joinpath("explore.html").read_text(encoding="utf-8")
+    content = render("explore.html", comparison=_content(comparison, title, noise))
     with replacing(path) as temporary:
-        temporary.write_text(template.replace(_PLACE, content), encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
 
 
 def _content(comparison: Comparison, title: str, noise: Floats | None) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import markdown
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from nas_retrain.analysis import figures, page
 from nas_retrain.analysis.means import countable
 from nas_retrain.analysis.rankings import FEWEST, Comparison
+from nas_retrain.analysis.markup import bullets, escaped, render, to_html, visible, write_csv
 from nas_retrain.analysis.tables import BEYOND_NOISE, Findings
 from nas_retrain.store import replacing
 
@@ -22,24 +23,6 @@ LOW_CEILING = 0.7
 """A noise ceiling below which a comparison of rankings is an illustration only."""
 
 _EXPLORE = "[explore.html](explore.html) shows every cell to point at, filter and search, offline too."
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse; margin: 1em 0; font-size: 85%; display: block; overflow-x: auto }}
-th, td {{ padding: 0.2em 0.6em; border-bottom: 1px solid #ddd }}
-img {{ max-width: 100% }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 def write(
@@ -60,9 +43,10 @@ def write(
     drawn = figures.draw_all(findings, folder / "figures")
     text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
     with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     with replacing(folder / "report.html") as temporary:
-        temporary.write_text(_html(text.replace(_EXPLORE, ""), title, folder))  # it may be sent alone
+        content = _html(text.replace(_EXPLORE, ""), title, folder)  # it may be sent alone
+        temporary.write_text(content, encoding="utf-8")
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
 
@@ -71,7 +55,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write tables/<name>.csv below `folder`; raises NasRetrainError if it cannot be written."""
     for name, table in tables.items():
         with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+            write_csv(table, temporary, float_format="%.6g")
 
 
 def _html(text: str, title: str, folder: Path) -> str:
@@ -79,23 +63,22 @@ def _html(text: str, title: str, folder: Path) -> str:
         content = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
 
-    body = markdown.markdown(text, extensions=["tables"])
-    return _PAGE.format(title=title, body=re.sub(r'src="(figures/[^"]+\.png)"', embedded, body))
+    body = re.sub(r'src="(figures/\w+\.png)"', embedded, to_html(text))
+    return render("report.html", title=visible(title), body=Markup(body))  # noqa: S704 - escaped by its making
 
 
 def _sections(
     findings: Findings, title: str, facts: Mapping[str, str], drawn: Sequence[str], attribution: pd.DataFrame | None
 ) -> list[str]:
     comparison = findings.comparison
-    original, retrained = comparison.original.name, comparison.retrained.name
-    parts = [f"# {title}", *(f"- {sentence}" for sentence in statements(findings))]
-    parts = [parts[0], "\n".join(parts[1:])]
+    original, retrained = escaped(comparison.original.name), escaped(comparison.retrained.name)
+    parts = [f"# {escaped(title)}", bullets(statements(findings))]
     parts += [_EXPLORE]
     parts += [f"![The three panels](figures/{drawn[0]}.png)"]
     parts += [
         f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "
-        f"{facts['top K % by']}, with its interval, beside the noise ceiling. Right: spread among each side's own top "
-        f"K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
+        f"{escaped(facts['top K % by'])}, with its interval, beside the noise ceiling. Right: spread among each side's "
+        f"own top K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
         "## Ranking change",
         as_markdown(findings.ranking_change),
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
@@ -132,18 +115,21 @@ def _sections(
         ]
     else:
         parts += [f"No cell moved by more than {BEYOND_NOISE:g} standard deviations of what training again gives."]
-    parts += ["## Noise of training", _noise_text(findings)]
+    parts += ["## Noise of training", escaped(_noise_text(findings))]
     if len(findings.noise_levels):
         parts += [
             as_markdown(findings.noise_levels[findings.noise_levels["accuracy"].isna()].drop(columns="accuracy")),
             "*Standard deviation of one training's accuracy, in points, pooled; by level: tables/noise.csv.*",
         ]
-    parts += ["## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    parts += ["## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
     return parts
 
 
 def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
-    """A table in Markdown. decimals: of numbers that are not whole, by default 2, or 3 where all are below 1."""
+    """A table in Markdown, its texts escaped.
+
+    decimals: of numbers that are not whole, by default 2, or 3 where all are below 1.
+    """
     shown = table.copy()
     for name in shown.select_dtypes("number"):
         digits = decimals or (3 if shown[name].dropna().abs().lt(1).all() else 2)
@@ -153,7 +139,7 @@ def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
             "" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.{digits}f}" for value in shown[name]
         ]
     for name in shown.select_dtypes(["object", "string"]):
-        shown[name] = [str(value).replace("|", "\\|") for value in shown[name]]
+        shown[name] = [escaped(value) for value in shown[name]]
     return shown.to_markdown(index=False, disable_numparse=True)
 
 

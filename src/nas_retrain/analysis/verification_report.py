@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nas_retrain.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.analysis.markup import bullets, escaped
 from nas_retrain.analysis.report import as_markdown, with_interval, write_tables
 from nas_retrain.analysis.verification import (
     LOUD,
@@ -63,7 +64,7 @@ def write(found: Verification, coordinates: pd.DataFrame | None, settings: Setti
             save(_coordinates(coordinates), folder / "figures", "coordinates")
     path = folder / "report.md"
     with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, tables, settings, facts)) + "\n")
+        temporary.write_text("\n\n".join(_sections(found, tables, settings, facts)) + "\n", encoding="utf-8")
     return path
 
 
@@ -130,8 +131,8 @@ def _sections(
     agreement = ["pearson", "pearson_log", "spearman"]
     columns = ["initialisation", "rule", *(f"{name}{end}" for name in agreement for end in ("", "_low", "_high"))]
     parts = [
-        f"# {settings.bench.name} on {settings.dataset.name}: predicted against searched learning rates",
-        "\n".join(f"- {sentence}" for sentence in statements(found, settings)),
+        f"# {escaped(f'{settings.bench.name} on {settings.dataset.name}')}: predicted against searched learning rates",
+        bullets(statements(found, settings)),
         "![Predicted against searched rates](figures/predicted_rates.png)",
         f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "
         f"{search.lowest:g} to {search.highest:g}: the largest of the smallest training loss after {search.epochs} "
@@ -161,7 +162,7 @@ def _sections(
             "A skip adds a signal that no variance makes up for, so graphs with skips scatter. Every vertex: "
             "tables/coordinates.csv.*",
         ]
-    return [*parts, "## Made with", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
 
 
 def _of_seeds(settings: Settings) -> str:
