@@ -202,7 +202,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> tuple[batches.DeviceData,
 
     folder = tmp_path_factory.mktemp("cifar")
     write_cifar10(folder)
-    overrides = ["dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6"]
+    overrides = ["dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6", "dataset.verify=false"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         dataset = to_settings(compose("config", overrides=overrides)).dataset
     return batches.load(dataset, folder, CPU), sources.read(dataset, folder)[0], dataset
