@@ -104,8 +104,9 @@ test-all: $(READY) ## Run all tests, with the soak and the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: fuzz
+fuzz: export FUZZ_SECONDS := $(value FUZZ_SECONDS)
 fuzz: $(READY) ## Feed damaged and hostile files to every reader, for FUZZ_SECONDS (an hour)
-	$(BIN)/python -m tests.fuzz --seconds "$(value FUZZ_SECONDS)" $(ARGS)
+	$(BIN)/python -m tests.fuzz --seconds "$$FUZZ_SECONDS"
 
 .PHONY: release-check
 release-check: $(READY) ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it

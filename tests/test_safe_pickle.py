@@ -82,5 +82,3 @@ def test_a_truncated_pickle_is_one_clear_error(data):
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(NasRetrainError, match=r"some/batch.pickle"):
         read(whole[:cut])
-
-

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nas_retrain import official_file, safe_pickle, table_copy
+from nas_retrain import official_file, plain_table, safe_pickle, table_copy
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.file_kind import seems
 from nas_retrain.spaces import nas_bench_201
 
 COLUMNS = ["index", "seed", "accuracy"]
@@ -73,36 +74,26 @@ def checked(runs: pd.DataFrame, source: Path | str) -> pd.DataFrame:
 def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
     """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
 
-    column: the accuracy's column; by default `<dataset>_test`, `<dataset>` or `accuracy`, whichever is there. One
-    row is one training as far as anyone can tell, even if it was averaged over seeds where the file was made. Raises
-    NasRetrainError for a file that is missing, damaged, or not of that form.
+    column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
+    is there. A column seed tells the trainings of a cell apart; without one, a row is one training as far as anyone
+    can tell, even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
+    records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
-    try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise NasRetrainError(f"There is no file {path}.") from None
-    except (ValueError, OSError, EOFError) as error:  # pandas' and gzip's errors for what is not CSV
-        raise NasRetrainError(f"{path} cannot be read as CSV: {error}. Is it whole?") from error
-    candidates = [column] if column else [f"{dataset}_test", dataset, "accuracy"]
-    there = [name for name in candidates if name in table.columns]
-    for needed, present in (("index", "index" in table), ("arch", "arch" in table), (candidates[0], bool(there))):
-        if not present:
-            raise NasRetrainError(
-                f"{path} has no column {needed!r}; it has {', '.join(map(str, table.columns))}. Name the accuracy's "
-                "column with analysis.column=..."
-            )
-    for name in ("index", there[0]):
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise NasRetrainError(f"{path}: column {name!r} holds values that are not numbers.")
-    if table["index"].isna().any():
-        raise NasRetrainError(f"{path}: a row has no index. Is the file whole?")
-    runs = checked(
-        pd.DataFrame({"index": table["index"].astype(int), "seed": 0, "accuracy": table[there[0]].astype(float)}), path
-    )
+    return _from_table(plain_table.read_csv(path), path, dataset, column)
+
+
+def _from_table(table: pd.DataFrame, path: Path, dataset: str, column: str | None) -> Accuracies:
+    """Accuracies from a table of cells, or from one that `make export` wrote, where a training stands for a class."""
+    if plain_table.is_export(table):
+        trained = plain_table.own_trainings(table, path, dataset, column)
+        _check_names(zip(trained["cell"], trained["arch"], strict=True), path)
+        return from_runs(trained, str(trained["recipe"].iloc[0]))
+    found = plain_table.trainings(table, path, dataset, column)
+    runs = checked(found, path)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
-    _check_names(zip(table["index"].astype(int), table["arch"], strict=True), path)
-    return Accuracies(path.name.removesuffix(".gz").removesuffix(".csv"), runs)
+    _check_names(zip(found["index"], found["arch"], strict=True), path)
+    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.parquet)$", "", path.name), runs)
 
 
 def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
@@ -124,12 +115,9 @@ def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
 
 def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets."""
-    try:
-        frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise NasRetrainError(f"There is no file {path}.") from None
-    except (ValueError, OSError) as error:
-        raise NasRetrainError(f"{path} cannot be read as Parquet: {error}. Is it whole?") from error
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    frame = plain_table.read_parquet(path)
     missing = {"dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy"} - set(frame.columns)
     if missing:
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
@@ -289,10 +277,19 @@ def read(
     if path.is_dir() or path.suffix == ".pth":
         return read_published(path, dataset, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
-        return read_runs(path, dataset, recipe)
+        if plain_table.is_plain(path):
+            return _from_table(plain_table.read_parquet(path), path, dataset, column)
+        with safe_pickle.damage_reported(path):
+            return read_runs(path, dataset, recipe)
     if path.name.endswith((".csv", ".csv.gz")):
         return read_csv(path, dataset, column)
-    raise NasRetrainError(f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file.")
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    what = " Unpack it first." if path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip")) else ""
+    kind = seems(path) or "its name ends in none of these"
+    raise NasRetrainError(
+        f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file; {kind}.{what}"
+    )
 
 
 def per_cell(accuracies: Accuracies) -> pd.DataFrame:

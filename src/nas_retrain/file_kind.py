@@ -1,4 +1,4 @@
-"""What a file that cannot be read seems to be, and what to do about it."""
+"""What a file that cannot be read seems to be, and what to do about it, told from its first bytes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ _STARTS = {
     b"version https://git-lfs": "a git-LFS pointer that stands for the file: get the file with `git lfs pull`",
     b"\xff\xfe": "text in UTF-16, as spreadsheets save it: save it as UTF-8",
     b"\xfe\xff": "text in UTF-16, as spreadsheets save it: save it as UTF-8",
-    b"PAR1": "a Parquet table: its name should end in .parquet",
-    b"\x1f\x8b": "compressed with gzip: unpack it, or give a .csv.gz its whole name",
-    b"BZh": "compressed with bzip2: unpack it (NATS-Bench's cells are named <index>.pickle.pbz2)",
-    b"\xfd7zXZ": "compressed with xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
-    b"PK\x03\x04": "a zip archive: unpack it, if it is not what torch.save wrote",
-    b"\x89HDF": "an HDF5 file, which is none of the formats that are read",
-    b"%PDF": "a PDF document",
 }
+"""Of files that stand for others, and of text that is not UTF-8."""
+
+_FORMATS: dict[bytes, tuple[str, ...]] = {
+    b"PAR1": ("a Parquet table: its name should end in .parquet", ".parquet"),
+    b"\x1f\x8b": ("compressed with gzip: unpack it, or give it a name that ends in .csv.gz if it is a table", ".gz"),
+    b"BZh": ("compressed with bzip2: unpack it", "bz2"),
+    b"\xfd7zXZ": ("compressed with xz: unpack it", ".xz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd: unpack it", ".zst"),
+    b"PK\x03\x04": ("a zip archive: unpack it", ".pth", ".zip"),
+    b"\x89HDF": ("an HDF5 file, which is not read",),
+    b"%PDF": ("a PDF document",),
+}
+"""Of file formats: what it is, and the endings of the names with which it is no surprise."""
 
 
 def seems(path: Path) -> str | None:
@@ -32,6 +37,9 @@ def seems(path: Path) -> str | None:
         return "it begins with zeros only: an interrupted download or copy leaves such a file"
     for known, what in _STARTS.items():
         if start.startswith(known):
+            return f"it seems to be {what}"
+    for known, (what, *names) in _FORMATS.items():
+        if start.startswith(known) and not path.name.endswith(tuple(names)):
             return f"it seems to be {what}"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<body")):

@@ -13,6 +13,7 @@ quick. Whatever takes more memory than it takes room in the file is counted (`Un
 from __future__ import annotations
 
 import codecs
+import gc
 import lzma
 import math
 import pickle
@@ -94,6 +95,18 @@ def load(file: Readable, path: Path) -> Any:  # noqa: ANN401 - a pickle holds an
     """
     with damage_reported(path):
         return Unpickler(file, path).load()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Spare Python the search for circles of containers while many are made, of which none is in a circle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Token:
@@ -216,7 +229,11 @@ class Unpickler:
         self._far_memo: dict[int, Any] = {}  # what was not numbered in turn
 
     def load(self) -> Any:  # noqa: ANN401
-        """The next pickle's value. Raises one of DAMAGE, or NasRetrainError if it asks for a name it may not use."""
+        """The next pickle's value. Raises one of DAMAGE, or RefusedError if it asks for a name that it may not use."""
+        with _without_collector():
+            return self._run()
+
+    def _run(self) -> Any:  # noqa: ANN401
         stack, marks, memo, texts = self._stack, self._marks, self._memo, self._texts
         for part in (stack, marks, memo, self._far_memo):
             part.clear()  # type: ignore[attr-defined]
