@@ -62,6 +62,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
     def make(*overrides: str, config: str = "config") -> Settings:
         tiny = [
             "dataset=digits",
+            "dataset.verify=false",  # tests make their files themselves
             "profile=dry",
             "launcher=local",
             "launcher.together=1",

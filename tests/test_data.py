@@ -199,7 +199,9 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> tuple[batches.DeviceData,
 
     folder = tmp_path_factory.mktemp("cifar")
     write_cifar10(folder)
-    dataset = compose("dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6").dataset
+    dataset = compose(
+        "dataset=cifar10", "dataset.train_images=30", "dataset.test_images=6", "dataset.verify=false"
+    ).dataset
     return batches.load(dataset, folder, CPU), sources.read(dataset, folder)[0], dataset
 
 

@@ -13,18 +13,18 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nas_retrain import official_file, safe_pickle
+from nas_retrain import official_file, plain_table, safe_pickle, table_copy
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.file_kind import seems
 from nas_retrain.seeding import Seeding
 from nas_retrain.spaces import nas_bench_201
-from nas_retrain.store import replacing
 
 COLUMNS = ["index", "seed", "accuracy"]
 
@@ -111,36 +111,26 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
 def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
     """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
 
-    column: the accuracy's column; by default `<dataset>_test`, `<dataset>` or `accuracy`, whichever is there. One
-    row is one training as far as anyone can tell, even if it was averaged over seeds where the file was made. Raises
-    NasRetrainError for a file that is missing, damaged, or not of that form.
+    column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
+    is there. A column seed tells the trainings of a cell apart; without one, a row is one training as far as anyone
+    can tell, even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
+    records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
-    try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise NasRetrainError(f"There is no file {path}.") from None
-    except (ValueError, OSError, EOFError) as error:  # pandas' and gzip's errors for what is not CSV
-        raise NasRetrainError(f"{path} cannot be read as CSV: {error}. Is it whole?") from error
-    candidates = [column] if column else [f"{dataset}_test", dataset, "accuracy"]
-    there = [name for name in candidates if name in table.columns]
-    for needed, present in (("index", "index" in table), ("arch", "arch" in table), (candidates[0], bool(there))):
-        if not present:
-            raise NasRetrainError(
-                f"{path} has no column {needed!r}; it has {', '.join(map(str, table.columns))}. Name the accuracy's "
-                "column with analysis.column=..."
-            )
-    for name in ("index", there[0]):
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise NasRetrainError(f"{path}: column {name!r} holds values that are not numbers.")
-    if table["index"].isna().any():
-        raise NasRetrainError(f"{path}: a row has no index. Is the file whole?")
-    runs = checked(
-        pd.DataFrame({"index": table["index"].astype(int), "seed": 0, "accuracy": table[there[0]].astype(float)}), path
-    )
+    return _from_table(plain_table.read_csv(path), path, dataset, column)
+
+
+def _from_table(table: pd.DataFrame, path: Path, dataset: str, column: str | None) -> Accuracies:
+    """Accuracies from a table of cells, or from one that `make export` wrote, where a training stands for a class."""
+    if plain_table.is_export(table):
+        trained = plain_table.own_trainings(table, path, dataset, column)
+        _check_names(zip(trained["cell"], trained["arch"], strict=True), path)
+        return from_runs(trained, str(trained["recipe"].iloc[0]))
+    found = plain_table.trainings(table, path, dataset, column)
+    runs = checked(found, path)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
-    _check_names(zip(table["index"].astype(int), table["arch"], strict=True), path)
-    return Accuracies(path.name.removesuffix(".gz").removesuffix(".csv"), runs)
+    _check_names(zip(found["index"], found["arch"], strict=True), path)
+    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.parquet)$", "", path.name), runs)
 
 
 def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
@@ -149,7 +139,9 @@ def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
         if not 0 <= index < len(names):
             raise NasRetrainError(f"{source}: cell index {index} is out of range 0 to {len(names) - 1}.")
         if names[index] != arch:
-            raise NasRetrainError(f"{source}: cell {index} is {names[index]} in NAS-Bench-201, not {arch!r}.")
+            raise NasRetrainError(
+                f"{source}: cell {index} is {names[index]} in NAS-Bench-201, not {str(arch)[:100]!r}."
+            )
 
 
 def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
@@ -175,12 +167,9 @@ def seeding_of(frame: pd.DataFrame) -> Seeding:
 
 def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets."""
-    try:
-        frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise NasRetrainError(f"There is no file {path}.") from None
-    except (ValueError, OSError) as error:
-        raise NasRetrainError(f"{path} cannot be read as Parquet: {error}. Is it whole?") from error
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    frame = plain_table.read_parquet(path)
     missing = {"dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy", "in_degree"} - set(frame.columns)
     if missing:
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
@@ -226,42 +215,90 @@ def read_published(path: Path, dataset: str, *, epochs: int, test_set: str) -> A
 
 
 def _published_table(path: Path) -> pd.DataFrame:
-    """Every last-epoch test accuracy, from the copy beside `path` if that is newer."""
-    copy = path.with_name(f"{path.name}.accuracies.parquet")
-    if copy.exists() and copy.stat().st_mtime_ns > path.stat().st_mtime_ns:
-        return pd.read_parquet(copy)
-    rows = _nats_rows(path) if path.is_dir() else _official_rows(path)
-    table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
-    _check_names(zip(table["index"], table["arch"], strict=True), path)
-    try:
-        with replacing(copy) as temporary:
-            table.to_parquet(temporary, index=False)
-    except NasRetrainError as error:
-        warnings.warn(f"{error} It will be read anew next time.", stacklevel=2)
+    """Every last-epoch test accuracy, from the copy beside `path` if that is of `path` as it is now."""
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    if not path.is_dir() and not path.is_file():
+        raise NasRetrainError(f"{path} is neither a file nor a folder.")
+    files = _nats_files(path) if path.is_dir() else [path]
+    known_by = table_copy.identity(files)
+    table = table_copy.read(path, known_by, _PUBLISHED_COLUMNS)
+    if table is None:
+        rows = _nats_rows(files, path) if path.is_dir() else _official_rows(path)
+        table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
+        _check_names(zip(table["index"], table["arch"], strict=True), path)
+        table_copy.write(table, path, known_by)
     return table
 
 
-def _nats_rows(folder: Path) -> Iterator[tuple[object, ...]]:
-    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", path.name))
+def _nats_files(folder: Path) -> list[Path]:
+    """The cells' files of a NATS-Bench folder, by name. That some are missing is told."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{1,6}\.pickle\.pbz2", path.name))
+    except OSError as error:
+        raise NasRetrainError(f"{folder} cannot be read: {error.strerror}.") from error
     if not paths:
         raise NasRetrainError(
             f"{folder} has no files like 000000.pickle.pbz2, one a cell, as NATS-Bench lays them out."
         )
+    there = {_cell_of(path) for path in paths}
+    missing = sorted(_cells_to_be(folder) - there)
+    if missing:
+        whole = len(there) + len(missing)
+        warnings.warn(
+            f"{folder} holds {len(there):,} of {whole:,} cells; the first that is missing is {missing[0]:06d}. The "
+            "missing cells are left out. If the folder was unpacked or copied in parts, complete it.",
+            stacklevel=2,
+        )
+    return paths
+
+
+def _cell_of(path: Path) -> int:
+    return int(path.name.split(".")[0])
+
+
+def _cells_to_be(folder: Path) -> set[int]:
+    """The cells that a NATS-Bench folder is to hold: those that its meta file names, or all."""
+    path = folder / "meta.pickle.pbz2"
+    try:
+        evaluated = _unpacked(path)["evaluated_indexes"] if path.is_file() else None
+    except (NasRetrainError, TypeError, LookupError):
+        evaluated = None
+    if isinstance(evaluated, set | frozenset | list | tuple) and set(map(type, evaluated)) == {int}:
+        return set(evaluated)
+    return set(range(len(nas_bench_201.cells())))
+
+
+def _nats_rows(paths: list[Path], folder: Path) -> Iterator[tuple[object, ...]]:
     for path in tqdm(paths, desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
         yield from _nats_cell(path)
 
 
 def _nats_cell(path: Path) -> Iterator[tuple[object, ...]]:
+    try:
+        content = _unpacked(path)
+    except safe_pickle.RefusedError as error:
+        if not error.module.startswith("torch"):
+            raise
+        raise NasRetrainError(
+            f"{path} is refused: it asks for torch's tensors. It seems to hold networks' weights, as in NATS-Bench's "
+            "folder that ends in -full. Give the folder that ends in -simple, which holds the accuracies alone."
+        ) from error
     with safe_pickle.damage_reported(path):
-        with bz2.open(path) as file:
-            content: Any = safe_pickle.load(file, path)
         for trained in content.values():
-            yield from _results(int(path.name.split(".")[0]), trained, path)
+            yield from _results(_cell_of(path), trained, path)
+
+
+def _unpacked(path: Path) -> Any:  # noqa: ANN401 - a file holds anything
+    """What a file compressed with bzip2 has pickled; one that unpacks to far more than cells do is not read on."""
+    with safe_pickle.damage_reported(path):
+        if not path.is_file():
+            raise OSError("it is not a regular file")
+        with bz2.open(path) as file:
+            return safe_pickle.load(safe_pickle.Bounded(file, (2 << 20) + 50 * path.stat().st_size), path)
 
 
 def _official_rows(path: Path) -> Iterator[tuple[object, ...]]:
-    if not path.exists():
-        raise NasRetrainError(f"There is no file {path}.")
     cells = official_file.load(path)
     with safe_pickle.damage_reported(path):
         for index, budgets in cells.items():
@@ -271,13 +308,25 @@ def _official_rows(path: Path) -> Iterator[tuple[object, ...]]:
 
 def _results(index: int, trained: Any, path: Path) -> Iterator[tuple[object, ...]]:  # noqa: ANN401
     """A row for each data set, seed and test set in the state of the packages' ArchResults."""
-    if trained["arch_index"] != index:
-        raise NasRetrainError(f"{path} holds cell {trained['arch_index']} in the place of cell {index}.")
+    arch_index, arch = _typed(trained["arch_index"], int), _typed(trained["arch_str"], str)
+    if arch_index != index:
+        raise NasRetrainError(f"{path} holds cell {arch_index} in the place of cell {index}.")
     for (dataset, seed), result in trained["all_results"].items():
-        epochs = int(result["epochs"])
-        for test_set in result["eval_names"]:
-            accuracy = float(result["eval_acc1es"][f"{test_set}@{epochs - 1}"])
-            yield index, str(trained["arch_str"]), str(dataset), epochs, int(seed), str(test_set), accuracy
+        epochs, seed_number = _typed(result["epochs"], int), _typed(seed, int)
+        for test_set in _typed(result["eval_names"], list):
+            accuracy = result["eval_acc1es"][f"{_typed(test_set, str)}@{epochs - 1}"]
+            number = float(accuracy) if type(accuracy) is int else _typed(accuracy, float)
+            yield index, arch, _typed(dataset, str), epochs, seed_number, test_set, number
+
+
+T = TypeVar("T")
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    """A value out of a file, if it is of this kind and, being a number, fits in 64 bits."""
+    if type(value) is not kind or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 63):
+        raise TypeError(f"a {type(value).__name__} stands where a {kind.__name__} belongs")
+    return value
 
 
 def read(
@@ -291,10 +340,19 @@ def read(
     if path.is_dir() or path.suffix == ".pth":
         return read_published(path, dataset, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
-        return read_runs(path, dataset, recipe)
+        if plain_table.is_plain(path):
+            return _from_table(plain_table.read_parquet(path), path, dataset, column)
+        with safe_pickle.damage_reported(path):
+            return read_runs(path, dataset, recipe)
     if path.name.endswith((".csv", ".csv.gz")):
         return read_csv(path, dataset, column)
-    raise NasRetrainError(f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file.")
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    what = " Unpack it first." if path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip")) else ""
+    kind = seems(path) or "its name ends in none of these"
+    raise NasRetrainError(
+        f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file; {kind}.{what}"
+    )
 
 
 def per_cell(accuracies: Accuracies) -> pd.DataFrame:

@@ -53,6 +53,7 @@ def _listed(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
 OneOrMore = BeforeValidator(_listed)
 """Where a list is wanted, one value means a list of it."""
 
+
 def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     repeated = [value for value, times in Counter(values).items() if times > 1]
     if repeated:
@@ -134,6 +135,7 @@ class DatasetSettings(_Section):
     train_subset: Positive | None
     dry_train_subset: Positive | None
     base_rate: Rate | None
+    verify: bool
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSettings:
@@ -395,9 +397,11 @@ class Settings(_Section):
 
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
+        # Files with the published contents are the usual case, which is not mentioned.
+        verified = {"verify"} if self.dataset.verify else set()
         return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
-            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"}),
+            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"} | verified),
             "network": self.network.model_dump(),
             "training": self.training.model_dump(),
             "recipe": self.recipes[recipe].model_dump(),

@@ -7,23 +7,24 @@ last epoch while it is read.
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
 from nas_retrain import safe_pickle
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.safe_pickle import Unpickler
+from nas_retrain.safe_pickle import Readable, Unpickler
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the pickles that torch before 1.6 wrote one after the other; the object is the fourth."""
+
+EXPECTED = "Give NAS-Bench-201-v1_1-096897.pth, or a NATS-Bench folder whose name ends in -simple."
 
 _MOST_MEMBERS = 10_000
 _ENCRYPTED = 1
@@ -50,23 +51,23 @@ def _last_epochs(items: list[Any]) -> dict[Any, Any]:
     return {key: value for _, key, value in latest.values()}
 
 
-class _Told(io.RawIOBase):
+class _Told:
     """A file that tells a progress bar what is read from it."""
 
-    def __init__(self, file: IO[bytes], bar: tqdm[Any]) -> None:
+    def __init__(self, file: Readable, bar: tqdm[Any]) -> None:
         self._file, self._bar = file, bar
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self._bar.update(len(data))
         return data
 
 
 @contextmanager
-def _with_progress(file: IO[bytes], size: int) -> Iterator[IO[bytes]]:
+def _with_progress(file: Readable, size: int) -> Iterator[Readable]:
     hidden = not sys.stderr.isatty()
     with tqdm(total=size, desc="reading", unit="B", unit_scale=True, disable=hidden) as bar:
-        yield cast("IO[bytes]", _Told(file, bar))
+        yield _Told(file, bar)
 
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - a file holds anything
@@ -78,7 +79,7 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - a file holds anything
     with path.open("rb") as file, _with_progress(file, path.stat().st_size) as told:
         unpickler = Unpickler(told, path, _last_epochs)
         if unpickler.load() != _LEGACY_MAGIC:
-            raise NasRetrainError(f"{path} was not written by torch.save. Is it NAS-Bench-201's file?")
+            raise NasRetrainError(f"{path} was not written by torch.save. {EXPECTED}")
         for _ in range(2):  # torch's protocol number and the writer's byte order
             unpickler.load()
         return unpickler.load()
@@ -100,7 +101,7 @@ def _pickle_in(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     names = [member.filename for member in members]
     pickles = [member for member in members if re.fullmatch(r"[^/]+/data\.pkl", member.filename)]
     if len(pickles) != 1:
-        raise NasRetrainError(f"{path} is an archive without a data.pkl: torch.save did not write it.")
+        raise NasRetrainError(f"{path} is a zip archive without a data.pkl: torch.save did not write it. {EXPECTED}")
     folder = pickles[0].filename.removesuffix("data.pkl")
     size = path.stat().st_size
     odd = (
@@ -126,9 +127,19 @@ def load(path: Path) -> dict[int, dict[str, Any]]:
     Raises NasRetrainError, naming `path`, if it is damaged, of another format, or asks for anything but plain data.
     """
     with safe_pickle.damage_reported(path):
-        content = _content(path)
+        try:
+            content = _content(path)
+        except safe_pickle.RefusedError as error:
+            if not error.module.startswith("torch"):
+                raise
+            raise NasRetrainError(
+                f"{path} is refused: it asks for torch's tensors. It seems to be a network's checkpoint. {EXPECTED}"
+            ) from error
         if not isinstance(content, dict) or not {"arch2infos", "evaluated_indexes"} <= content.keys():
-            raise ValueError("it holds no arch2infos and evaluated_indexes")
+            raise NasRetrainError(
+                f"{path} cannot be read as NAS-Bench-201's file: torch.save wrote it, but it holds no 'arch2infos' and "
+                f"'evaluated_indexes'. It seems to be another program's checkpoint. {EXPECTED}"
+            )
         cells: dict[int, dict[str, Any]] = {}
         for index in content["evaluated_indexes"]:
             budgets = content["arch2infos"][index] if type(index) is int else None

@@ -13,6 +13,7 @@ quick. Whatever takes more memory than it takes room in the file is counted (`Un
 from __future__ import annotations
 
 import codecs
+import gc
 import lzma
 import math
 import pickle
@@ -25,12 +26,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.file_kind import seems
 
 DEEPEST = 200
 """How deep containers may lie in one another; the published files' lie 7 deep."""
@@ -59,11 +61,9 @@ def damage_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        what = f"{type(error).__name__}: {error}"
-        raise NasRetrainError(
-            f"{path} cannot be read: it is truncated, damaged or not of the expected format "
-            f"({_shown(what, 200)}). Download or write it again."
-        ) from error
+        what = seems(path) or "it is truncated, damaged or not of the expected format"
+        details = _shown(f"{type(error).__name__}: {error}", 200)
+        raise NasRetrainError(f"{path} cannot be read: {what} ({details}). Download or write it again.") from error
     except MemoryError:
         raise NasRetrainError(f"{path} cannot be read: this machine has not enough free memory for it.") from None
 
@@ -79,7 +79,14 @@ def _named(value: object) -> str:
     return _shown(repr(value)) if type(value) in _ATOMS else f"a {type(value).__name__}"
 
 
-def load(file: IO[bytes], path: Path) -> Any:  # noqa: ANN401 - a pickle holds anything
+class Readable(Protocol):
+    """What a pickle is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most `size` and none at the end."""
+
+
+def load(file: Readable, path: Path) -> Any:  # noqa: ANN401 - a pickle holds anything
     """The value pickled in `file`: None, booleans, numbers, text, bytes, containers of these, and arrays of numbers.
 
     Text that Python 2 wrote is decoded as latin1. A numpy scalar comes back as Python's number, an OrderedDict as a
@@ -88,6 +95,18 @@ def load(file: IO[bytes], path: Path) -> Any:  # noqa: ANN401 - a pickle holds a
     """
     with damage_reported(path):
         return Unpickler(file, path).load()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Spare Python the search for circles of containers while many are made, of which none is in a circle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Token:
@@ -159,6 +178,32 @@ _CURVE_RUN = re.compile(rb"(?:K.G.{8})++", re.DOTALL)
 _CURVE_POINT = struct.Struct(">xBxd")
 
 
+class RefusedError(NasRetrainError):
+    """A pickle asks for a name that it may not use; module: where that name is from."""
+
+    def __init__(self, path: Path, module: str, name: str) -> None:
+        self.module = module
+        super().__init__(
+            f"{path} is refused: it asks for {_shown(f'{module}.{name}')}, which its format does not need and which "
+            "could run code. Download the file again from its official source."
+        )
+
+
+class Bounded:
+    """What is unpacked from an archive, as long as it is no more than `most` bytes; then ValueError."""
+
+    def __init__(self, file: Readable, most: int) -> None:
+        self._file, self._left = file, most
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`."""
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("it unpacks to far more than its size")
+        return data
+
+
 class Unpickler:
     """Reads one or several pickles that lie one after the other in `file`; see `load` for what comes out.
 
@@ -167,7 +212,7 @@ class Unpickler:
     """
 
     def __init__(
-        self, file: IO[bytes], path: Path, set_items: Callable[[list[Any]], dict[Any, Any]] | None = None
+        self, file: Readable, path: Path, set_items: Callable[[list[Any]], dict[Any, Any]] | None = None
     ) -> None:
         self._file = file
         self._path = path
@@ -184,7 +229,11 @@ class Unpickler:
         self._far_memo: dict[int, Any] = {}  # what was not numbered in turn
 
     def load(self) -> Any:  # noqa: ANN401
-        """The next pickle's value. Raises one of DAMAGE, or NasRetrainError if it asks for a name it may not use."""
+        """The next pickle's value. Raises one of DAMAGE, or RefusedError if it asks for a name that it may not use."""
+        with _without_collector():
+            return self._run()
+
+    def _run(self) -> Any:  # noqa: ANN401
         stack, marks, memo, texts = self._stack, self._marks, self._memo, self._texts
         for part in (stack, marks, memo, self._far_memo):
             part.clear()  # type: ignore[attr-defined]
@@ -474,10 +523,7 @@ class Unpickler:
 
     def _name(self, module: str, name: str) -> None:
         if (module, name) not in _NAMES:
-            raise NasRetrainError(
-                f"{self._path} is refused: it asks for {_shown(f'{module}.{name}')}, which its format does not need "
-                "and which could run code. Download the file again from its official source."
-            )
+            raise RefusedError(self._path, module, name)
         self._stack.append(_Token(_NAMES[module, name]))
 
     def _name_lines(self) -> None:

@@ -12,9 +12,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from nas_retrain.analysis import figures, page
+from nas_retrain.analysis.markup import bullets, escaped, render, to_html, visible, write_csv
 from nas_retrain.analysis.means import countable
 from nas_retrain.analysis.rankings import FEWEST, Comparison
-from nas_retrain.analysis.markup import bullets, escaped, render, to_html, visible, write_csv
 from nas_retrain.analysis.tables import BEYOND_NOISE, Findings
 from nas_retrain.store import replacing
 

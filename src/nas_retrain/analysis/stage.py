@@ -90,7 +90,8 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
 def facts(settings: Settings) -> dict[str, str]:
     """What every report says of how it was made."""
     return {
-        "data set": settings.dataset.name,
+        "data set": settings.dataset.name
+        + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
         "versions": analysis_versions(),
     }
 

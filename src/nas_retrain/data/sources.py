@@ -5,7 +5,7 @@ A missing, truncated or foreign file is one NasRetrainError that names the file,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nas_retrain import safe_pickle
 from nas_retrain.config import DatasetSettings
-from nas_retrain.data import fashion_mnist
+from nas_retrain.data import checksum, fashion_mnist
 from nas_retrain.errors import NasRetrainError
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -77,8 +77,9 @@ class PickledBatches:
     """A data set of pickled batches: where they lie below data_dir, how they are read, and how they come there."""
 
     folder: str
-    train_files: tuple[str, ...]
-    test_files: tuple[str, ...]
+    train_files: Mapping[str, str]
+    """The names of the training part's files, and the MD5 sums of the published ones."""
+    test_files: Mapping[str, str]
     label_key: str
     remedy: str
     archive: tuple[str, str, str] | None = None
@@ -89,7 +90,7 @@ class PickledBatches:
         return [path for path in self._paths(data_dir) if not path.is_file()]
 
     def _paths(self, data_dir: Path) -> list[Path]:
-        return [data_dir / self.folder / name for name in self.train_files + self.test_files]
+        return [data_dir / self.folder / name for name in (*self.train_files, *self.test_files)]
 
     def downloads(self, data_dir: Path) -> bool:
         """Whether there is an archive; a folder that holds a part of the files is left as it is."""
@@ -106,9 +107,9 @@ class PickledBatches:
     def read(self, dataset: DatasetSettings, data_dir: Path) -> tuple[Part, Part]:
         """The whole training and test part."""
 
-        def part(names: tuple[str, ...], expected: int) -> Part:
+        def part(names: Mapping[str, str], expected: int) -> Part:
             folder = data_dir / self.folder
-            batches = [_read_batch(folder / name, dataset, self) for name in names]
+            batches = [_read_batch(folder / name, dataset, self, md5) for name, md5 in names.items()]
             images = np.concatenate([batch[0] for batch in batches])
             labels = np.concatenate([batch[1] for batch in batches])
             if len(labels) != expected:
@@ -121,7 +122,7 @@ class PickledBatches:
         return part(self.train_files, dataset.train_images), part(self.test_files, dataset.test_images)
 
 
-def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches) -> Part:
+def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches, md5: str) -> Part:
     size, channels = dataset.image_size, dataset.image_channels
 
     def check(condition: Callable[[], bool], expected: str) -> None:
@@ -130,9 +131,14 @@ def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches) ->
 
     try:
         with path.open("rb") as file:
+            if dataset.verify and checksum.of(file) != md5:
+                raise checksum.altered(path, source.remedy)
+            file.seek(0)
             batch: Any = safe_pickle.load(file, path)
     except FileNotFoundError:
         raise NasRetrainError(f"{dataset.name}: missing {path}. {source.remedy}.") from None
+    except OSError as error:
+        raise NasRetrainError(f"{path} cannot be read: {error.strerror}.") from error
     check(lambda: isinstance(batch, dict) and {"data", source.label_key} <= batch.keys(), f"'{source.label_key}'")
     data = batch["data"]
     check(
@@ -144,10 +150,7 @@ def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches) ->
         ),
         f"rows of {channels * size * size} bytes ({channels} channels of {size}x{size})",
     )
-    try:
-        labels = np.asarray(batch[source.label_key], dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
-        labels = np.empty(0, dtype=np.int64)
+    labels = _whole_numbers(batch[source.label_key])
     check(lambda: labels.shape == (len(data),), f"one whole-numbered label for each of the {len(data)} images")
     if dataset.name == "imagenet16_120":  # labels are 1 to 1000, of which the first 120 are kept
         check(lambda: bool(np.all((labels >= 1) & (labels <= 1000))), "labels 1 to 1000")
@@ -157,13 +160,30 @@ def _read_batch(path: Path, dataset: DatasetSettings, source: PickledBatches) ->
     return data.reshape(-1, channels, size, size).transpose(0, 2, 3, 1), labels
 
 
+def _whole_numbers(labels: object) -> NDArray[np.int64]:
+    """A list or an array of labels as an array; empty if they are not whole numbers."""
+    whole = isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
+    try:
+        if whole or (isinstance(labels, list) and set(map(type, labels)) == {int}):
+            return np.asarray(labels, dtype=np.int64)
+    except OverflowError:
+        pass
+    return np.empty(0, dtype=np.int64)
+
+
 SOURCES: dict[str, Source] = {
     "digits": Digits(),
     "fashion_mnist": fashion_mnist.FashionMnist(),
     "cifar10": PickledBatches(
         folder="cifar-10-batches-py",
-        train_files=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test_files=("test_batch",),
+        train_files={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
+        test_files={"test_batch": "40351d587109b95175f43aff81a1287e"},
         label_key="labels",
         remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in data_dir",
         archive=(
@@ -174,8 +194,8 @@ SOURCES: dict[str, Source] = {
     ),
     "cifar100": PickledBatches(
         folder="cifar-100-python",
-        train_files=("train",),
-        test_files=("test",),
+        train_files={"train": "16019d7e3df5f24257cddd939b257f8d"},
+        test_files={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         label_key="fine_labels",
         remedy="Unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in data_dir",
         archive=(
@@ -186,8 +206,20 @@ SOURCES: dict[str, Source] = {
     ),
     "imagenet16_120": PickledBatches(
         folder="ImageNet16",
-        train_files=tuple(f"train_data_batch_{number}" for number in range(1, 11)),
-        test_files=("val_data",),
+        # The sums of NAS-Bench-201's authors.
+        train_files={
+            "train_data_batch_1": "27846dcaa50de8e21a7d1a35f30f0e91",
+            "train_data_batch_2": "c7254a054e0e795c69120a5727050e3f",
+            "train_data_batch_3": "4333d3df2e5ffb114b05d2ffc19b1e87",
+            "train_data_batch_4": "1620cdf193304f4a92677b695d70d10f",
+            "train_data_batch_5": "348b3c2fdbb3940c4e9e834affd3b18d",
+            "train_data_batch_6": "6e765307c242a1b3d7d5ef9139b48945",
+            "train_data_batch_7": "564926d8cbf8fc4818ba23d2faac7564",
+            "train_data_batch_8": "f4755871f718ccb653440b9dd0ebac66",
+            "train_data_batch_9": "bb6dd660c38c58552125b1a92f86b5d4",
+            "train_data_batch_10": "8f03f34ac4b42271a294f91bf480f29b",
+        },
+        test_files={"val_data": "3410e3017fdaefba8d5073aaa65e4bd6"},
         label_key="labels",
         remedy="Get the 16x16 'Downsampled image data' (python files, train and val) from https://image-net.org and "
         "unpack them in this folder",
