@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
 from nas_retrain.store import read_runs
 from tests.conftest import MakeSettings
+from tests.test_store import a_record
 
 
 def trainings(settings: Settings) -> list[Training]:
@@ -94,6 +97,117 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     with (settings.results_dir / "logs" / "failures-local.jsonl").open("a") as file:
         file.write('{"key": ["torn')
     assert set(launch.failed_keys(settings.results_dir)) == {broken.key}
+
+
+@pytest.fixture
+def kill_at_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
+    """Kill -9 a worker as soon as its process exists; once for each worker number listed."""
+    begin = launch._Worker.__init__
+
+    def patch(numbers: list[int]) -> None:
+        def begin_and_kill(worker: launch._Worker, settings: Settings, number: int) -> None:
+            begin(worker, settings, number)
+            if number in numbers:
+                numbers.remove(number)
+                worker.process.kill()
+
+        monkeypatch.setattr(launch._Worker, "__init__", begin_and_kill)
+
+    return patch
+
+
+@pytest.mark.parametrize("kills", [[0, *[1] * launch.STARTS], [0, 1]])
+def test_workers_that_are_killed_while_they_start_are_replaced_or_done_without(
+    make_settings: MakeSettings,
+    kill_at_start: Callable[[list[int]], None],
+    capsys: pytest.CaptureFixture[str],
+    kills: list[int],
+) -> None:
+    settings = make_settings("cells=sample:1", "seeds=[1]", "launcher.workers=2", "training.epochs=1")
+    wanted, given_up = trainings(settings), len(kills) > launch.STARTS
+    kill_at_start(kills)
+    tally = run(wanted, settings)
+    assert kills == []
+    assert tally.failed == []
+    assert {record.key for record in read_runs(settings.results_dir).records} == {t.key for t in wanted}
+    assert ("goes on with 1 other(s)" in capsys.readouterr().err) == given_up
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_no_worker_can_start_the_run_ends_with_one_error(
+    make_settings: MakeSettings, kill_at_start: Callable[[list[int]], None], workers: int
+) -> None:
+    settings = make_settings("cells=sample:4", "seeds=[1]", f"launcher.workers={workers}")
+    kill_at_start([*range(workers)] * launch.STARTS)
+    with pytest.raises(NasRetrainError, match=r"No worker process is left.*exit code -9.*launcher\.workers"):
+        run(trainings(settings), settings)
+
+
+def test_a_process_that_the_system_refuses_is_a_worker_that_cannot_start(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    settings = make_settings("cells=sample:2", "seeds=[1]", "launcher.workers=2")
+    monkeypatch.setattr(launch._Worker, "__init__", refuse)
+    with pytest.raises(NasRetrainError, match=r"No worker process is left.*Resource temporarily unavailable"):
+        run(trainings(settings), settings)
+
+
+@pytest.mark.parametrize("error", [NasRetrainError("the disk is full"), ZeroDivisionError()])
+def test_when_a_run_ends_by_an_error_the_others_save_first(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The first record cannot be written, while another training is far from its next checkpoint."""
+    settings = make_settings("cells=sample:2", "seeds=[1]", "recipe=[benchmark]", "launcher.workers=2")
+    quick, slow = trainings(settings)
+    slow = replace(slow, epochs=10_000)
+    settings = settings.model_copy(
+        update={"launcher": settings.launcher.model_copy(update={"checkpoint_every": 10_000})}
+    )
+
+    def refuse(*_: object) -> None:
+        time.sleep(0.5)
+        raise error
+
+    monkeypatch.setattr("nas_retrain.store.RunWriter.append", refuse)
+    with pytest.raises(type(error)):
+        run([slow, quick], settings)
+    saved = [path.name for path in (settings.results_dir / "checkpoints").iterdir()]
+    assert saved == [f"{slow.label}.pt"]
+
+
+def test_a_results_folder_that_is_moved_stops_the_run_which_says_where_it_is(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings("cells=sample:3", "seeds=[1]", "launcher.workers=2", "launcher.checkpoint_every=1")
+    append = launch.RunWriter.append
+
+    def move_and_append(writer: launch.RunWriter, *records: object) -> None:
+        if settings.results_dir.exists():
+            settings.results_dir.rename(tmp_path / "elsewhere")
+        append(writer, *records)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(launch.RunWriter, "append", move_and_append)
+    with pytest.raises(NasRetrainError, match=rf"{tmp_path}/elsewhere/runs/local-0\.jsonl, with all records"):
+        run(trainings(settings), settings)
+    assert not settings.results_dir.exists()
+    assert read_runs(tmp_path / "elsewhere").records
+
+
+def test_the_checkpoints_of_recorded_trainings_are_removed_and_no_others(make_settings: MakeSettings) -> None:
+    settings = make_settings("cells=sample:3", "seeds=[1,2]", "recipe=[benchmark]", "launcher.together=2")
+    groups = plan.groups(trainings(settings), 2)
+    recorded, torn, missing = (launch.checkpoint_path(group, settings) for group in groups)
+    alone = launch.checkpoint_path(groups[0][:1], settings)
+    foreign = recorded.with_name("notes.pt")
+    recorded.parent.mkdir(parents=True)
+    for path in (recorded, torn, missing, alone, foreign):
+        path.touch()
+    stored = [replace(a_record(), **training.key._asdict()) for training in [*groups[0], groups[1][0]]]
+    launch.forget_recorded(groups[1:], stored, settings)
+    assert {*recorded.parent.iterdir()} == {torn, missing, foreign}
 
 
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:

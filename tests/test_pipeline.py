@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from nas_retrain import pipeline
+from nas_retrain import launch, locks, pipeline, plan
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.store import RunKey, read_runs
+from nas_retrain.store import RunKey, RunWriter, read_runs
 from tests.conftest import MakeSettings, processes_with, write_cifar10, write_cifar100, write_imagenet16
+from tests.test_store import a_record
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -225,6 +228,52 @@ def test_an_epoch_on_each_data_set_from_files_in_its_real_format(
     records = read_runs(settings.results_dir).records
     assert {(record.dataset, record.status) for record in records} == {(dataset, "finished")}
     assert len(records) == 2 * 2 + 2
+
+
+@pytest.mark.parametrize("overrides", [["dataset.base_rate=0.3"], ["recipe=[benchmark]"], ["launcher.together=6"]])
+def test_what_another_run_finished_before_the_lock_was_had_is_not_trained_again(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    """Nor downloaded for: what is done inside the lock is what was planned inside it."""
+    settings = make_settings("cells=sample:4", "seeds=[1,2]", "dataset.base_rate=0.3", *overrides)
+    taken = locks.exclusive
+
+    @contextmanager
+    def after_another_run(folder: Path) -> Iterator[locks.Lock]:
+        with taken(folder) as lock:
+            with RunWriter(folder / "runs", "local") as writer:
+                for training in plan.recipe_trainings(settings, 0.3):
+                    writer.append(replace(a_record(), **training.key._asdict()))
+            yield lock
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(locks, "exclusive", after_another_run)
+    monkeypatch.setattr(launch, "run_here", refuse)
+    monkeypatch.setattr(pipeline.sources, "fetch", refuse)
+    monkeypatch.setattr(pipeline, "_merge_and_analyse", lambda _: None)
+    pipeline.retrain(settings)
+
+
+@pytest.mark.parametrize("change", ["moved", "removed"])
+def test_a_results_folder_that_is_moved_between_trainings_and_analysis_is_not_made_anew(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    settings = make_settings("cells=sample:2", "seeds=[1]", "dataset.base_rate=0.3")
+
+    def move(*_: object) -> launch.Tally:
+        if change == "moved":
+            settings.results_dir.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(settings.results_dir)
+        return launch.Tally()
+
+    monkeypatch.setattr(launch, "run_here", move)
+    told = rf"{tmp_path}/elsewhere" if change == "moved" else "removed"
+    with pytest.raises(NasRetrainError, match=told):
+        pipeline.retrain(settings)
+    assert not settings.results_dir.exists()
 
 
 def test_data_that_are_missing_stop_a_run_before_it_writes(

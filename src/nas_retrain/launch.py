@@ -15,9 +15,10 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from tqdm import tqdm
 from nas_retrain import plan
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.plan import Training
 from nas_retrain.store import RunKey, RunRecord, RunWriter
 from nas_retrain.training import Stopped, choose_device, prepare_process, train
@@ -43,6 +44,12 @@ Group = tuple[Training, ...]
 
 ATTEMPTS = 2
 """How often a group is begun in one run if the process that runs it is killed each time."""
+
+STARTS = 3
+"""How often in a row a worker's place is filled if its processes end before they can train anything."""
+
+SAVE_SECONDS = 120.0
+"""How long a run that ends by an error waits for its workers to save what they are at."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, and what SLURM sends before it takes a node away."""
@@ -107,7 +114,7 @@ class _Worker:
         """Its report; None if it died."""
         try:
             outcome: Outcome = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter if it died in the middle of a report
             return None
         return outcome
 
@@ -148,7 +155,8 @@ def run_here(
 
     A training that raises is logged below logs/ and the others go on. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
     what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
-    data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
+    data, a full disk, a folder that was moved, no worker that can start), after the workers have saved what they were
+    at, and KeyboardInterrupt at a second Ctrl-C.
     """
     groups = [tuple(group) for group in work]
     count = min(worker_count(settings, choose_device(settings.launcher.device)), len(groups))
@@ -160,6 +168,7 @@ def run_here(
         mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
     )
     with RunWriter(settings.results_dir / "runs", name) as writer, bar:
+        _make_checkpoint_folder(settings)
         run = _Run(groups, wanted, settings, name, writer, bar)
         with _handling(STOP_SIGNALS, run.stop):
             run.finish(count)
@@ -183,6 +192,7 @@ class _Run:
         self.waiting = deque(groups)
         self.wanted = wanted
         self.begun: Counter[Group] = Counter()
+        self.failed_starts: Counter[int] = Counter()
         self.workers: dict[Any, _Worker] = {}
 
     def finish(self, count: int) -> None:
@@ -198,9 +208,31 @@ class _Run:
                         self._lost(worker, asked=outcome is not None)
                     else:
                         self._reported(worker, outcome)
+        except Exception:
+            self._let_save()
+            raise
         finally:
             for worker in self.workers.values():
                 worker.process.kill()
+
+    def _let_save(self) -> None:
+        """Before the run ends by an error: let the workers save what they are at, and keep what they finish."""
+        self.waiting.clear()
+        for worker in self.workers.values():
+            if worker.group is None:
+                worker.process.kill()  # it has nothing to save
+            else:
+                worker.stop()
+        end = time.monotonic() + SAVE_SECONDS
+        while self.workers and (left := end - time.monotonic()) > 0:
+            for connection in wait(list(self.workers), left):
+                worker = self.workers.pop(connection)
+                outcome, group = worker.receive(), worker.group
+                if outcome is not None and outcome.kind == "recorded" and group is not None:
+                    with suppress(NasRetrainError):  # the error that ends the run is told
+                        self._record(group, outcome.records)
+                worker.give(None)
+                worker.process.join(left)
 
     def stop(self, number: int, _frame: object) -> None:
         """As a signal's handler: give out nothing more and let every worker save its training."""
@@ -212,8 +244,32 @@ class _Run:
             worker.stop()
 
     def _start(self, number: int) -> None:
-        worker = _Worker(self.settings, number)
+        try:
+            worker = _Worker(self.settings, number)
+        except OSError as error:  # no memory or no process left to have
+            self._could_not_start(number, str(error))
+            return
         self.workers[worker.connection] = worker
+
+    def _could_not_start(self, number: int, reason: str) -> None:
+        """A worker ended before it could train: fill its place again, or go on without it while there are others."""
+        self.failed_starts[number] += 1
+        if not self.waiting:
+            return
+        if self.failed_starts[number] < STARTS:
+            self._start(number)
+        elif self.workers:
+            self.bar.write(
+                f"note: worker {number} ended {STARTS} times before it could train anything ({reason}); the run goes "
+                f"on with {len(self.workers)} other(s).",
+                file=sys.stderr,
+            )
+        else:
+            raise NasRetrainError(
+                f"No worker process is left: the last ended {STARTS} times before it could train anything ({reason}). "
+                "What is finished is stored. Look for the cause above this line or in the system's log (was memory "
+                "short?), and run the same command again, with fewer launcher.workers if need be."
+            )
 
     def _lost(self, worker: _Worker, *, asked: bool) -> None:
         """A worker is gone; asked to stop, by us or by somebody else, or killed."""
@@ -223,7 +279,8 @@ class _Run:
             return
         code, group = worker.process.exitcode, worker.group
         if group is None:
-            raise NasRetrainError(f"A worker process ended before it could train anything (exit code {code}).")
+            self._could_not_start(worker.number, f"exit code {code}")
+            return
         if asked or self.begun[group] < ATTEMPTS:
             self.waiting.appendleft(group)
         else:
@@ -233,17 +290,15 @@ class _Run:
 
     def _reported(self, worker: _Worker, outcome: Outcome) -> None:
         """A worker is ready, or done with its training: keep what it has and give it more."""
+        group, worker.group = worker.group, None
         if outcome.kind == "fatal":
             raise NasRetrainError(outcome.message)
-        if worker.group is not None and outcome.records:
-            records = [record for record in outcome.records if record.key in self.wanted]
-            self.writer.append(*records)
-            _forget_checkpoints(worker.group, self.settings)
-            self.tally.recorded += len(records)
-            self.tally.diverged += sum(record.status == "diverged" for record in records)
-            self._show(worker.group)
-        elif worker.group is not None:
-            self._failed(worker.group, outcome.message)
+        if group is None:
+            self.failed_starts[worker.number] = 0
+        elif outcome.kind == "recorded":
+            self._record(group, outcome.records)
+        else:
+            self._failed(group, outcome.message)
         if self.waiting:
             following = self.waiting.popleft()
             self.begun[following] += 1
@@ -253,19 +308,33 @@ class _Run:
             worker.give(None)
             worker.process.join()
 
+    def _record(self, group: Group, made: Sequence[RunRecord]) -> None:
+        records = [record for record in made if record.key in self.wanted]
+        self.writer.append(*records)
+        with suppress(OSError):  # the next run removes it
+            checkpoint_path(group, self.settings).unlink(missing_ok=True)
+        self.tally.recorded += len(records)
+        self.tally.diverged += sum(record.status == "diverged" for record in records)
+        self._show(group)
+
     def _failed(self, group: Group, message: str) -> None:
         self.tally.failed += group
         path = self.settings.results_dir / "logs" / f"failures-{self.name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        with path.open("a") as file:
-            for training in group:
-                file.write(json.dumps({"key": training.key, "when": when, "error": message}) + "\n")
+        lines = [json.dumps({"key": training.key, "when": when, "error": message}) + "\n" for training in group]
+        self.writer.check()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         self._show(group)
 
     def _show(self, group: Group) -> None:
-        self.bar.update(len(group))
         self.bar.set_postfix(diverged=self.tally.diverged, failed=len(self.tally.failed), refresh=False)
+        with suppress(OSError):  # a log on a full disk does not end the run
+            self.bar.update(len(group))
 
 
 def failed_keys(folder: Path) -> dict[RunKey, str]:
@@ -280,6 +349,17 @@ def failed_keys(folder: Path) -> dict[RunKey, str]:
     return failures
 
 
+def _make_checkpoint_folder(settings: Settings) -> None:
+    folder = settings.results_dir / "checkpoints"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+_CHECKPOINT_NAME = re.compile(r"(.+?)(-with-[0-9a-f]{12})?\.pt", re.DOTALL)
+
+
 def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
     """Where a group that is under way keeps its state."""
     name = plan.group_name(group)
@@ -287,11 +367,15 @@ def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
     return settings.results_dir / "checkpoints" / f"{group[0].label}{others}.pt"
 
 
-def _forget_checkpoints(group: Group, settings: Settings) -> None:
-    """Remove a finished group's checkpoint, and the pieces that a process killed while saving left."""
-    path = checkpoint_path(group, settings)
-    for piece in [path, *path.parent.glob(f".{path.name}.*")]:
-        piece.unlink(missing_ok=True)
+def forget_recorded(groups: Iterable[Sequence[Training]], stored: Iterable[RunRecord], settings: Settings) -> None:
+    """Remove the checkpoints of trainings whose records are stored: a process that was killed between the two left
+    them. groups: those still to train, whose checkpoints stay."""
+    kept = {checkpoint_path(group, settings) for group in groups}
+    recorded = {f"{record.recipe}-{record.network_class}-{record.seed}-{record.config_hash}" for record in stored}
+    for path in (settings.results_dir / "checkpoints").glob("*.pt"):
+        named = _CHECKPOINT_NAME.fullmatch(path.name)
+        if named and named[1] in recorded and path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _work(connection: Connection, settings: Settings, number: int) -> None:
@@ -321,7 +405,7 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
                 return
     except NasRetrainError as error:
         connection.send(Outcome("fatal", str(error)))
-    except EOFError:
+    except (EOFError, ConnectionError):  # the parent is gone
         return
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from nas_retrain import base_rate as base_rates
-from nas_retrain import coordinates, describe, launch, locks, plan, slurm, spaces, store
+from nas_retrain import coordinates, describe, launch, leftovers, locks, plan, slurm, spaces, store
 from nas_retrain import cost as costs
 from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
 from nas_retrain.analysis import stage as analysis
@@ -19,6 +19,7 @@ from nas_retrain.base_rate import GridSearch, finished_search
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.locks import Lock
 from nas_retrain.plan import Plan, Training, make_plan
 from nas_retrain.scaling import Initialisation
 from nas_retrain.slurm import Queue, Submitted, Task
@@ -69,22 +70,31 @@ def _on_slurm(settings: Settings) -> SlurmSettings | None:
 
 
 def _retrain_here(settings: Settings) -> None:
-    stored = read_store(settings)
-    made = make_plan(settings, stored)
-    hours = _forecast_here(made, stored, settings)
-    if made.missing:
-        if too_long := describe.too_long(hours, _device(settings), settings):
-            obstacles = describe.missing_data(settings) + too_long
-            raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
-        sources.fetch(settings.dataset, settings.data_dir)
-    with locks.exclusive(settings.results_dir):
+    folder = settings.results_dir
+    with locks.exclusive(folder) as lock:  # first of all: a plan holds only while nobody else trains
+        stored = read_store(settings)
+        made = make_plan(settings, stored)
+        hours = _forecast_here(made, stored, settings)
+        if made.missing:
+            if too_long := describe.too_long(hours, _device(settings), settings):
+                obstacles = describe.missing_data(settings) + too_long
+                raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
+            sources.fetch(settings.dataset, settings.data_dir)
         _leave_to_slurm(made, settings)
+        lock.check()
         plan.claim_results_folder(settings)
-        failed = _train_missing(made, settings)
-        _merge_and_analyse(settings)
+        launch.forget_recorded(made.groups, stored, settings)
+        leftovers.remove_leftovers(folder)
+        try:
+            failed = _train_missing(made, settings, lock)
+            lock.check()
+            _merge_and_analyse(settings)
+        finally:
+            leftovers.remove_leftovers(folder)
+        lock.check()
     if failed:
         raise NasRetrainError(
-            f"{len(failed)} training(s) failed; {settings.results_dir}/logs has each error. The others are stored: "
+            f"{len(failed)} training(s) failed; {folder}/logs has each error. The others are stored: "
             "run the same command again to try those that failed."
         )
 
@@ -102,14 +112,14 @@ def _leave_to_slurm(made: Plan, settings: Settings) -> None:
         )
 
 
-def _train_missing(made: Plan, settings: Settings) -> list[Training]:
+def _train_missing(made: Plan, settings: Settings, lock: Lock) -> list[Training]:
     """Do what is missing, in two steps if learning rates must be found first; returns the trainings that failed.
 
     Raises KeyboardInterrupt if it was stopped.
     """
     failed: list[Training] = []
     if made.searching:
-        failed = _train_here(made, made.search, settings, "learning rates")
+        failed = _train_here(made, made.search, settings, "learning rates", lock)
         if failed:
             return failed
         made = make_plan(settings, read_store(settings))
@@ -120,16 +130,18 @@ def _train_missing(made: Plan, settings: Settings) -> list[Training]:
     if not made.missing:
         say("Nothing left to train.")
     while made.missing and not failed:  # more than once where seeds are added until they are enough
-        failed = _train_here(made, made.everything, settings, "retraining")
+        failed = _train_here(made, made.everything, settings, "retraining", lock)
         made = make_plan(settings, read_store(settings))
     return failed
 
 
-def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title: str) -> list[Training]:
+def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title: str, lock: Lock) -> list[Training]:
     """Train what is missing of a part of the plan."""
+    lock.check()
     keys = {training.key for training in part}
     groups = [group for group in made.groups if group[0].key in keys]
     tally = launch.run_here(groups, keys & {training.key for training in made.missing}, settings, title)
+    lock.check()
     if tally.stopped_by:
         say("\nStopped. What is finished is stored; the same command continues where each training stood.")
         raise KeyboardInterrupt
@@ -154,13 +166,15 @@ def _device(settings: Settings) -> torch.device:
 def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
     """Submit what is missing and not on its way already; once nothing is either, analyse here."""
     folder = settings.results_dir
-    if make_plan(settings, read_store(settings)).missing:
-        sources.fetch(settings.dataset, settings.data_dir)
     with locks.exclusive(folder):
-        plan.claim_results_folder(settings)
         queue = slurm.queue(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between
         made = make_plan(settings, stored)
+        if made.missing:
+            sources.fetch(settings.dataset, settings.data_dir)
+        plan.claim_results_folder(settings)
+        launch.forget_recorded(made.groups, stored, settings)
+        leftovers.remove_leftovers(folder)
         largest_array = slurm.largest_array()
         units = _forecast_submission(made, stored, queue, largest_array, launcher, settings)
         slurm.forget_finished(folder, queue, made.done_slots)
