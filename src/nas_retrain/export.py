@@ -84,8 +84,8 @@ def export(settings: Settings) -> Path:
 def _choose(settings: Settings) -> _Chosen:
     """The stored records of the recipe that these settings made; raises NasRetrainError if there are none."""
     folder, recipe = settings.results_dir, settings.analysis.recipe
-    stored = read_store(settings, merged=True)
-    there = sorted({record.recipe for record in stored if not is_search(record.recipe)})
+    stored = read_store(settings)
+    there = sorted(recipe for recipe in set(stored.column("recipe")) if not is_search(recipe))
     if recipe not in there:
         what = f"has no records of the recipe {recipe}; it has {', '.join(there)}" if there else "holds no records"
         raise NasRetrainError(
@@ -98,7 +98,8 @@ def _choose(settings: Settings) -> _Chosen:
         )
     made = make_plan(settings, stored)
     training = next(training for training in made.recipes if training.recipe == recipe)
-    records = [record for record in stored if (record.recipe, record.config_hash) == (recipe, training.config_hash)]
+    ours = (stored.column("recipe") == recipe) & (stored.column("config_hash") == training.config_hash)
+    records = stored.only(ours).records
     if not records:
         raise NasRetrainError(
             f"{folder} has records of {recipe}, but none that these settings made. Give those of the run again: "
