@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nas_retrain import plan
 from nas_retrain.base_rate import GridPoint, GridSearch, finished_search, write_search
-from nas_retrain.store import RunRecord
+from nas_retrain.store import RunRecord, StoredRuns
 from tests.conftest import MakeSettings
 from tests.test_plan import as_stored
 
@@ -47,8 +47,8 @@ def test_a_search_is_finished_when_every_training_is_stored(make_settings: MakeS
     rates = settings.base_rate.grid
     stored = stored_search({rates[0]: 2.0, rates[1]: 1.0, rates[2]: 1.5}, search)
     for missing in range(len(stored)):
-        assert finished_search(search, stored[:missing] + stored[missing + 1 :]) is None
-    finished = finished_search(search, stored)
+        assert finished_search(search, StoredRuns.of(stored[:missing] + stored[missing + 1 :])) is None
+    finished = finished_search(search, StoredRuns.of(stored))
     assert finished is not None
     assert finished.chosen.learning_rate == rates[1]
     assert not finished.at_edge
@@ -59,7 +59,9 @@ def test_a_choice_at_the_edge_is_known(make_settings: MakeSettings) -> None:
     settings = make_settings("base_rate.points=3")
     search = plan.search_trainings(settings)
     rates = settings.base_rate.grid
-    finished = finished_search(search, stored_search({rates[0]: 3.0, rates[1]: 2.0, rates[2]: 1.0}, search))
+    finished = finished_search(
+        search, StoredRuns.of(stored_search({rates[0]: 3.0, rates[1]: 2.0, rates[2]: 1.0}, search))
+    )
     assert finished is not None
     assert finished.at_edge
 

@@ -9,6 +9,7 @@ import torch
 
 from nas_retrain import cost, plan
 from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import StoredRuns
 from tests.conftest import MakeSettings
 from tests.test_plan import as_stored
 
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 def test_counts_are_those_of_the_plan(make_settings: MakeSettings) -> None:
     settings = make_settings("cells=sample:5", "seeds=[1,2]")
     trainings = plan.recipe_trainings(settings, 1.0)
-    found = cost.estimate(trainings, [], settings, CPU)
+    found = cost.estimate(trainings, StoredRuns.of([]), settings, CPU)
     assert found is not None
     assert (found.trainings, found.epochs, found.images) == (20, 40, 40 * 600)
     assert len(found.seconds) == 20
@@ -42,7 +43,7 @@ def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSett
         replace(as_stored(training), cell=training.cell, images_per_second=1 / per_image(training), device="cpu")
         for training in trainings[:5]
     ]
-    found = cost.estimate(trainings[5:], stored, settings, None)
+    found = cost.estimate(trainings[5:], StoredRuns.of(stored), settings, None)
     assert found is not None
     assert "5 finished trainings" in found.measured_on
     images = settings.training.epochs * 600 + cost.EVALUATION_SHARE * 1197
@@ -53,13 +54,13 @@ def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSett
 
 def test_without_records_or_a_device_the_cost_is_unknown(make_settings: MakeSettings) -> None:
     settings = make_settings("cells=sample:5", "recipe=[benchmark]")
-    assert cost.estimate(plan.recipe_trainings(settings, None), [], settings, None) is None
+    assert cost.estimate(plan.recipe_trainings(settings, None), StoredRuns.of([]), settings, None) is None
 
 
 def test_nothing_to_train_costs_nothing(make_settings: MakeSettings) -> None:
     disconnected = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
     settings = make_settings(f"cells=[{disconnected}]")
-    found = cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU)
+    found = cost.estimate(plan.recipe_trainings(settings, 1.0), StoredRuns.of([]), settings, CPU)
     assert found is not None
     assert (found.trainings, found.hours(workers=2)) == (0, 0.0)
 
@@ -78,7 +79,7 @@ def test_speed_is_measured_on_one_thread_as_a_worker_trains(
     settings = make_settings("cells=sample:5")
     torch.set_num_threads(2)
     try:
-        cost.estimate(plan.recipe_trainings(settings, 1.0), [], settings, CPU)
+        cost.estimate(plan.recipe_trainings(settings, 1.0), StoredRuns.of([]), settings, CPU)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -17,7 +17,7 @@ from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import InDegree
 from nas_retrain.spaces import nas_bench_201
-from nas_retrain.store import RunRecord
+from nas_retrain.store import RunRecord, StoredRuns
 from tests.conftest import MakeSettings
 from tests.test_store import a_record
 
@@ -266,8 +266,8 @@ def test_the_key_changes_with_what_decides_the_result_only(make_settings: MakeSe
 def test_what_is_stored_is_not_planned_again(make_settings: MakeSettings) -> None:
     trainings = plan.recipe_trainings(make_settings("cells=sample:3"), 1.0)
     stored = [as_stored(training) for training in trainings[::2]]
-    assert plan.remaining(trainings, stored) == trainings[1::2]
-    assert plan.remaining(trainings, [as_stored(training) for training in trainings]) == []
+    assert plan.remaining(trainings, StoredRuns.of(stored)) == trainings[1::2]
+    assert plan.remaining(trainings, StoredRuns.of(map(as_stored, trainings))) == []
 
 
 def test_a_rule_without_a_base_rate_is_refused(make_settings: MakeSettings) -> None:
@@ -354,13 +354,13 @@ def with_losses(trainings: list[plan.Training], best: dict[str, float]) -> list[
 def test_each_recipe_gets_the_rate_that_its_search_finds(make_settings: MakeSettings) -> None:
     settings = reference(make_settings, "cells=sample:6", "own_rate.classes=4", "sensitivity=null")
     grid, own_grid = settings.base_rate.grid, settings.own_rate.grid if settings.own_rate else ()
-    planned = plan.make_plan(settings, [])
+    planned = plan.make_plan(settings, StoredRuns.of([]))
     assert planned.searching
     searches = Counter(training.recipe for training in planned.search)
     assert searches == {"base_rate": 19 * 3, "tuned_rate_search": 19 * 3, "own_rate_search": 4 * 6 * 2}
     assert {training.validated for training in planned.search if training.recipe != "own_rate_search"} == {False}
     best = {"base_rate": grid[13], "tuned_rate_search": grid[7], "own_rate_search": own_grid[2]}
-    made = plan.make_plan(settings, with_losses(planned.search, best))
+    made = plan.make_plan(settings, StoredRuns.of(with_losses(planned.search, best)))
     assert not made.searching
     assert made.base_rate == grid[13]
     rates = {(training.recipe, training.cell): training.learning_rate for training in made.recipes}
@@ -380,8 +380,8 @@ def test_a_search_that_lacks_a_training_makes_only_its_own_recipe_wait(make_sett
     search = plan.search_trainings(settings)
     grid, own_grid = settings.base_rate.grid, settings.own_rate.grid if settings.own_rate else ()
     best = {"base_rate": grid[13], "tuned_rate_search": grid[7], "own_rate_search": own_grid[2]}
-    whole = plan.make_plan(settings, with_losses(search, best))
-    lacking = plan.make_plan(settings, with_losses(search[:-1], best))
+    whole = plan.make_plan(settings, StoredRuns.of(with_losses(search, best)))
+    lacking = plan.make_plan(settings, StoredRuns.of(with_losses(search[:-1], best)))
     assert lacking.searching
     differing = {new.cell for old, new in zip(whole.recipes, lacking.recipes, strict=True) if old != new}
     recipes = {new.recipe for old, new in zip(whole.recipes, lacking.recipes, strict=True) if old != new}
@@ -395,13 +395,13 @@ def test_an_own_rate_is_chosen_by_the_validation_images(make_settings: MakeSetti
     low, high = (number for number, training in enumerate(search) if training.validated)
     stored[low] = replace(stored[low], train_loss=2.0, test_accuracy=80.0)
     stored[high] = replace(stored[high], train_loss=1.0, test_accuracy=70.0)
-    rates = {t.learning_rate for t in plan.make_plan(settings, stored).recipes if t.recipe == "own_rate"}
+    rates = {t.learning_rate for t in plan.make_plan(settings, StoredRuns.of(stored)).recipes if t.recipe == "own_rate"}
     assert rates == {search[low].learning_rate}
 
 
 def test_sensitivity_varies_the_epochs_and_the_base_rate(make_settings: MakeSettings) -> None:
     settings = reference(make_settings, "cells=sample:5", "sensitivity.classes=2")
-    made = plan.make_plan(settings, [])
+    made = plan.make_plan(settings, StoredRuns.of([]))
     assert settings.sensitivity is not None
     assert {training.network_class for training in made.sensitivity} == set(plan.chosen_cells(settings)[:2])
     assert Counter(training.variant for training in made.sensitivity) == {
@@ -421,9 +421,9 @@ def test_sensitivity_varies_the_epochs_and_the_base_rate(make_settings: MakeSett
 
 def test_a_part_of_the_plan_is_planned_as_in_the_whole(make_settings: MakeSettings) -> None:
     settings = reference(make_settings, "cells=sample:8", "own_rate.classes=5", "sensitivity.classes=3")
-    whole = plan.make_plan(settings, [])
+    whole = plan.make_plan(settings, StoredRuns.of([]))
     cells = set(plan.chosen_cells(settings)[3:7])
-    part = plan.make_plan(settings, [], cells)
+    part = plan.make_plan(settings, StoredRuns.of([]), cells)
     base = whole.search[0].cell
     expected = [t for t in whole.everything if t.cell in cells or (t.searched and not t.validated and t.cell == base)]
     assert part.everything == expected
@@ -437,7 +437,7 @@ def test_what_was_lost_is_trained_in_the_group_that_it_was_in(lost: set[int], to
     kept = [record for number, record in enumerate(records) if number not in lost]
     gone = {trainings[number].key for number in lost}
     expected = [group for group in groups if gone & {training.key for training in group}]
-    assert plan.groups_to_train(trainings, kept, together) == expected
+    assert plan.groups_to_train(trainings, StoredRuns.of(kept), together) == expected
 
 
 def test_a_new_recipe_or_seed_does_not_train_the_others_again(make_settings: MakeSettings) -> None:
@@ -450,5 +450,5 @@ def test_a_new_recipe_or_seed_does_not_train_the_others_again(make_settings: Mak
         trainings("seeds=[1,2]"),
         trainings("seeds=[1]", "recipe=[benchmark,architecture_aware,learning_rate_only]"),
     ):
-        to_train = [training for group in plan.groups_to_train(after, stored, 9) for training in group]
-        assert sorted(t.key for t in to_train) == sorted(t.key for t in plan.remaining(after, stored))
+        to_train = [training for group in plan.groups_to_train(after, StoredRuns.of(stored), 9) for training in group]
+        assert sorted(t.key for t in to_train) == sorted(t.key for t in plan.remaining(after, StoredRuns.of(stored)))

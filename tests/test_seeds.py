@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from nas_retrain import pipeline, plan
 from nas_retrain.seeds import expected_tau
-from nas_retrain.store import RunRecord, read_runs
+from nas_retrain.store import RunRecord, StoredRuns, read_runs
 from tests.conftest import MakeSettings
 from tests.test_plan import as_stored
 
@@ -39,7 +39,7 @@ def test_seeds_are_added_a_round_at_a_time_until_the_bound_and_for_each_recipe_a
     everything = plan.recipe_trainings(settings, 0.3)
 
     def planned(stored: list[RunRecord]) -> dict[str, set[int]]:
-        made = plan.make_plan(settings, stored)
+        made = plan.make_plan(settings, StoredRuns.of(stored))
         return {
             recipe: {training.seed for training in made.recipes if training.recipe == recipe}
             for recipe in settings.recipes
@@ -61,7 +61,8 @@ def test_seeds_are_added_a_round_at_a_time_until_the_bound_and_for_each_recipe_a
     assert planned(stored({1})) == {"benchmark": {1, 2}, "architecture_aware": {1, 2}}
     assert planned(stored({1, 2})) == {"benchmark": {1, 2}, "architecture_aware": {1, 2, 3}}
     assert planned(stored({1, 2, 3})) == {"benchmark": {1, 2}, "architecture_aware": {1, 2, 3, 4}}
-    assert not [t for t in plan.make_plan(settings, stored({1, 2, 3, 4})).missing if t.recipe == "architecture_aware"]
+    made = plan.make_plan(settings, StoredRuns.of(stored({1, 2, 3, 4})))
+    assert not [t for t in made.missing if t.recipe == "architecture_aware"]
 
 
 def test_a_run_goes_on_by_itself_from_round_to_round(make_settings: MakeSettings) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_retrain.store import RunRecord, replacing
+from nas_retrain.store import StoredRuns, replacing
 
 if TYPE_CHECKING:
     from nas_retrain.plan import Training
@@ -53,22 +53,22 @@ class GridSearch:
         return self.chosen in (self.grid[0], self.grid[-1]) and len(self.grid) > 1
 
 
-def finished_search(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> GridSearch | None:
+def finished_search(trainings: Iterable[Training], stored: StoredRuns) -> GridSearch | None:
     """The search's outcome from stored records; None while any of its trainings is missing."""
-    by_key = {record.key: record for record in stored}
     losses: dict[float, list[float]] = {}
     for training in trainings:
-        record = by_key.get(training.key)
-        if record is None or training.learning_rate is None:
+        row = stored.rows.get(training.key)
+        if row is None or training.learning_rate is None:
             return None
-        losses.setdefault(training.learning_rate, []).append(_loss(record, validated=training.validated))
+        losses.setdefault(training.learning_rate, []).append(_loss(stored, row, validated=training.validated))
     return GridSearch(tuple(GridPoint(rate, tuple(values)) for rate, values in sorted(losses.items())))
 
 
-def _loss(record: RunRecord, *, validated: bool) -> float:
-    if record.status == "diverged" or record.train_loss is None:
+def _loss(stored: StoredRuns, row: int, *, validated: bool) -> float:
+    loss = float(stored.column("train_loss")[row])
+    if stored.column("status")[row] == "diverged" or math.isnan(loss):
         return math.inf
-    return 100.0 - record.test_accuracy if validated else record.train_loss
+    return 100.0 - float(stored.column("test_accuracy")[row]) if validated else loss
 
 
 def write_search(search: GridSearch, folder: Path, name: str) -> None:

@@ -13,13 +13,14 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from nas_retrain import networks, spaces
 from nas_retrain.config import BenchSettings, DatasetSettings, NetworkSettings, Settings
 from nas_retrain.data.batches import DeviceData, to_device, training_batches
 from nas_retrain.plan import Training
-from nas_retrain.store import RunRecord
+from nas_retrain.store import StoredRuns
 from nas_retrain.training import device_name
 
 EVALUATION_SHARE = 1 / 3
@@ -46,7 +47,7 @@ class Cost:
 
 def estimate(
     trainings: Sequence[Training],
-    stored: Sequence[RunRecord],
+    stored: StoredRuns,
     settings: Settings,
     device: torch.device | None,
 ) -> Cost | None:
@@ -56,19 +57,19 @@ def estimate(
     """
     connected = np.array([training.learning_rate is not None for training in trainings], dtype=bool)
     images_each = settings.dataset.images_per_epoch
-    work = np.array([_flops(training.cell, settings) for training in trainings], dtype=float)
+    work = _flops_of([training.cell for training in trainings], settings)
     epochs = np.array([training.epochs for training in trainings])
     if not connected.any():
         return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
     points = _known_points(trainings, stored, settings)
     measured_on = f"{len(points):,} finished trainings"
-    if len({flops for flops, _ in points}) < 3:
+    if len(np.unique(points[:, 0])) < 3:
         if device is None:
             return None
         points = _measured_points(trainings, work, settings, device)
         measured_on = f"a few steps on this machine ({device_name(device)})"
-    slope, offset = np.polyfit([flops for flops, _ in points], [seconds for _, seconds in points], 1)
-    per_image = np.maximum(offset + slope * work, min(seconds for _, seconds in points))
+    slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
+    per_image = np.maximum(offset + slope * work, points[:, 1].min())
     images = epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images
     return Cost(
         trainings=int(connected.sum()),
@@ -91,24 +92,27 @@ def _cached_flops(cell: int, bench: BenchSettings, network: NetworkSettings, dat
     return space.flops(space.graph_at(cell), network, dataset)
 
 
-def _known_points(
-    trainings: Sequence[Training], stored: Sequence[RunRecord], settings: Settings
-) -> list[tuple[float, float]]:
-    """Multiply-accumulates and seconds per image of stored trainings with the same settings."""
+def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+    """Multiply-accumulates of each cell."""
+    different, places = np.unique(np.asarray(cells, dtype=np.int64), return_inverse=True)
+    return np.array([_flops(int(cell), settings) for cell in different], dtype=float)[places]
+
+
+def _known_points(trainings: Sequence[Training], stored: StoredRuns, settings: Settings) -> NDArray[np.float64]:
+    """Multiply-accumulates and seconds per image of stored trainings with the same settings, a row each."""
     hashes = {training.config_hash for training in trainings}
-    return [
-        (float(_flops(record.cell, settings)), 1 / record.images_per_second)
-        for record in stored
-        if record.config_hash in hashes and record.images_per_second
-    ]
+    speeds, cells = stored.column("images_per_second"), stored.column("cell")
+    same = np.isin(stored.column("config_hash"), list(hashes)) & (cells < spaces.of(settings.bench).size)
+    known = same & (speeds > 0)
+    return np.column_stack([_flops_of(cells[known], settings), 1 / speeds[known]])
 
 
 def _measured_points(
     trainings: Sequence[Training],
-    work: np.ndarray[tuple[int], np.dtype[np.float64]],
+    work: NDArray[np.float64],
     settings: Settings,
     device: torch.device,
-) -> list[tuple[float, float]]:
+) -> NDArray[np.float64]:
     """The same, measured here with the smallest, the middle and the largest network, and the base network."""
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
@@ -119,10 +123,12 @@ def _measured_points(
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker trains
     try:
-        return [
-            (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
-            for cell in [*cells, spaces.of(settings.bench).base_cell]
-        ]
+        return np.array(
+            [
+                (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
+                for cell in [*cells, spaces.of(settings.bench).base_cell]
+            ]
+        )
     finally:
         torch.set_num_threads(threads)
 

@@ -86,8 +86,8 @@ def export(settings: Settings) -> Path:
 def _choose(settings: Settings) -> _Chosen:
     """The stored records of the recipe that these settings made; raises NasRetrainError if there are none."""
     folder, recipe = settings.results_dir, settings.analysis.recipe
-    stored = read_store(settings, merged=True)
-    there = sorted({record.recipe for record in stored if not is_search(record.recipe)})
+    stored = read_store(settings)
+    there = sorted(recipe for recipe in set(stored.column("recipe")) if not is_search(recipe))
     if recipe not in there:
         what = f"has no records of the recipe {recipe}; it has {', '.join(there)}" if there else "holds no records"
         raise NasRetrainError(
@@ -111,11 +111,8 @@ def _choose(settings: Settings) -> _Chosen:
         for constants in (False, True)
     )
     hashes = {False: digest(plain), True: digest(with_constants)}
-    records = [
-        record
-        for record in stored
-        if record.recipe == recipe and record.config_hash == hashes[has_constants(settings, record.cell)]
-    ]
+    of_recipe = stored.only(stored.column("recipe") == recipe).records
+    records = [record for record in of_recipe if record.config_hash == hashes[has_constants(settings, record.cell)]]
     if not records:
         raise NasRetrainError(
             f"{folder} has records of {recipe}, but none that these settings made. Give those of the run again: "

@@ -36,7 +36,7 @@ from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.plan import Training
-from nas_retrain.store import RunKey, RunRecord, RunWriter
+from nas_retrain.store import RunKey, RunRecord, RunWriter, StoredRuns
 from nas_retrain.training import Stopped, choose_device, prepare_process, train
 
 Group = tuple[Training, ...]
@@ -367,11 +367,12 @@ def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
     return settings.results_dir / "checkpoints" / f"{group[0].label}{others}.pt"
 
 
-def forget_recorded(groups: Iterable[Sequence[Training]], stored: Iterable[RunRecord], settings: Settings) -> None:
+def forget_recorded(groups: Iterable[Sequence[Training]], stored: StoredRuns, settings: Settings) -> None:
     """Remove the checkpoints of trainings whose records are stored: a process that was killed between the two left
     them. groups: those still to train, whose checkpoints stay."""
     kept = {checkpoint_path(group, settings) for group in groups}
-    recorded = {f"{record.recipe}-{record.network_class}-{record.seed}-{record.config_hash}" for record in stored}
+    columns = [stored.column(name) for name in ("recipe", "network_class", "seed", "config_hash")]
+    recorded = {"-".join(map(str, row)) for row in zip(*columns, strict=True)}
     for path in (settings.results_dir / "checkpoints").glob("*.pt"):
         named = _CHECKPOINT_NAME.fullmatch(path.name)
         if named and named[1] in recorded and path not in kept:

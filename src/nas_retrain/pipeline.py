@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 import torch
@@ -23,7 +23,7 @@ from nas_retrain.locks import Lock
 from nas_retrain.plan import Plan, Training, make_plan
 from nas_retrain.scaling import Initialisation
 from nas_retrain.slurm import Queue, Submitted, Task
-from nas_retrain.store import RunRecord
+from nas_retrain.store import RunKey, StoredRuns
 from nas_retrain.training import choose_device, device_name
 
 say: Callable[..., None] = partial(print, flush=True)
@@ -148,11 +148,11 @@ def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title:
     return tally.failed
 
 
-def _forecast_here(made: Plan, stored: list[RunRecord], settings: Settings) -> float:
+def _forecast_here(made: Plan, stored: StoredRuns, settings: Settings) -> float:
     """Print the plan for this machine, and return the hours that it will take."""
     device = _device(settings)
     workers = launch.worker_count(settings, device)
-    known = [record for record in stored if record.device == device_name(device)]
+    known = stored.only(stored.column("device") == device_name(device))
     cost = costs.estimate(made.missing, known, settings, device)
     assert cost is not None
     say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, workers)))
@@ -192,7 +192,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
 
 def _forecast_submission(
     made: Plan,
-    stored: list[RunRecord],
+    stored: StoredRuns,
     queue: Queue,
     largest_array: int,
     launcher: SlurmSettings,
@@ -270,14 +270,20 @@ def _tell_search(name: str, search: GridSearch, settings: Settings) -> None:
         )
 
 
-def read_store(settings: Settings, *, merged: bool = False) -> list[RunRecord]:
-    """The stored records; what is wrong with the files goes to stderr. merged: where there are no files of lines, those
-    of runs.parquet instead."""
-    stored = store.read_runs(settings.results_dir)
+def read_store(settings: Settings) -> StoredRuns:
+    """The stored records; what is wrong with the files goes to stderr, once."""
+    return _told(store.read_runs(settings.results_dir))
+
+
+def _told(stored: StoredRuns) -> StoredRuns:
     for problem in stored.problems:
-        say(f"note: {problem}", file=sys.stderr)
-    path = settings.results_dir / "runs.parquet"
-    return store.read_merged(path) if merged and not stored.records and path.exists() else stored.records
+        _note(problem)
+    return stored
+
+
+@cache
+def _note(problem: str) -> None:
+    say(f"note: {problem}", file=sys.stderr)
 
 
 def analyse(settings: Settings) -> None:
@@ -288,10 +294,7 @@ def analyse(settings: Settings) -> None:
     if settings.original is not None:
         say(f"{analysis.compare_sources(settings)}/report.md")
         return
-    if read_store(settings):
-        _merge_and_analyse(settings)
-        return
-    stored = read_store(settings, merged=True)
+    stored = _told(store.merge(settings.results_dir))
     if not stored:
         raise NasRetrainError(
             f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
@@ -305,26 +308,24 @@ def replay_algorithms(settings: Settings) -> None:
 
 
 def _merge_and_analyse(settings: Settings) -> None:
-    store.merge(settings.results_dir)
-    _analyse(read_store(settings), settings)
+    _analyse(_told(store.merge(settings.results_dir)), settings)
 
 
-def _analyse(stored: list[RunRecord], settings: Settings) -> None:
+def _analyse(stored: StoredRuns, settings: Settings) -> None:
     made = make_plan(settings, stored)
     for name, search in _on_base_network(made, settings).items():
         base_rates.write_search(search, settings.results_dir, name)
     _analyse_recipes(made, stored, settings)
 
 
-def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) -> None:
-    wanted = {training.key for training in made.recipes}
-    records = [record for record in stored if record.key in wanted]
-    counts = Counter(record.status for record in records)
+def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None:
+    frame = stored.frame(training.key for training in made.recipes)
+    counts = Counter(frame["status"])
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
     if any(training.searched for training in made.recipes):
-        _verify(made, records, settings)
+        _verify(made, stored, len(frame), settings)
         return
-    folders = analysis.compare_recipes(settings, store.to_frame(records))
+    folders = analysis.compare_recipes(settings, frame)
     for folder in folders:
         say(f"{folder}/report.md")
     if not folders:
@@ -334,11 +335,12 @@ def _analyse_recipes(made: Plan, stored: list[RunRecord], settings: Settings) ->
         _judge_by_own_rates(made, stored, own, settings)
 
 
-def _judge_by_own_rates(made: Plan, stored: list[RunRecord], own: str, settings: Settings) -> None:
+def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Settings) -> None:
     """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
-    planned = {training.key: training for training in made.everything}
-    records = [record for record in stored if record.key in planned]
-    frame = store.to_frame(records).assign(variant=[planned[record.key].variant for record in records])
+    variants = {training.key: training.variant for training in made.everything}
+    frame = stored.frame(variants)
+    keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
+    frame = frame.assign(variant=[variants[RunKey(*key)] for key in keys])
     recipes = frame[frame["variant"] == ""]
     both = recipes[recipes["recipe"].isin([own, settings.analysis.control])].groupby("cell")["recipe"].nunique()
     if (both > 1).sum() <= FEWEST:
@@ -351,7 +353,7 @@ def _judge_by_own_rates(made: Plan, stored: list[RunRecord], own: str, settings:
             frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
         )
     facts = analysis.facts(settings) | {
-        "records": f"{len(records):,} of {settings.results_dir / 'runs.parquet'}",
+        "records": f"{len(frame):,} of {settings.results_dir / 'runs.parquet'}",
         "epochs": str(settings.training.epochs),
         "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
         "images": f"{settings.dataset.images_per_epoch:,} of {settings.dataset.image_size} x "
@@ -362,8 +364,9 @@ def _judge_by_own_rates(made: Plan, stored: list[RunRecord], own: str, settings:
         say(f"- {sentence}")
 
 
-def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
-    """Compare the rates that were searched for every network with what the rules predict."""
+def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) -> None:
+    """Compare the rates that were searched for every network with what the rules predict; records: how many there are
+    of these searches."""
     space = spaces.of(settings.bench)
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in made.recipes:
@@ -372,7 +375,7 @@ def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
     finished = [
         verification.Searched(initialisation, cell, found)
         for (initialisation, cell), trainings in searches.items()
-        if (found := finished_search(trainings, records)) is not None
+        if (found := finished_search(trainings, stored)) is not None
     ]
     based = {one.initialisation for one in finished if one.cell == space.base_cell}
     finished = [one for one in finished if one.initialisation in based]
@@ -386,7 +389,7 @@ def _verify(made: Plan, records: list[RunRecord], settings: Settings) -> None:
         signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
     verified = verification.verify(finished, settings, space, signals)
     facts = analysis.facts(settings) | {
-        "records": f"{len(records):,} of {settings.results_dir / 'runs.parquet'}",
+        "records": f"{records:,} of {settings.results_dir / 'runs.parquet'}",
         "network": f"width {settings.network.channels}, batch size {settings.training.batch_size}",
     }
     say(f"{verification_report.write(verified, checked, settings, facts)}")

@@ -18,7 +18,7 @@ from nas_retrain.config import BASE_RATE, SEARCH, GridSettings, Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.seeds import expected_tau
-from nas_retrain.store import RunKey, RunRecord, replacing
+from nas_retrain.store import RunKey, StoredRuns, replacing
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ class Plan:
         return {training.slot for training in self.everything} - {training.slot for training in self.missing}
 
 
-def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[int] | None = None) -> Plan:
+def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | None = None) -> Plan:
     """Work out every training and which of them the store lacks; only: of these network classes and the base network
     alone."""
     search = search_trainings(settings, only)
@@ -390,10 +390,10 @@ def make_plan(settings: Settings, stored: Sequence[RunRecord], only: Collection[
     )
 
 
-def _deciding_seeds(trainings: Sequence[Training], stored: Iterable[RunRecord], enough_tau: float) -> list[Training]:
+def _deciding_seeds(trainings: Sequence[Training], stored: StoredRuns, enough_tau: float) -> list[Training]:
     """The trainings without the seeds that their recipe does not need, or not yet: those after the first two are
     wanted one by one, as long as two trainings of everything would agree by less than `enough_tau`."""
-    accuracies = {record.key: record.test_accuracy for record in stored}
+    accuracies = dict(zip(stored.rows, stored.column("test_accuracy").tolist(), strict=True))
     wanted: set[tuple[str, int]] = set()
     for recipe in dict.fromkeys(training.recipe for training in trainings):
         ours = [training for training in trainings if training.recipe == recipe]
@@ -437,19 +437,19 @@ def group_name(group: Sequence[Training]) -> str:
     return "" if len(group) == 1 else digest({"labels": [training.label for training in group]})
 
 
-def groups_to_train(trainings: Sequence[Training], stored: Iterable[RunRecord], together: int) -> list[list[Training]]:
+def groups_to_train(trainings: Sequence[Training], stored: StoredRuns, together: int) -> list[list[Training]]:
     """The groups that give every training that is not stored.
 
     What a training comes to depends, in its last bits, on the others of its group. So where a part of a group was
     lost, the whole group is trained again; where it grew instead (by a recipe or a seed), only what is new.
     """
-    done = {record.key: record.group for record in stored}
+    names = stored.column("group")
     found: list[list[Training]] = []
     for group in groups(trainings, together):
-        missing = [training for training in group if training.key not in done]
-        lost = {done[training.key] for training in group if training.key in done} == {group_name(group)}
+        missing = [training for training in group if training.key not in stored]
         if missing:
-            found.append(group if lost else missing)
+            trained = {names[stored.rows[training.key]] for training in group if training.key in stored}
+            found.append(group if trained == {group_name(group)} else missing)
     return found
 
 
@@ -469,10 +469,9 @@ def work_units(
     return units
 
 
-def remaining(trainings: Iterable[Training], stored: Iterable[RunRecord]) -> list[Training]:
+def remaining(trainings: Iterable[Training], stored: StoredRuns) -> list[Training]:
     """The trainings of which no record is stored."""
-    done = {record.key for record in stored}
-    return [training for training in trainings if training.key not in done]
+    return [training for training in trainings if training.key not in stored]
 
 
 def claim_results_folder(settings: Settings) -> None:

@@ -274,7 +274,7 @@ def train_unit(settings: Settings, name: str, slots: Sequence[str]) -> None:
     queues it again itself. Raises NasRetrainError if trainings failed or the base rate is not known yet.
     """
     classes = {int(slot.split("/")[1]) for slot in slots}
-    stored = read_runs(settings.results_dir).records
+    stored = read_runs(settings.results_dir)
     made = plan.make_plan(settings, stored, classes)
     ours = set(slots)
     wanted = [training for training in made.missing if training.slot in ours]

@@ -14,7 +14,7 @@ from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Queue
-from nas_retrain.store import RunKey, RunRecord, read_runs
+from nas_retrain.store import RunKey, StoredRuns, read_runs
 from nas_retrain.training import choose_device
 
 LOGS_SHOWN = 3
@@ -55,20 +55,20 @@ def status(settings: Settings) -> None:
 
 def _rows(
     made: Plan,
-    stored: list[RunRecord],
+    stored: StoredRuns,
     queue: Queue,
     failures: Container[RunKey],
     settings: Settings,
 ) -> list[dict[str, object]]:
-    by_key = {record.key: record for record in stored}
+    states = stored.column("status")
     saved = {
         training.slot for group in made.groups if launch.checkpoint_path(group, settings).exists() for training in group
     }
     rows: list[dict[str, object]] = []
     for name in dict.fromkeys(training.recipe for training in made.everything):
         trainings = [training for training in made.everything if training.recipe == name]
-        outcomes = Counter(by_key[training.key].status for training in trainings if training.key in by_key)
-        absent = [training for training in trainings if training.key not in by_key]
+        outcomes = Counter(states[stored.rows[training.key]] for training in trainings if training.key in stored)
+        absent = [training for training in trainings if training.key not in stored]
         idle = [training for training in absent if training.slot not in queue.slots]
         rows.append(
             {
@@ -97,13 +97,15 @@ def _on_their_way(queue: Queue, slots: Iterable[str]) -> dict[str, object]:
 
 def _rows_beside(folder: Path, queue: Queue) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
-    records = [record for record in read_runs(folder).records if not is_search(record.recipe)]
-    recorded = {f"{record.recipe}/{record.network_class}/{record.seed}" for record in records}
+    columns = ("recipe", "network_class", "seed", "status")
+    stored = read_runs(folder)
+    records = [row for row in zip(*map(stored.column, columns), strict=True) if not is_search(row[0])]
+    recorded = {f"{recipe}/{network_class}/{seed}" for recipe, network_class, seed, _ in records}
     waiting = [slot for slot in queue.slots if slot not in recorded and not is_search(slot.split("/")[0])]
-    recipes = dict.fromkeys([record.recipe for record in records] + [slot.split("/")[0] for slot in waiting])
+    recipes = dict.fromkeys([recipe for recipe, *_ in records] + [slot.split("/")[0] for slot in waiting])
     rows: list[dict[str, object]] = []
     for recipe in recipes:
-        outcomes = Counter(record.status for record in records if record.recipe == recipe)
+        outcomes = Counter(status for name, _, _, status in records if name == recipe)
         row: dict[str, object] = {"data set": folder.name, "recipe": recipe}
         row |= _on_their_way(queue, [slot for slot in waiting if slot.split("/")[0] == recipe])
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})

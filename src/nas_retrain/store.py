@@ -1,7 +1,8 @@
 """Run records: append-only JSON Lines, one file per writing process, merged to Parquet.
 
 Every record is one flushed line, so a process killed at any moment loses at most the line it was writing. Readers
-tolerate and report such torn lines. Every other file appears whole, by rename.
+tolerate and report such torn lines. Every other file appears whole, by rename. What a results folder holds is what its
+lines and its table hold together (`read_runs`), and nothing that it holds is ever dropped (`merge`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,31 @@ import dataclasses
 import errno
 import itertools
 import json
+import math
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nas_retrain import locks
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.leftovers import temporary_prefix
+from nas_retrain.schema import Checked, Schema, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Status = Literal["finished", "diverged", "disconnected"]
 
@@ -50,6 +62,8 @@ class RunRecord:
     learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
     seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
     resumed: where the training stood each time that it went on from a checkpoint, as "epoch.step", with spaces between.
+
+    A field with a default is one that older versions did not write: the default is what is read then.
     """
 
     bench: str
@@ -88,7 +102,27 @@ class RunRecord:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(RunRecord))
-_FLOATS = ("learning_rate", "train_loss", "test_loss", "images_per_second", "gradient_norm", "relative_gradient")
+
+SCHEMA = Schema.of(
+    RunRecord,
+    {
+        "cell": (0, math.inf),
+        "network_class": (0, math.inf),
+        "epochs": (1, math.inf),
+        "train_accuracy": (0, 100),
+        "test_accuracy": (0, 100),
+        **dict.fromkeys(("learning_rate", "train_loss", "test_loss", "seconds", "images_per_second"), (0, math.inf)),
+        **dict.fromkeys(("gradient_norm", "relative_gradient"), (0, math.inf)),
+    },
+)
+"""The columns of a table of records, and what each may hold: the one check of lines and of tables."""
+
+TABLE = "runs.parquet"
+_BLOCK = 5_000
+"""Lines that are Python objects at a time."""
+
+_TOLD = 3
+"""Faults of one file that are told one by one."""
 
 
 @contextmanager
@@ -202,65 +236,311 @@ class RunWriter:
         self.close()
 
 
-class StoredRuns(NamedTuple):
-    """The records of a folder, one per key in file order, and a sentence for each thing that was wrong with it."""
+@dataclass(frozen=True, eq=False)
+class StoredRuns:
+    """The records of a folder, one a key: a table with the columns of `RunRecord` and those that a newer version
+    added; and a sentence for each thing that was wrong or is worth knowing."""
 
-    records: list[RunRecord]
-    problems: list[str]
+    table: pa.Table
+    problems: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Self:
+        """The same for records that no folder holds; of several with one key the first stands."""
+        table, _ = _first_of_each(SCHEMA.of_instances(list(records)))
+        return cls(table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, key: RunKey) -> bool:
+        return key in self.rows
+
+    @cached_property
+    def rows(self) -> dict[tuple[object, ...], int]:
+        """The row of each key."""
+        return dict(zip(_keys(self.table), range(len(self.table)), strict=True))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The values of a column, in the order of the rows; a missing number is NaN, a missing text None."""
+        if name not in self._columns:
+            self._columns[name] = self.table[name].to_numpy()
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def only(self, which: NDArray[np.bool_]) -> StoredRuns:
+        """The records of some rows."""
+        return StoredRuns(self.table.filter(pa.array(which)))
+
+    def frame(self, keys: Iterable[RunKey] | None = None) -> pd.DataFrame:
+        """As a data frame: all, or those of some keys as far as they are stored; a missing number is NaN."""
+        if keys is None:
+            return cast("pd.DataFrame", self.table.to_pandas())
+        rows = sorted(self.rows[key] for key in set(keys) if key in self.rows)
+        return cast("pd.DataFrame", self.table.take(pa.array(rows, pa.int64())).to_pandas())
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """One object a record, made anew at each call; slow where there are many."""
+        return [RunRecord(*row) for row in zip(*(self.table[name].to_pylist() for name in COLUMNS), strict=True)]
 
 
 def read_runs(folder: Path) -> StoredRuns:
-    """Read runs/*.jsonl below a results folder. A torn line is skipped and reported, never an error.
+    """All that a results folder holds: runs/*.jsonl, and runs.parquet as far as no line has the same key.
 
-    Of several records with one key the first in (file, line) order stands; a report is made if they differ in test
-    accuracy. Only names order files, never clocks.
+    A line or row that is no record is skipped and reported, never an error. Of several records with one key the first
+    in (file, line) order stands; a report is made if they differ in test accuracy. Only names order files, never
+    clocks. Raises NasRetrainError for what may hold records and cannot be read at all, since these would be trained
+    again: a file or folder that the system does not give, and a damaged table without any lines beside it.
     """
-    by_key: dict[RunKey, RunRecord] = {}
+    return _read(folder).runs
+
+
+class _Source(NamedTuple):
+    """Where some lines or rows come from: stretches of files, each with the number of its first and how many it has."""
+
+    stretches: list[tuple[Path, int, int]]
+
+    def of(self, place: int) -> tuple[Path, str]:
+        """The file of the place-th of them, and what to call it."""
+        for path, number, count in self.stretches:
+            if place < count:
+                return path, f"{path}, {'row' if path.name == TABLE else 'line'} {number + place}"
+            place -= count
+        raise AssertionError("every line comes from a file")
+
+
+class _Read(NamedTuple):
+    """What a folder holds. table: what its runs.parquet holds, as the file has it; None if there is no such file or it
+    cannot be read. lost: whether that file holds something that `runs` lacks, damaged or not. stamp: which file it
+    was."""
+
+    runs: StoredRuns
+    table: pa.Table | None
+    lost: bool
+    stamp: object
+
+
+def _read(folder: Path) -> _Read:
+    parts: list[tuple[Checked, _Source]] = [
+        (SCHEMA.from_lines(lines), source) for lines, source in _blocks(_run_files(folder))
+    ]
+    lines = sum(len(checked.table) for checked, _ in parts)
+    path = folder / TABLE
+    stamp = _stamp(path)
     problems: list[str] = []
-    for path in sorted((folder / "runs").glob("*.jsonl")):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = _parse(line)
-            except (ValueError, TypeError):
-                problems.append(f"{path}, line {number}: torn or foreign record, skipped")
-                continue
-            known = by_key.setdefault(record.key, record)
-            if known.test_accuracy != record.test_accuracy:
-                problems.append(
-                    f"{path}, line {number}: the same training gave {record.test_accuracy} here and "
-                    f"{known.test_accuracy} before; the first is kept"
-                )
-    return StoredRuns(list(by_key.values()), problems)
-
-
-def _parse(line: bytes) -> RunRecord:
-    values: Any = json.loads(line)
-    return RunRecord(**values)
-
-
-def read_merged(path: Path) -> list[RunRecord]:
-    """The records of a runs.parquet; raises NasRetrainError if it is not one."""
+    merged: Checked | None = None
     try:
-        frame = pd.read_parquet(path)
-        plain = frame.astype(object).where(frame.notna(), None)
-        return [
-            RunRecord(**dict(zip(plain.columns, row, strict=True))) for row in plain.itertuples(index=False, name=None)
-        ]
-    except (ValueError, TypeError, OSError) as error:
-        raise NasRetrainError(f"{path} cannot be read as a table of run records: {error}. Is it whole?") from error
+        merged = _read_table(path)
+    except ValueError as error:
+        if lines == 0:
+            raise NasRetrainError(
+                f"{path} cannot be read as a table of run records: {error}. Is it whole? Nothing else holds records of "
+                "this folder: put a good copy in its place, or move it away to begin anew."
+            ) from error
+        problems.append(
+            f"{path} cannot be read as a table of run records: {error}. A good copy in its place keeps what only it "
+            "holds from being trained again; the next merge puts it aside under another name"
+        )
+    if merged is not None:
+        parts.append((merged, _Source([(path, 1, len(merged.table) + len(merged.faults))])))
+    problems += _faults(parts)
+    together = joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)])
+    table, repeats = _first_of_each(together)
+    differing = _differing(together, repeats)
+    for row, first in differing[:_TOLD]:
+        here, there = together["test_accuracy"][row].as_py(), together["test_accuracy"][first].as_py()
+        problems.append(
+            f"{_origin(row, parts)}: the same training gave {here} here and {there} before; the first is kept"
+        )
+    if len(differing) > _TOLD:
+        problems.append(f"{folder}: {len(differing) - _TOLD:,} more trainings gave two accuracies; the first are kept")
+    if unknown := SCHEMA.unknown(table):
+        problems.append(
+            f"{folder}: written by a newer version: the records have fields that this one does not know "
+            f"({', '.join(unknown)}), which are kept"
+        )
+    lost = merged is None or bool(merged.faults) or any(row >= lines for row, _ in differing)
+    return _Read(StoredRuns(table, problems), merged.table if merged else None, lost and stamp is not None, stamp)
 
 
-def to_frame(records: list[RunRecord]) -> pd.DataFrame:
-    """Records as a table with the columns of `RunRecord`; a missing number is NaN."""
-    frame = pd.DataFrame([dataclasses.asdict(record) for record in records], columns=list(COLUMNS))
-    return frame.astype(dict.fromkeys(_FLOATS, float))
+def _faults(parts: Sequence[tuple[Checked, _Source]]) -> list[str]:
+    """A sentence for each of the first few faults of each file, and one for how many more there are."""
+    told: dict[Path, list[str]] = {}
+    for checked, source in parts:
+        for place, fault in checked.faults.items():
+            path, name = source.of(place)
+            told.setdefault(path, []).append(f"{name}: {fault}; it is skipped, and counts as not trained")
+    sentences = []
+    for path, faults in told.items():
+        sentences += faults[:_TOLD]
+        if len(faults) > _TOLD:
+            sentences.append(f"{path}: {len(faults) - _TOLD:,} more of the kind")
+    return sentences
 
 
-def merge(folder: Path) -> pd.DataFrame:
-    """Write runs.parquet from runs/*.jsonl and return it, sorted by key."""
-    frame = to_frame(read_runs(folder).records).sort_values(list(RunKey._fields), ignore_index=True)
-    with replacing(folder / "runs.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
-    return frame
+def _run_files(folder: Path) -> list[Path]:
+    runs = folder / "runs"
+    try:
+        names = sorted(os.listdir(runs))  # noqa: PTH208 - Path.iterdir does not raise before it is used
+    except FileNotFoundError as error:
+        if os.path.lexists(runs):  # a link to what is not there now
+            raise _cannot_read(runs, error) from error
+        return []
+    except OSError as error:
+        raise _cannot_read(runs, error) from error
+    return [runs / name for name in names if name.endswith(".jsonl") and not name.startswith(".")]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A regular file to read from; raises NasRetrainError if it is none or the system does not give it."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a folder holds no lines
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: OSError) -> NasRetrainError:
+    return NasRetrainError(
+        f"{path} cannot be read: {error.strerror}. What it records would be trained again. Make it readable, or move "
+        "it out of the results folder to go on without it."
+    )
+
+
+def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
+    """The lines of all files, many at a time, and where they come from."""
+    lines: list[bytes] = []
+    source = _Source([])
+    for path in paths:
+        number = 1
+        with _opened(path) as file:
+            while more := list(islice(file, _BLOCK - len(lines))):
+                source.stretches.append((path, number, len(more)))
+                lines += more
+                number += len(more)
+                if len(lines) == _BLOCK:
+                    yield lines, source
+                    lines, source = [], _Source([])
+    if lines:
+        yield lines, source
+
+
+def _stamp(path: Path) -> object:
+    """Tells a file from what is put in its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read_table(path: Path) -> Checked | None:
+    """The records of a table of ours, None if there is none; raises ValueError if it is damaged or foreign."""
+    if not os.path.lexists(path):
+        return None
+    with _opened(path) as file:
+        content = file.read()
+    try:
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
+        if parquet.metadata.num_rows > 8 * len(content):
+            raise ValueError(f"it cannot hold the {parquet.metadata.num_rows:,} rows that it declares")
+        table = parquet.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    return SCHEMA.from_table(table.replace_schema_metadata(None))
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[object, ...]]:
+    # By way of pandas, which makes each text once.
+    return zip(*(table[name].to_pandas().tolist() for name in RunKey._fields), strict=True)
+
+
+def _first_of_each(table: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
+    """The first row of each key, and the other rows, each with the first of its key."""
+    first: dict[tuple[object, ...], int] = {}
+    repeats = [(row, known) for row, key in enumerate(_keys(table)) if (known := first.setdefault(key, row)) != row]
+    if not repeats:
+        return table, []
+    kept = table.take(pa.array(first.values(), pa.int64()))
+    for name in SCHEMA.unknown(table):  # what a first row lacks of these, a later one may have
+        values = table[name].to_pylist()
+        for row, known in repeats:
+            if values[known] is None:
+                values[known] = values[row]
+        place = kept.schema.get_field_index(name)
+        kept = kept.set_column(place, name, pa.array([values[row] for row in first.values()], table[name].type))
+    return kept, repeats
+
+
+def _differing(table: pa.Table, repeats: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those rows whose test accuracy is not that of the first row of their key."""
+    if not repeats:
+        return []
+    accuracies = table["test_accuracy"].to_numpy()
+    rows, first = np.array(repeats).T
+    return [repeats[place] for place in np.flatnonzero(accuracies[rows] != accuracies[first]).tolist()]
+
+
+def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:
+    for checked, source in parts:
+        if row < len(checked.places):
+            return source.of(checked.places[row])[1]
+        row -= len(checked.places)
+    raise AssertionError("every row comes from a file")
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file, link or folder another name beside it, which nothing has yet, and return that name.
+
+    Raises NasRetrainError if the folder cannot be written.
+    """
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"{path.stem}.set-aside-{number}{path.suffix}")):
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return aside
+
+
+def merge(folder: Path) -> StoredRuns:
+    """Write all that the folder holds to runs.parquet, sorted by key, and return it.
+
+    What was in runs.parquet stays in it. A file there that holds something which cannot be kept in the new one (it is
+    damaged, or has another accuracy for a training) is put aside under another name first. Nothing is written if it
+    would be the same.
+    """
+    path = folder / TABLE
+    while True:
+        read = _read(folder)
+        table = read.runs.table.sort_by([(name, "ascending") for name in RunKey._fields])
+        same = table.equals(read.table) if read.table is not None else not len(table)
+        if same and not read.lost:
+            return StoredRuns(table, read.runs.problems)
+        told = list(read.runs.problems)
+        try:
+            with replacing(path) as temporary:
+                pq.write_table(table, temporary)
+                if _stamp(path) != read.stamp:
+                    raise _Overtaken
+                if read.lost:
+                    told.append(f"{path} was put aside as {set_aside(path).name}")
+        except _Overtaken:
+            continue
+        return StoredRuns(table, told)
+
+
+class _Overtaken(Exception):  # noqa: N818 - nothing went wrong
+    """Another process wrote the table since it was read."""

@@ -27,7 +27,7 @@ _KEY = b"nas_retrain.source"
 
 def identity(files: list[os.DirEntry[str]] | list[Path]) -> str:
     """What a source of these files is known by, as JSON: their number, total size, and a digest of sizes and times."""
-    stats = sorted((file.name, (known := file.stat()).st_size, known.st_mtime_ns) for file in files)
+    stats = sorted((file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files)
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     known = {"format": _FORMAT, "files": len(stats), "bytes": sum(size for _, size, _ in stats), "digest": digest}
     return json.dumps(known)

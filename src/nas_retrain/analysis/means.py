@@ -74,4 +74,5 @@ def _seed_variance(table: Floats, classes: Integers) -> float:
     of_errors = sum((_variance_of_mean(column, clusters) for column in errors.T), 0.0) / (seeds - 1)
     any_there = there[there.any(1)]
     shares = (any_there / any_there.sum(1, keepdims=True)).mean(0)
-    return max(0.0, float(of_seeds.var(ddof=1)) - of_errors) * float((shares**2).sum())
+    between = max(0.0, float(of_seeds.var(ddof=1)) - float(of_errors))
+    return between * float((shares**2).sum())
