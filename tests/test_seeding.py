@@ -115,7 +115,7 @@ def test_shared_seeds_give_what_they_gave_before_there_was_a_choice(
     make_settings: MakeSettings, tmp_path: Path, recipe: str, config_hash: str, train_loss: float, test_loss: float
 ) -> None:
     """Figures of version 0.1.0, which other processors round otherwise in the last bits."""
-    settings = make_settings(f"cells=[{CELL}]", f"recipe=[{recipe}]", "seeding=shared")
+    settings = make_settings(f"cells=[{CELL}]", f"recipe=[{recipe}]", "seeding=shared", "dataset.verify=true")
     planned = planned_trainings(settings)[0]
     assert planned.config_hash == config_hash
     (record,) = train([planned], settings, tmp_path / "checkpoint")
@@ -176,6 +176,7 @@ def test_committed_records_are_found_under_the_settings_that_made_them(make_sett
     settings = make_settings(
         "dataset=fashion_mnist",
         "profile=reference",
+        "dataset.verify=true",
         "recipe=[benchmark]",
         "sensitivity=null",
         "network.channels=8",

@@ -62,7 +62,7 @@ def checked(runs: pd.DataFrame, source: Path | str, *, foreign: bool = True) -> 
     """`runs` with its columns in order and sorted, if it can be what it says; raises NasRetrainError, naming `source`.
 
     Refused are cells outside the benchmark, a repeated training, an accuracy that is not a percentage, and, in what is
-    not known to be percentages (foreign), fractions among them.
+    not known to be percentages (foreign, such as a CSV file), fractions among them.
     """
     if runs.empty:
         raise NasRetrainError(f"{source} holds no accuracies.")
@@ -211,7 +211,7 @@ def read_published(path: Path, dataset: str, *, epochs: int, test_set: str) -> A
             f"{path} has no {test_set} after {epochs} epochs for {dataset}; it has {', '.join(there) or 'nothing'}. "
             "Choose with analysis.test_set=... and analysis.epochs=..."
         )
-    return Accuracies(f"{path.name.removesuffix('.pth')}-{epochs}-epochs", checked(chosen, path))
+    return Accuracies(f"{path.name.removesuffix('.pth')}-{epochs}-epochs", checked(chosen, path, foreign=False))
 
 
 def _published_table(path: Path) -> pd.DataFrame:
