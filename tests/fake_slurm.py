@@ -1,4 +1,4 @@
-"""SLURM's commands as one script, for tests: they note how they are called, and heed options and environment as the real
+"""SLURM's commands as one script, for tests: they note how they are called, and heed options and environment as real
 ones do. Run as: fake_slurm.py <command> <folder that holds their state> <the command's arguments>.
 
 In the folder, jobs.json is the queue, calls.jsonl notes every call, and a file named after a command says how it

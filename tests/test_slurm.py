@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -17,15 +18,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain import pipeline, plan, slurm, slurm_commands, status
+from nas_retrain import launch, pipeline, plan, slurm, slurm_commands, status
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
 from nas_retrain.store import RunKey, read_runs
-from tests.conftest import MakeSettings, processes_with
+from tests.conftest import HOSTILE, MakeSettings, processes_with
 
 ROOT = Path(__file__).parents[1]
 SLURM = ("launcher=slurm", "launcher.gpus=0", "launcher.device=cpu", "launcher.workers=1")
@@ -136,6 +138,56 @@ def test_site_presets_fit_and_the_command_line_wins_over_them(make_settings: Mak
     assert launcher.parallelism == 3
     with pytest.raises(NasRetrainError, match=r"launcher\.partition: there is no such key"):
         make_settings("launcher=local", f"site={site}")
+
+
+@pytest.mark.parametrize(("hours", "seconds"), [(0.02, 90), (0.001, 60), (1, 3600), (24, 100_000), (0.5, 1800)])
+@pytest.mark.parametrize("launcher", ["slurm", "auto"])
+def test_a_time_limit_that_ends_before_a_task_could_train_is_refused_with_both_keys(
+    make_settings: MakeSettings, launcher: str, hours: float, seconds: int
+) -> None:
+    chosen = (f"launcher={launcher}", f"launcher.time_hours={hours}")
+    with pytest.raises(NasRetrainError, match=r"launcher\.time_hours=.*launcher\.signal_seconds="):
+        make_settings(*chosen, f"launcher.signal_seconds={seconds}")
+    settings = make_settings(*chosen, f"launcher.signal_seconds={seconds // 2 if seconds < 1e5 else 60}")
+    assert isinstance(settings.launcher, SlurmSettings)
+
+
+@pytest.mark.parametrize("option", ["ntasks", "nodes", "array", "job-name", "output", "signal", "wait", "clusters"])
+def test_an_option_by_which_tasks_would_be_multiplied_or_lost_is_no_sites_to_set(
+    make_settings: MakeSettings, option: str
+) -> None:
+    with pytest.raises(NasRetrainError, match=rf"launcher\.sbatch\.{option} cannot be set"):
+        make_settings(*SLURM, f"+launcher.sbatch={{{option}: 2}}")
+
+
+def test_the_cpus_of_a_job_count_inside_of_one_only(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings("launcher.workers=auto")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    cores = launch.worker_count(settings, torch.device("cpu"))
+    for cpus in ("1", "0", "", "many", "-1", "1.5"):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", cpus)
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        assert launch.worker_count(settings, torch.device("cpu")) == cores
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        assert launch.worker_count(settings, torch.device("cpu")) == (1 if cpus == "1" else cores)
+
+
+def test_to_ask_who_works_on_a_folder_keeps_no_run_from_it(tmp_path: Path) -> None:
+    with launch.exclusive(tmp_path):
+        assert f"process {os.getpid()} on" in (launch.holder(tmp_path) or "")
+    assert launch.holder(tmp_path) is None
+    # Others that ask at the same moment share the lock for that long: neither a run nor another asker minds.
+    with (tmp_path / ".lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert launch.holder(tmp_path) is None
+        done = threading.Timer(0.2, fcntl.flock, [asking, fcntl.LOCK_UN])
+        done.start()
+        with launch.exclusive(tmp_path):
+            pass
+        done.join()
 
 
 def fake_queue(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
@@ -253,6 +305,7 @@ class TestTask:
         thread.start()
         return thread
 
+    @pytest.mark.slow
     def test_at_the_signal_it_saves_is_queued_again_and_continues_there_to_the_same_bits(
         self, settings: Settings, requeued: list[tuple[str, ...]], tmp_path: Path
     ) -> None:
@@ -349,6 +402,7 @@ def release(jobs: dict[str, str]) -> None:
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_a_cluster_gives_what_this_machine_gives_and_nothing_is_submitted_twice(
     make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -430,6 +484,7 @@ def hit(kind: str, job: str) -> bool:
     return bool(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
     """Tasks are hit again and again; in the end every training is there once, with an undisturbed run's figures."""
@@ -473,6 +528,7 @@ def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
     assert list((there.results_dir / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_the_whole_benchmark_is_submitted_within_a_minute_and_its_arrays_within_the_sites_limit(
     make_settings: MakeSettings,
@@ -514,6 +570,7 @@ def shown(name: str) -> str:
     return subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_cancel_stops_this_runs_jobs_and_no_others(
     make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -533,6 +590,7 @@ def test_cancel_stops_this_runs_jobs_and_no_others(
     assert queue(other.results_dir) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_what_sbatch_refuses_is_told_with_its_reason(make_settings: MakeSettings) -> None:
     settings = make_settings(
@@ -543,6 +601,7 @@ def test_what_sbatch_refuses_is_told_with_its_reason(make_settings: MakeSettings
     assert queue(settings.results_dir) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_status_shows_the_end_of_a_lost_tasks_log(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
@@ -556,3 +615,73 @@ def test_status_shows_the_end_of_a_lost_tasks_log(
     told = capsys.readouterr().out
     assert "1 task(s) ended with trainings undone; make retrain submits these again" in told
     assert "launcher.device=mps: this machine has no such device" in told
+
+
+def asked_for(folder: Path) -> list[dict[str, str]]:
+    """What SLURM says that each job of a results folder asks for, without what differs between any two submissions."""
+    told = []
+    for name in sorted(slurm.submissions(folder)):
+        job = shown(name).partition("\n\n")[0]
+        fields = dict(field.partition("=")[::2] for field in job.split())
+        kept = {
+            key: value
+            for key, value in fields.items()
+            if not re.search(r"Time$|LastSchedEval|JobId$|Name$|Command|Std|Depend", key)
+        }
+        told.append(kept | {"purpose": name.rpartition("-")[0]})
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_a_real_slurm_is_asked_for_the_same_whatever_the_environment_says_and_tasks_run_in_it(
+    make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = (*SLURM, "cells=sample:2", "seeds=[1]", "dataset.base_rate=0.3", "launcher.trainings_per_task=2")
+    told, submitted = [], []
+    for hostile in (False, True):
+        settings = make_settings(*chosen, f"results_dir={tmp_path / 'here' / 'results'}", "+launcher.sbatch.hold=true")
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in HOSTILE.items() if hostile else ():
+                environment.setenv(name, value)
+            pipeline.retrain(settings)
+            pipeline.retrain(settings)
+            status.status(settings)
+        jobs = queue(settings.results_dir)
+        assert len(jobs) == 3
+        submitted.append(asked_for(settings.results_dir))
+        told.append(re.sub(r"speed .*|cost .*|job [0-9]+ +|jobs .*", "", capsys.readouterr().out))
+        if hostile:
+            subprocess.run(["scontrol", "release", *{job.partition("_")[0] for job in jobs}], check=True)
+            wait_until_over(settings.results_dir)
+            assert set(lines_by_key(settings.results_dir).values()) == {1}
+            assert len(figures(settings.results_dir)) == 4
+            assert (settings.results_dir / "report.md").exists()
+        else:
+            pipeline.cancel(settings)
+            shutil.rmtree(settings.results_dir)
+            capsys.readouterr()
+    assert told[0] == told[1]
+    assert submitted[0] == submitted[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_a_node_with_hyper_threads_runs_each_task_once(make_settings: MakeSettings, tmp_path: Path) -> None:
+    runs = []
+    for number, site in enumerate(("{hint: multithread}", "{exclusive: true, export: NONE}")):
+        settings = make_settings(
+            *SLURM, "cells=sample:1", "seeds=[1,2]", "dataset.base_rate=0.3", "training.epochs=1",
+            f"+launcher.sbatch={site}", "analysis.bootstrap_draws=2", "analysis.null_draws=2",
+            f"results_dir={tmp_path / str(number)}",
+        )  # fmt: skip
+        pipeline.retrain(settings)
+        runs.append(settings.results_dir)
+    for folder in runs:
+        wait_until_over(folder)
+        lines = lines_by_key(folder)
+        assert len(lines) == 4
+        assert set(lines.values()) == {1}
+        logs = list(folder.glob("jobs/*/*.out"))
+        assert len(logs) == 2
+        assert all(log.read_text().count("Starting with JobEnvironment") == 1 for log in logs)

@@ -304,15 +304,17 @@ def test_where_slurm_does_not_answer_status_tells_what_is_stored_and_retrain_tak
         pipeline.retrain(settings)
 
 
-@pytest.mark.parametrize("contents", [b"", b"\0\0\0\0", b"{}", b"[[1]]", b'[["a', b"\xff\xfe[]", b'"x"', b"[" * 9999])
 def test_a_submission_whose_units_cannot_be_read_is_named_and_not_submitted_again_while_it_is_on_its_way(
-    make_settings: MakeSettings, fakes: Path, capsys: pytest.CaptureFixture[str], contents: bytes
+    make_settings: MakeSettings, fakes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = make_settings(*CHOSEN)
     pipeline.retrain(settings)
     (units,) = settings.results_dir.glob("jobs/nas-retrain-training-*/units.json")
-    units.write_bytes(contents)
-    with pytest.raises(NasRetrainError, match=rf"{units} cannot be read.*job 100.*scancel 100"):
+    for contents in (b"", b"\0\0\0\0", b"{}", b"[[1]]", b'[["a', b"\xff\xfe[]", b'"x"', b"[" * 9999):
+        units.write_bytes(contents)
+        with pytest.raises(NasRetrainError, match=rf"{units} cannot be read.*job 100.*scancel 100"):
+            slurm.queue(settings.results_dir)
+    with pytest.raises(NasRetrainError, match="cannot be read"):
         pipeline.retrain(settings)
     status.status(settings)
     assert f"{units} cannot be read" in capsys.readouterr().out

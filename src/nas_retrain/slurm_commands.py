@@ -37,8 +37,8 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
 def ask(*command: str, seconds: float | None = None) -> str:
     """What a SLURM command prints; bytes that are no UTF-8 are replaced.
 
-    Raises NasRetrainError if the command is absent or fails, and TimedOut if it takes longer than `seconds` (if not given,
-    ANSWER_SECONDS).
+    Raises NasRetrainError if the command is absent or fails, and NoAnswerError if it takes longer than `seconds`, or
+    ANSWER_SECONDS if not given.
     """
     limit = ANSWER_SECONDS if seconds is None else seconds
     try:
@@ -52,7 +52,7 @@ def ask(*command: str, seconds: float | None = None) -> str:
     except OSError as error:
         raise NasRetrainError(f"{command[0]} cannot be run here: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:
-        raise TimedOut(f"SLURM's {command[0]} did not answer within {limit:g} seconds.") from error
+        raise NoAnswerError(f"SLURM's {command[0]} did not answer within {limit:g} seconds.") from error
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").split("\n")
         reason = "; ".join(filter(None, map(str.strip, lines))) or f"it ended with status {error.returncode}"
@@ -60,7 +60,7 @@ def ask(*command: str, seconds: float | None = None) -> str:
     return done.stdout.decode(errors="replace")
 
 
-class TimedOut(NasRetrainError):
+class NoAnswerError(NasRetrainError):
     """A command took too long: what it was to do may have been done or not."""
 
 
@@ -120,11 +120,11 @@ def sbatch(script: str, name: str, seconds: float | None = None) -> str:
         ) from refusal
     if accepted:
         return accepted[0].job
-    if isinstance(refusal, TimedOut):
+    if isinstance(refusal, NoAnswerError):
         raise NasRetrainError(f"{refusal} {LATER}") from refusal
     raise NasRetrainError(
-        f"sbatch refused: {refusal} Check partition, account, qos and limits in the launcher's settings (variables such as "
-        "SBATCH_ACCOUNT are not heeded); run make retrain again to submit the rest."
+        f"sbatch refused: {refusal} Check partition, account, qos and limits in the launcher's settings (variables "
+        "such as SBATCH_ACCOUNT are not heeded); run make retrain again to submit the rest."
     ) from refusal
 
 
