@@ -226,5 +226,6 @@ def test_workers_are_as_many_as_configured_or_one_a_core_or_gpu(
     assert launch.worker_count(make_settings(), cpu) == len(os.sched_getaffinity(0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert launch.worker_count(make_settings(), torch.device("cuda")) == 4
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     assert launch.worker_count(make_settings(), cpu) == 1
