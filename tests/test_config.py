@@ -174,7 +174,7 @@ PATH_TEXT = st.text(
 )
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=25)
 @given(st.lists(PATH_TEXT.filter(lambda path: path != "null" and not path.startswith("~")), min_size=4, max_size=4))
 @example(["${dataset.name}", r"\${x}", r"a\\${b}\\", "$HOME"])
 @example(["josé (copy)", "größe", "a=b,c", "[1]"])

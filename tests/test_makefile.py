@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,22 @@ def test_help_lists_the_targets_and_runs_nothing(checkout: Path) -> None:
     done = make(checkout)
     for word in ("make dry-run", "make test-all", "make export", "ARGS"):
         assert word in done.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_in_a_checkout_with_an_odd_name(tmp_path: Path) -> None:
+    folder = tmp_path / "josé (copy) ${x} [a], =b #c &d 'e' ~"
+    for part in ("configs", "scripts", "slurm", "src"):
+        shutil.copytree(ROOT / part, folder / part)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    packages = [folder / "src", *(path for path in sys.path if path.endswith("-packages"))]
+    inside = sysconfig.get_path("purelib", "venv", {"base": str(folder / ".venv")})
+    (Path(inside) / "packages.pth").write_text("".join(f"{path}\n" for path in packages), encoding="utf-8")
+    (folder / ".venv" / ".ready").touch()
+    small = "cells=sample:2 seeds=777 training.epochs=1 base_rate.points=2 base_rate.seeds=777"
+    made = make(folder, "dry-run", f"ARGS={small} results_dir='größe, [1]/${{y}}'")
+    assert made.returncode == 0, made.stderr
+    assert (folder / "größe, [1]" / "${y}" / "runs.parquet").exists()
+    assert not (folder / "results").exists()
