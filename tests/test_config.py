@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nas_retrain.cli import CONFIGS
@@ -119,6 +121,59 @@ def test_settings_that_decide_nothing_leave_the_identity_alone(make_settings: Ma
         assert digest(changed.identity("benchmark")) != digest(plain.identity("benchmark")), deciding
 
 
+HASHES = {
+    ("config", "201", "cifar10", "full"): {
+        "benchmark": "282446cca1e8",
+        "tuned_rate": "d1a9bd461094",
+        "architecture_aware": "f0b6c65ed8d5",
+        "learning_rate_only": "169f9d8c1509",
+        "initialisation_only": "11f1f29f2bc0",
+    },
+    ("config", "201", "fashion_mnist", "reference"): {
+        "benchmark": "d6f4831ff742",
+        "tuned_rate": "d109b2817524",
+        "architecture_aware": "91a048c16b99",
+        "learning_rate_only": "64e8fdbe699f",
+        "initialisation_only": "52ae4ee0ade2",
+        "own_rate": "0c71077ee2be",
+    },
+    ("verify", "201", "digits", "dry"): {
+        "grid_he": "f82767893069",
+        "grid_mup": "50f2c8716c88",
+        "grid_source": "c154f0bd14f4",
+        "grid_stock": "d79fd808ded9",
+        "grid_target": "121bbf708723",
+    },
+    ("verify", "mlp", "digits", "dry"): {
+        "grid_he": "3658772ca888",
+        "grid_mup": "d034cabfe3c5",
+        "grid_source": "0d4d233ac543",
+        "grid_stock": "586a48f6f770",
+        "grid_target": "c393482deb79",
+    },
+    ("verify", "cnn", "cifar100", "full"): {
+        "grid_he": "1e434fc3b36c",
+        "grid_mup": "5d7f2f78e7c5",
+        "grid_source": "be16615d4c88",
+        "grid_stock": "527faf376afa",
+        "grid_target": "3220df167b51",
+    },
+}
+"""What decides a training, by the configuration, bench, data set and profile, and the recipe. Records of a results
+folder count as done only as long as these stay."""
+
+
+@pytest.mark.parametrize(("config", "bench", "dataset", "profile"), HASHES)
+def test_what_decides_a_training_has_the_hash_that_its_records_have(
+    config: str, bench: str, dataset: str, profile: str
+) -> None:
+    expected = HASHES[(config, bench, dataset, profile)]
+    chosen = (f"bench={bench}", f"dataset={dataset}", f"profile={profile}", f"recipe=[{','.join(expected)}]")
+    settings = composed(*chosen, config=config)
+    assert {name: digest(settings.identity(name)) for name in settings.recipes} == expected
+    assert list(settings.recipes) == list(expected)
+
+
 @given(lowest=st.floats(1e-4, 1.0), ratio=st.floats(1.5, 1e4), points=st.integers(2, 40))
 def test_the_grid_rises_evenly_from_lowest_to_highest(lowest: float, ratio: float, points: int) -> None:
     search = BaseRateSettings(
@@ -139,6 +194,105 @@ def test_every_key_of_the_files_is_a_setting_with_a_comment_or_a_plain_name() ->
         assert set(written) == set(composed(f"dataset={dataset}").dataset.model_dump())
 
 
+ANY_CHARACTER = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+PATH_TEXT = st.text(
+    st.one_of(st.sampled_from(r"""'"\\${}[](),=:#&%~ *?;|<>!`^@+-./\t\n"""), ANY_CHARACTER), min_size=1, max_size=15
+)
+
+
+@hypothesis_settings(max_examples=25)
+@given(st.lists(PATH_TEXT.filter(lambda path: path != "null" and not path.startswith("~")), min_size=4, max_size=4))
+@example(["${dataset.name}", r"\${x}", r"a\\${b}\\", "$HOME"])
+@example(["josé (copy)", "größe", "a=b,c", "[1]"])
+@example(["'a'", '"b"', "c\\'", "true"])
+@example(["1", "1e3", " a ", "null/null"])
+def test_a_path_is_taken_as_it_is(paths: list[str]) -> None:
+    keys = ("results_dir", "data_dir", "original", "retrained")
+    found = composed(*(f"{key}={path}" for key, path in zip(keys, paths, strict=True)))
+    assert [getattr(found, key) for key in keys] == [Path(path) for path in paths]
+
+
+@pytest.mark.parametrize("key", ["results_dir", "data_dir", "original", "retrained"])
+def test_a_tilde_in_a_path_is_the_home_folder(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "josé"))
+    assert getattr(composed(f"{key}=~/runs"), key) == tmp_path / "josé" / "runs"
+    assert getattr(composed(f"{key}=~"), key) == tmp_path / "josé"
+    assert getattr(composed(f"{key}=~of nobody/x"), key) == Path("~of nobody/x")
+    with pytest.raises(NasRetrainError, match=f"{key}: .*a path was expected"):
+        composed(f"{key}=")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        ("cells=5", "cells", (5,)),
+        ("seeds=777", "seeds", (777,)),
+        ("base_rate.seeds=1", "base_rate.seeds", (1,)),
+        ("dataset.mean=[1,2,3]", "dataset.mean", (1.0, 2.0, 3.0)),
+        ("algorithms.flop_limits=30", "algorithms.flop_limits", (30.0,)),
+        ("cells=sample:5", "cells", "sample:5"),
+    ],
+)
+def test_one_value_is_a_list_of_one(override: str, key: str, expected: object) -> None:
+    found: object = composed(override)
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "asked"),
+    [
+        ("epochs=12", "training.epochs"),
+        ("training.epoch=3", "training.epochs"),
+        ("+training.epoch=3", "training.epochs"),
+        ("traning.epochs=3", "training.epochs"),
+        ("datset=digits", "dataset"),
+        ("training.batch-size=8", "training.batch_size"),
+        ("workers=2", "launcher.workers"),
+        ("launcher.timehours=2", "launcher.time_hours"),
+        ("recipes.benchmark.rate=1", "recipes.benchmark.learning_rate"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_those_that_may_be_meant(override: str, asked: str) -> None:
+    with pytest.raises(NasRetrainError, match=rf"there is no such key\. Did you mean {re.escape(asked)}\b"):
+        composed(override)
+
+
+@pytest.mark.parametrize("override", ["xyzzy=1", "hydra.xyzzy=1"])
+def test_nothing_is_asked_where_no_key_is_like_it(override: str) -> None:
+    with pytest.raises(NasRetrainError, match="there is no such key") as error:
+        composed(override)
+    assert "mean" not in str(error.value).replace("meaning", "")
+
+
+@pytest.mark.parametrize("group", ["bench", "dataset", "recipe", "profile", "launcher", "size", "site"])
+def test_an_unknown_file_of_a_group_is_answered_with_those_that_there_are(group: str) -> None:
+    there = GROUPS[group] if group != "site" else ["cpu_nodes", "gpu_preemptible"]
+    for chosen in ("nonesuch", "größe", "7"):
+        with pytest.raises(NasRetrainError, match=f"^{group}={chosen}: there is none of this name") as error:
+            composed(f"{group}={chosen}")
+        assert str(error.value).endswith(f"There are {', '.join(sorted(there))}.")
+
+
+def test_an_unknown_one_among_several_recipes_is_answered_likewise() -> None:
+    with pytest.raises(NasRetrainError, match=r"^recipe=nonesuch: .*There are architecture_aware, benchmark, "):
+        composed("recipe=[benchmark,nonesuch]")
+
+
+@pytest.mark.parametrize("config", ["config", "verify"])
+@pytest.mark.parametrize("bench", ["mlp", "cnn"])
+def test_a_profile_that_a_bench_lacks_is_answered_with_those_it_has(bench: str, config: str) -> None:
+    with pytest.raises(NasRetrainError, match=f"profile=reference: bench {bench} has no such .* has dry, full\\.$"):
+        composed(f"bench={bench}", "profile=reference", config=config)
+
+
+@pytest.mark.parametrize("override", ["cifar10", "cells=[1", "", "=1", "cells=${nothing}", "dataset=cifar10,digits"])
+def test_what_is_no_setting_is_one_error(override: str) -> None:
+    with pytest.raises(NasRetrainError):
+        composed(override)
+
+
 def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
@@ -146,23 +300,15 @@ def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "there"), [("bench", "201"), ("dataset", "cifar100"), ("recipe", "benchmark")])
-def test_a_file_that_does_not_exist_is_told_with_those_that_do(group: str, there: str) -> None:
-    done = run_script("plan", f"{group}=nonesuch")
-    assert done.returncode != 0
-    assert "nonesuch" in done.stderr
-    assert there in done.stderr
-
-
 def test_a_misspelt_key_on_the_command_line_is_named() -> None:
-    done = run_script("plan", "training.epoch=3")
+    done = run_script("cells", "training.epoch=3")
     assert done.returncode != 0
     assert "epoch" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_help_lists_groups_and_keys() -> None:
-    done = run_script("retrain", "--help")
+    done = run_script("cells", "--help")
     assert done.returncode == 0
     for word in ("dataset: cifar10", "architecture_aware", "max_hours", "sample:60"):
         assert word in done.stdout

@@ -100,8 +100,10 @@ class _Files(ConfigSource):
         if not isinstance(config, DictConfig):
             raise NasRetrainError(f"{file} holds a list; lines like 'key: value' were expected.")
         header = self._get_header_dict(text[:512])
-        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
-        if group in PACKAGES:
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        if name and group in PACKAGES:
+            if "/" in name:
+                raise NasRetrainError(f"{file}: files of {group} lie in the folder {group} itself. Move it there.")
             header = {"package": PACKAGES[group].format(name=name)}
         if group == "recipe":
             _check_recipe(file, config)
@@ -121,6 +123,8 @@ class _Folders(SearchPathPlugin):
     """Has Hydra read the project's files, the cluster presets of slurm/site and what --config-dir adds."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        elements = search_path.get_path()
+        elements[:] = [one for one in elements if one.provider != "main"]  # the package that calls Hydra: none of it
         for folder in (*FOLDERS, *_own_folders):
             search_path.append("nas-retrain", f"{_Files.scheme()}://{quote(str(folder))}")
 
@@ -149,7 +153,8 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
 
     with tempfile.TemporaryDirectory() as nowhere, _own_folder(asked.config_dir), _telling():
         # Hydra writes a file about each sweep; all that is to be kept is in the results folder.
-        overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *(escape(setting) for setting in asked.settings)]
+        settings = [] if asked.hydra_help else asked.settings  # Hydra's own help knows none of the project's keys
+        overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *map(escape, settings)]
         with _command_line([*_flags(asked), *overrides]):
             take()
         return [to_settings(one) for one in composed]
@@ -185,7 +190,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     for flag, short in (("help", "h"), ("hydra-help", "hh"), ("resolve", "rs"), ("multirun", "m"), ("run", "r")):
         parser.add_argument(f"--{flag}", f"-{short}", action="store_true")
     given = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         bare = argument in ("--info", "-i") and following not in INFORMATION
         given.append("--info=all" if bare else argument)
     return parser.parse_intermixed_args(given)

@@ -435,7 +435,7 @@ def _fault(fault: dict[str, Any]) -> str:
         got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
         told = f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
     # A recipe is most often a file of its own, copied from another.
-    return f"{told} (in recipe/{parts[1]}.yaml)" if parts[0] == "recipes" and len(parts) > 1 else told
+    return f"{told} (in recipe/{parts[1]}.yaml)" if parts[:1] == ["recipes"] and len(parts) > 1 else told
 
 
 def no_such_key(key: str) -> str:
