@@ -473,3 +473,20 @@ def test_the_script_says_where_the_export_is(
     card = Path(capsys.readouterr().out.strip())
     assert card == tmp_path / "export" / "architecture_aware" / "README.md"
     assert "NATS-tss-digits-architecture_aware-simple" in card.read_text()
+
+
+@pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
+def test_an_export_is_read_as_the_records_that_it_was_made_of(
+    make_settings: MakeSettings, tmp_path: Path, table: str
+) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")
+    stored(settings)
+    folder = export.export(settings)
+    ours = benchmark.read(settings.results_dir / "runs.parquet", "digits", recipe="benchmark")
+    back = benchmark.read(folder / table, "digits", recipe="another")
+    assert (back.name, back.per_class) == ("benchmark", ours.per_class)
+    pd.testing.assert_frame_equal(back.runs, ours.runs)
+    losses = benchmark.read(folder / table, "digits", recipe="", column="train_accuracy")
+    assert not losses.runs["accuracy"].equals(ours.runs["accuracy"])
+    with pytest.raises(NasRetrainError, match="no accuracies on cifar10; it has digits"):
+        benchmark.read(folder / table, "cifar10", recipe="benchmark")
