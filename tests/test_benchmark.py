@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +196,97 @@ def test_runs_that_cannot_be_compared_are_refused(
     change(runs()).to_parquet(tmp_path / "runs.parquet")
     with pytest.raises(NasRetrainError, match=message):
         benchmark.read(tmp_path / "runs.parquet", "digits", recipe="benchmark")
+
+
+HTML = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4700000000\n"
+
+
+@pytest.mark.parametrize("name", ["file.csv", "file.csv.gz", "file.parquet", "file.pth", "000000.pickle.pbz2"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (HTML, "web page"),
+        (POINTER, "git-LFS pointer.*git lfs pull"),
+        (b"", "is empty"),
+        (bytes(5000), "zeros only"),
+        (b'{"message": "rate limit exceeded"}', "JSON"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "server's answer"),
+    ],
+)
+def test_what_was_saved_in_a_file_s_place_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    source = tmp_path / name
+    if name.endswith("pbz2"):
+        source = tmp_path / "folder"
+        source.mkdir()
+        (source / "meta.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps({"evaluated_indexes": [0]})))
+        (source / name).write_bytes(content)
+    else:
+        source.write_bytes(content)
+    with pytest.raises(NasRetrainError, match=told) as raised:
+        benchmark.read(source, "cifar10", recipe="benchmark")
+    assert name in str(raised.value)
+
+
+def _german(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, sep=";", decimal=",").encode()
+
+
+@pytest.mark.parametrize(
+    ("written_as", "told"),
+    [
+        (_german, "separated by semicolons.*decimal points"),
+        (lambda frame: frame.to_csv(index=False, sep="\t").encode(), "separated by tabs"),
+        (lambda frame: frame.to_csv(index=False).encode("utf-16"), "UTF-16.*save it as UTF-8"),
+        (lambda frame: frame.rename(columns={"index": "Index"}).to_csv(index=False).encode(), "'Index': rename it"),
+        (lambda frame: frame.rename(columns={"arch": " ARCH"}).to_csv(index=False).encode(), "' ARCH': rename it"),
+        (lambda frame: frame.to_csv(index=False, decimal=",").encode(), "decimal points"),
+        (lambda frame: gzip.compress(frame.to_csv(index=False).encode()), "gzip"),
+    ],
+)
+def test_a_table_in_another_style_is_told_how_to_be_written(
+    tmp_path: Path, written_as: Callable[[pd.DataFrame], bytes], told: str
+) -> None:
+    (tmp_path / "table.csv").write_bytes(written_as(table()))
+    with pytest.raises(NasRetrainError, match=told):
+        benchmark.read(tmp_path / "table.csv", "cifar10", recipe="benchmark")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1.5, 1e300, -1e300, 99999999999999999999])
+@pytest.mark.parametrize("column", ["index", "seed"])
+def test_an_index_or_a_seed_that_is_no_whole_number_is_refused(tmp_path: Path, column: str, value: float) -> None:
+    changed = table().assign(seed=0).astype({column: object})
+    changed.loc[3, column] = value
+    with pytest.raises(NasRetrainError, match=f"column '{column}' holds"):
+        benchmark.read(written(tmp_path, changed), "cifar10", recipe="benchmark")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_a_seed_column_makes_seeds(tmp_path: Path, suffix: str) -> None:
+    both = pd.concat([table().assign(seed=777), table().assign(seed=888, cifar10_test=50.0)])
+    path = tmp_path / f"mine.{suffix}"
+    both.to_parquet(path) if suffix == "parquet" else both.to_csv(path, index=False)
+    found = benchmark.read(path, "cifar10", recipe="benchmark")
+    assert found.name == "mine"
+    assert set(found.runs["seed"]) == {777, 888}
+    assert len(found.runs) == 2 * NUMBER
+    with pytest.raises(NasRetrainError, match="cell 0 is listed more than once"):
+        benchmark.read(written(tmp_path, both.drop(columns="seed")), "cifar10", recipe="benchmark")
+
+
+def test_a_packed_table_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"index,arch,accuracy\n" + b"0" * (40 << 20)))
+    with pytest.raises(NasRetrainError, match="far more than its size"):
+        benchmark.read(path, "cifar10", recipe="benchmark")
+
+
+def test_a_file_of_no_known_kind_is_told_what_it_seems_to_be(tmp_path: Path) -> None:
+    for name, content, told in (
+        ("NATS-tss-simple.tar", b"x" * 600, "Unpack it first"),
+        ("file.h5", b"\x89HDF\r\n", "HDF5"),
+        ("file.pt2", POINTER, "git-LFS"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(NasRetrainError, match=told):
+            benchmark.read(tmp_path / name, "cifar10", recipe="benchmark")

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from nas_retrain import cli
 from nas_retrain.cli import CONFIGS
 from nas_retrain.cli import compose as composed
 from nas_retrain.config import BaseRateSettings, digest
@@ -312,3 +313,17 @@ def test_help_lists_groups_and_keys() -> None:
     assert done.returncode == 0
     for word in ("dataset: cifar10", "architecture_aware", "max_hours", "sample:60"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize("config", ["config", "verify"])
+@pytest.mark.parametrize("bench", ["mlp", "cnn"])
+def test_a_profile_that_a_bench_does_not_have_is_told(config: str, bench: str) -> None:
+    with pytest.raises(NasRetrainError, match=rf"Profile reference is not meant for bench {bench}.*PROFILE=dry"):
+        cli.compose(f"bench={bench}", "profile=reference", "dataset=fashion_mnist", config=config)
+
+
+def test_files_with_the_published_contents_leave_the_identity_as_it_was(make_settings: MakeSettings) -> None:
+    verified = make_settings("dataset=cifar10", "dataset.verify=true").identity("benchmark")
+    unverified = make_settings("dataset=cifar10").identity("benchmark")
+    assert "verify" not in verified["dataset"]
+    assert digest(verified) != digest(unverified)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +260,72 @@ def test_test_images_are_normalised(make_settings: MakeSettings, tmp_path: Path)
     expected = (raw - np.array(dataset.mean)) / np.array(dataset.std)
     np.testing.assert_allclose(data.test_images.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-4, atol=1e-5)
     assert data.test_labels.tolist() == labels.tolist()
+
+
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take the made files for the published ones."""
+    source = sources.SOURCES["cifar10"]
+    assert isinstance(source, sources.PickledBatches)
+    sums = [
+        {name: hashlib.md5((tmp_path / source.folder / name).read_bytes()).hexdigest() for name in part}
+        for part in (source.train_files, source.test_files)
+    ]
+    changed = dataclasses.replace(source, train_files=sums[0], test_files=sums[1])
+    monkeypatch.setitem(sources.SOURCES, "cifar10", changed)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_5", "test_batch"])
+@pytest.mark.parametrize("change", ["one label", "one pixel", "written again", "an appended byte"])
+def test_other_contents_than_the_published_ones_are_refused_by_the_file_s_name(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, change: str
+) -> None:
+    write_cifar10(tmp_path)
+    published(monkeypatch, tmp_path)
+    verified = cifar10(make_settings, "dataset.verify=true")
+    images = sources.read(verified, tmp_path)[0][0]
+    path = tmp_path / "cifar-10-batches-py" / name
+    batch = pickle.loads(path.read_bytes())
+    if change == "one label":
+        batch["labels"][0] = (batch["labels"][0] + 1) % 10
+    elif change == "one pixel":
+        batch["data"] = batch["data"].copy()
+        batch["data"][0, 0] ^= 1
+    path.write_bytes(pickle.dumps(batch, 4) + (b"x" if change == "an appended byte" else b""))
+    with pytest.raises(NasRetrainError, match=rf"{name} has not the published contents.*dataset\.verify=false"):
+        sources.read(verified, tmp_path)
+    assert sources.read(cifar10(make_settings), tmp_path)[0][0].shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write", "named"),
+    [
+        ("cifar10", write_cifar10, "data_batch_1"),
+        ("cifar100", write_cifar100, "train"),
+        ("imagenet16_120", write_imagenet16, "train_data_batch_1"),
+    ],
+)
+def test_each_data_set_is_compared_with_its_published_sums(
+    make_settings: MakeSettings, tmp_path: Path, dataset: str, write: Callable[[Path], object], named: str
+) -> None:
+    write(tmp_path)
+    with pytest.raises(NasRetrainError, match=rf"{named} has not the published contents"):
+        sources.read(make_settings(f"dataset={dataset}", "dataset.verify=true").dataset, tmp_path)
+
+
+def test_the_sums_of_cifar_are_torchvision_s() -> None:
+    for name, theirs in (("cifar10", torchvision.datasets.CIFAR10), ("cifar100", torchvision.datasets.CIFAR100)):
+        source = sources.SOURCES[name]
+        assert isinstance(source, sources.PickledBatches)
+        assert dict(theirs.train_list) == source.train_files
+        assert dict(theirs.test_list) == source.test_files
+
+
+def test_labels_that_cannot_be_read_in_good_time_are_refused(make_settings: MakeSettings, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    labels: list[object] = [0]
+    for _ in range(60):
+        labels = [labels, labels]
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    path.write_bytes(pickle.dumps({"data": np.zeros((6, 3072), np.uint8), "labels": labels}, 4))
+    with pytest.raises(NasRetrainError, match="one whole-numbered label"):
+        sources.read(cifar10(make_settings), tmp_path)

@@ -528,3 +528,20 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
     assert shown.startswith(f"NAS-Bench-201's cells on {name}, retrained: {name} ".replace("\\", ""))
     assert f"NATS-tss-{name}-{name}-simple".replace("\\", "") in shown
     assert shown.count("</code><script>alert(1)</script>|*d* # e") == 3
+
+
+@pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
+def test_an_export_is_read_as_the_records_that_it_was_made_of(
+    make_settings: MakeSettings, tmp_path: Path, table: str
+) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")
+    stored(settings)
+    folder = export.export(settings)
+    ours = benchmark.read(settings.results_dir / "runs.parquet", "digits", recipe="benchmark")
+    back = benchmark.read(folder / table, "digits", recipe="another")
+    assert (back.name, back.per_class) == ("benchmark", ours.per_class)
+    pd.testing.assert_frame_equal(back.runs, ours.runs)
+    losses = benchmark.read(folder / table, "digits", recipe="", column="train_accuracy")
+    assert not losses.runs["accuracy"].equals(ours.runs["accuracy"])
+    with pytest.raises(NasRetrainError, match="no accuracies on cifar10; it has digits"):
+        benchmark.read(folder / table, "cifar10", recipe="benchmark")

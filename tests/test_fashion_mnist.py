@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nas_retrain.data import fashion_mnist, sources
 from nas_retrain.errors import NasRetrainError
 from tests.conftest import MakeSettings
 
+DEBIAN = fashion_mnist.DEBIAN
 COUNTS = {"train": 30, "test": 20}
 
 
@@ -136,3 +138,25 @@ def test_a_download_that_fails_tells_the_remedy(
 def test_a_subset_larger_than_the_data_is_told(make_settings: MakeSettings) -> None:
     with pytest.raises(NasRetrainError, match="train_subset 31 is larger than the 30"):
         settings(make_settings, "dataset.train_subset=31")
+
+
+def test_other_contents_than_the_published_ones_are_refused(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    verified = settings(make_settings, "dataset.verify=true")
+    with pytest.raises(NasRetrainError, match=r"train-images-idx3-ubyte has not the published contents"):
+        sources.read(verified, tmp_path)
+    sums = {name: hashlib.md5((tmp_path / name).read_bytes()).hexdigest() for name in fashion_mnist.MD5}
+    monkeypatch.setattr(fashion_mnist, "MD5", sums)
+    sources.read(verified, tmp_path)
+    for name in sums:  # packed, with whatever settings, the contents are the same
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes(), 1))
+        (tmp_path / name).unlink()
+    sources.read(verified, tmp_path)
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_debian_s_files_have_the_published_contents() -> None:
+    for name, md5 in fashion_mnist.MD5.items():
+        assert hashlib.md5(gzip.decompress((DEBIAN / f"{name}.gz").read_bytes())).hexdigest() == md5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,110 @@ def test_a_damaged_pth_is_one_clear_error(tmp_path: Path) -> None:
             benchmark.read(path, "cifar10", recipe="")
     with pytest.raises(NasRetrainError, match="There is no file"):
         benchmark.read(tmp_path / "missing.pth", "cifar10", recipe="")
+
+
+def read_cell(folder: Path) -> set[int]:
+    return set(benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs["index"])
+
+
+def aged(path: Path, seconds: int = 10**6) -> None:
+    """Give a file an old time, as tar and cp -p do."""
+    os.utime(path, (path.stat().st_mtime - seconds,) * 2)
+
+
+@pytest.mark.parametrize("change", ["a part unpacked later", "a file copied over", "a file taken away", "a time"])
+def test_a_source_is_read_again_when_its_files_are_others(
+    folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_cell(folder)
+    before = folder.stat()
+    changed, expected = folder / "000011.pickle.pbz2", set(CELLS)
+    if change == "a part unpacked later":
+        pickle_save({"200": trained(500, 200, (777,))}, folder / "000500.pickle")
+        aged(folder / "000500.pickle.pbz2")
+        expected |= {500}
+    elif change == "a file copied over":
+        pickle_save({"200": trained(11, 200, (777, 888, 999, 1000))}, folder / "000011.pickle")
+        aged(changed)
+    elif change == "a file taken away":
+        changed.rename(folder.parent / "away")
+        (folder / "meta.pickle.pbz2").unlink()
+        pickle_save({"evaluated_indexes": {0, 284}}, folder / "meta.pickle")
+        expected -= {11}
+    else:
+        aged(changed)
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = []
+    original = benchmark._nats_cell
+    monkeypatch.setattr(benchmark, "_nats_cell", lambda path: again.append(path) or original(path))
+    assert read_cell(folder) == expected
+    assert again
+
+
+def test_a_pth_copied_over_with_an_old_time_is_read_again(tmp_path: Path) -> None:
+    path = saved(tmp_path, official())
+    assert read_cell(path) == set(CELLS)
+    content = official()
+    del content["arch2infos"][284]
+    content["evaluated_indexes"] = {0, 11}
+    saved(tmp_path, content)
+    aged(path)
+    assert read_cell(path) == {0, 11}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda copy: copy.write_bytes(copy.read_bytes()[:-50]),
+        lambda copy: copy.write_bytes(b""),
+        lambda copy: copy.write_bytes(b"<html>"),
+    ],
+)
+def test_a_damaged_copy_is_told_and_the_source_read(folder: Path, harm: Callable[[Path], object]) -> None:
+    whole = read_cell(folder)
+    copy = folder.with_name(f"{folder.name}.accuracies.parquet")
+    harm(copy)
+    with pytest.warns(match="is damaged"):
+        assert read_cell(folder) == whole
+    assert read_cell(folder) == whole
+
+
+def test_a_copy_of_an_older_version_is_made_anew(folder: Path) -> None:
+    read_cell(folder)
+    copy = folder.with_name(f"{folder.name}.accuracies.parquet")
+    old = pd.read_parquet(copy).assign(accuracy=1.0)
+    old.to_parquet(copy, index=False)  # newer than the source, but it does not say of what it was made
+    assert benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs["accuracy"].max() > 1.0
+
+
+@pytest.mark.parametrize("without", ["no meta file", "a damaged meta file", "a meta file"])
+def test_a_folder_that_lacks_cells_is_told_with_their_number(folder: Path, without: str) -> None:
+    (folder / "000011.pickle.pbz2").unlink()
+    meta = folder / "meta.pickle.pbz2"
+    if without == "no meta file":
+        meta.unlink()
+    elif without == "a damaged meta file":
+        meta.write_bytes(b"nothing")
+    known = (
+        "2 of 3 cells; the first that is missing is 000011"
+        if without == "a meta file"
+        else ("2 of 15,625 cells; the first that is missing is 000001")
+    )
+    with pytest.warns(match=known):
+        read_cell(folder)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_checkpoint_is_told_to_be_one(tmp_path: Path, archive: bool) -> None:
+    for content in ({"weights": torch.zeros(2)}, torch.nn.Linear(2, 2).state_dict()):
+        with pytest.raises(NasRetrainError, match=r"seems to be a network's checkpoint.*v1_1-096897\.pth"):
+            benchmark.read(saved(tmp_path, content, archive=archive), "cifar10", recipe="")
+    with pytest.raises(NasRetrainError, match=r"another program's checkpoint.*v1_1-096897\.pth"):
+        benchmark.read(saved(tmp_path, {"epoch": 3, "best": 0.5}, archive=archive), "cifar10", recipe="")
+
+
+def test_a_full_folder_is_told_to_hold_weights(folder: Path) -> None:
+    weights = torch.nn.Linear(2, 2).state_dict()
+    (folder / "000011.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps({"200": {"net_state_dict": weights}})))
+    with pytest.raises(NasRetrainError, match=r"000011.*weights.*ends in -full.*ends in -simple"):
+        read_cell(folder)

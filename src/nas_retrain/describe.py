@@ -25,6 +25,7 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
         f"  cells          {len(cells):,} chosen, {len(classes):,} network classes",
         f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
         f"  base rate      {_base_rate(made, settings)}",
+        *_own_rates(made, settings),
         f"  trainings      {number:,} wanted, {number - len(made.missing):,} stored, {len(made.missing):,} to do",
     ]
 
@@ -42,7 +43,7 @@ def _seeds(settings: Settings) -> str:
 
 def _base_rate(made: Plan, settings: Settings) -> str:
     search = settings.base_rate
-    if made.searching:
+    if any(not training.validated for training in _searches_missing(made)):
         return (
             f"to be searched: {search.points} rates from {search.lowest:g} to {search.highest:g}, "
             f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) on the base network"
@@ -51,6 +52,24 @@ def _base_rate(made: Plan, settings: Settings) -> str:
         return "not needed"
     how = "searched here" if settings.dataset.base_rate is None else "recorded in the data set configuration"
     return f"{made.base_rate:.4g} ({how})"
+
+
+def _searches_missing(made: Plan) -> list[Training]:
+    """The trainings of searches that are still to do; those of a network's own rate are validated."""
+    searches = {training.key for training in made.search}
+    return [training for training in made.missing if training.key in searches]
+
+
+def _own_rates(made: Plan, settings: Settings) -> list[str]:
+    """What is still to be searched of the networks' own rates; nothing if there is nothing."""
+    own = settings.own_rate
+    networks = {training.network_class for training in _searches_missing(made) if training.validated}
+    if own is None or not networks:
+        return []
+    return [
+        f"  own rates      to be searched: {own.points} rates from {own.lowest:g} to {own.highest:g}, "
+        f"{len(own.seeds)} seed(s), {settings.training.epochs} epoch(s) on each of {len(networks):,} network(s)"
+    ]
 
 
 def cost_here(cost: Cost, workers: int) -> list[str]:

@@ -125,8 +125,9 @@ def _instead(table: pd.DataFrame, path: Path, needed: str) -> str:
     header = ",".join(columns)
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         if separator in header:
-            first = " ".join(map(str, table.iloc[0])) if len(table) else ""
-            decimals = ", and write decimal points instead of commas" if separator == ";" and "," in first else ""
+            # Commas in the rows alone: pandas then takes what stands before them for the names of the rows.
+            commas = not isinstance(table.index, pd.RangeIndex)
+            decimals = ", and write decimal points instead of commas" if commas else ""
             return f": its columns are separated by {name}. Separate them by commas{decimals}."
     for name in columns:
         if name.strip().lower() == needed:

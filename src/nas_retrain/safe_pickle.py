@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,10 +124,11 @@ class _DataType:
     __slots__ = ("name", "order")
 
     def __init__(self, name: str) -> None:
-        self.name, self.order = name, "="
+        self.name = name
+        self.order: Literal["<", ">", "=", "|"] = "="
 
     def real(self) -> np.dtype[Any]:
-        return np.dtype(self.name).newbyteorder(self.order)  # type: ignore[call-overload]
+        return np.dtype(self.name).newbyteorder(self.order)
 
 
 class _Container:
@@ -236,7 +237,7 @@ class Unpickler:
     def _run(self) -> Any:  # noqa: ANN401
         stack, marks, memo, texts = self._stack, self._marks, self._memo, self._texts
         for part in (stack, marks, memo, self._far_memo):
-            part.clear()  # type: ignore[attr-defined]
+            part.clear()
         data, position, safe = self._data, self._position, self._safe
         while True:
             if position >= safe:
@@ -452,7 +453,7 @@ class Unpickler:
         line = self._line()
         if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
             raise pickle.UnpicklingError("a string has no quotes")
-        self._stack.append(codecs.escape_decode(line[1:-1])[0].decode("latin1"))  # type: ignore[attr-defined]
+        self._stack.append(codecs.escape_decode(line[1:-1])[0].decode("latin1"))
 
     def _dict(self, items: list[Any]) -> tuple[dict[Any, Any], int]:
         values, level, _ = self._values(items)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
@@ -25,12 +24,12 @@ _FORMAT = 2
 _KEY = b"nas_retrain.source"
 
 
-def identity(files: list[os.DirEntry[str]] | list[Path]) -> str:
+def identity(files: list[Path]) -> str:
     """What a source of these files is known by, as JSON: their number, total size, and a digest of sizes and times."""
-    stats = sorted((file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files)
+    stats = sorted((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    known = {"format": _FORMAT, "files": len(stats), "bytes": sum(size for _, size, _ in stats), "digest": digest}
-    return json.dumps(known)
+    size = sum(bytes_of for _, bytes_of, _ in stats)
+    return json.dumps({"format": _FORMAT, "files": len(stats), "bytes": size, "digest": digest})
 
 
 def place(source: Path) -> Path:

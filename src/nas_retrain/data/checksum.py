@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
-from typing import IO
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.file_kind import seems
 
 
-def of(file: IO[bytes]) -> str:
+def of(file: io.BufferedIOBase) -> str:
     """The sum of what `file` holds from its position on, in hexadecimal digits."""
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
