@@ -531,9 +531,7 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
 
 
 @pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
-def test_an_export_is_read_as_the_records_that_it_was_made_of(
-    make_settings: MakeSettings, tmp_path: Path, table: str
-) -> None:
+def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")
     stored(settings)
     folder = export.export(settings)
