@@ -18,8 +18,10 @@ export PYTHON VENV FUZZ_SECONDS
 
 STAGES := retrain plan status cancel verify analyze algorithms export cells bench
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
-test: export PYTEST_ADDOPTS := -m 'not slow' $(value PYTEST_ADDOPTS) $(value ARGS)
-test-all: export PYTEST_ADDOPTS := $(value PYTEST_ADDOPTS) $(value ARGS)
+# Files of tests are shared out to the cores; those of one file stay together.
+SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
+test: export PYTEST_ADDOPTS := -m 'not slow' $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
+test-all: export PYTEST_ADDOPTS := $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 
 RUN := "$$VENV"/bin/python
 DEFAULTS :=

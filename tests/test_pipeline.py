@@ -116,6 +116,7 @@ def test_run_again_it_trains_nothing(undisturbed: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (results / "runs").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_killed_halfway_and_run_again_it_completes_with_the_same_figures(undisturbed: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     for records in (1, RECORDS // 2):
@@ -130,6 +131,7 @@ def test_killed_halfway_and_run_again_it_completes_with_the_same_figures(undistu
     assert figures(results) == figures(undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     process = start(results)
@@ -147,6 +149,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(undisturbed: Path, tmp_p
     assert figures(results) == figures(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(undisturbed: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     first = start(results)

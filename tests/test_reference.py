@@ -13,6 +13,8 @@ from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
 from tests.conftest import MakeSettings
 
+pytestmark = pytest.mark.slow
+
 TINY = ["dataset=digits", "launcher=local", "launcher.device=cpu", "network.channels=4"]
 MINIATURE = [
     "profile=reference",

@@ -65,6 +65,7 @@ def test_seeds_are_added_a_round_at_a_time_until_the_bound_and_for_each_recipe_a
     assert not [t for t in made.missing if t.recipe == "architecture_aware"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_itself_from_round_to_round(make_settings: MakeSettings) -> None:
     settings = make_settings(
         "cells=sample:3", "seeds=[1,2,3]", "recipe=[benchmark]", "training.epochs=1", "enough_tau=0.999"

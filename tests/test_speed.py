@@ -11,6 +11,7 @@ from nas_retrain import speed
 from tests.conftest import MakeSettings
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_summed_up(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "REPEATS", 2)
     monkeypatch.setattr(speed, "SECONDS", 0.05)

@@ -275,6 +275,7 @@ class TestGroups:
         resumed = training.train(trainings, settings, data, tmp_path / "a.pt")
         assert list(map(timeless, resumed)) == list(map(timeless, undisturbed))
 
+    @pytest.mark.slow
     def test_in_single_precision_accuracies_differ_by_no_more_than_chance(
         self, make_settings: MakeSettings, tmp_path: Path
     ) -> None:
@@ -320,6 +321,7 @@ def test_the_first_step_s_gradient_is_autograd_s(make_settings: MakeSettings, tm
             )
 
 
+@pytest.mark.slow
 def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: MakeSettings, tmp_path: Path) -> None:
     """Twenty seeds, each from the same weights and batches in both networks; single precision, so they part on the way.
 
@@ -367,6 +369,7 @@ def test_bfloat16_trains_as_well_and_is_another_budget(make_settings: MakeSettin
     assert min(record.test_accuracy for record in records) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_a_compiled_network_trains_the_same(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,11 +38,13 @@ def verify(results: Path, bench: str) -> list[RunRecord]:
     return records
 
 
+@pytest.mark.slow
 def test_a_verification_of_201_is_what_its_records_say(tmp_path: Path) -> None:
     verify(tmp_path, "201")
     assert not (tmp_path / "tables" / "coordinates.csv").exists()  # vertices there are behind BatchNorm
 
 
+@pytest.mark.slow
 def test_a_verification_of_mlps_is_what_its_records_say_and_resumes(tmp_path: Path) -> None:
     records, report = verify(tmp_path, "mlp"), (tmp_path / "report.md").read_text()
     assert (tmp_path / "tables" / "coordinates.csv").exists()
