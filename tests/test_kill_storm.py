@@ -26,7 +26,7 @@ from nas_retrain.store import read_runs
 
 KILLS = 50
 OVERRIDES = [
-    *("dataset=digits", "profile=dry", "cells=sample:4", "seeds=[1]", "training.epochs=2", "dataset.train_subset=200"),
+    *("dataset=digits", "profile=dry", "cells=sample:4", "seeds=[1]", "training.epochs=6", "dataset.train_subset=200"),
     *("network.channels=4", "network.cells_per_stage=1", "base_rate.points=2", "base_rate.seeds=[1]"),
     *("launcher=local", "launcher.device=cpu", "launcher.workers=2", "launcher.together=2"),
     *("launcher.checkpoint_every=1", "analysis.bootstrap_draws=20", "analysis.null_draws=19"),
