@@ -175,6 +175,7 @@ def storm(folder: Path, kills: int) -> None:
     import nas_retrain.launch
     import nas_retrain.pipeline  # noqa: F401 - all that a run imports, before the forks
     from nas_retrain import training
+    from nas_retrain.leftovers import remove_leftovers
 
     training.prepare_process(torch.device("cpu"))
     log = folder / "kills"
@@ -191,10 +192,9 @@ def storm(folder: Path, kills: int) -> None:
             number += 1
     process = start(folder / f"storm-{number}")
     assert os.waitpid(process, 0)[1] == 0
-    # Workers of killed runs may have lived on beside it for a moment: another run removes what they left.
+    # Workers of killed runs may have lived on beside it for a moment: the next run begins by removing what they left.
     for finished in range(number + 1):
-        process = start(folder / f"storm-{finished}")
-        assert os.waitpid(process, 0)[1] == 0
+        remove_leftovers(folder / f"storm-{finished}")
 
 
 def figures(results: Path) -> dict[object, dict[str, object]]:
