@@ -97,7 +97,7 @@ def test_a_file_system_without_locks_is_told_once(
     tmp_path: Path, file_system: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(3):
-        with locks.exclusive(tmp_path):
+        with locks.exclusive(tmp_path), RunWriter(tmp_path / "runs", "local"):
             pass
     assert capsys.readouterr().err.count("flock") == (file_system is not None)
 

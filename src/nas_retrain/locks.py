@@ -95,7 +95,7 @@ def take(path: Path) -> Lock | None:
             except OSError as error:
                 if error.errno not in _WITHOUT_FLOCK:
                     raise
-                _tell_of_markers(str(path.parent))
+                _tell_of_markers()
                 marker = _marker_of(path)
                 taken = _create(marker)
             if not taken:
@@ -132,10 +132,10 @@ def _marker_of(path: Path) -> Path:
 
 
 @cache
-def _tell_of_markers(folder: str) -> None:
+def _tell_of_markers() -> None:
     print(  # noqa: T201 - a note, once
-        f"note: the file system of {folder} has no locks (flock); files named .*.held stand for them. If a process is "
-        "killed on another host, its file must be removed by hand.",
+        "note: the results folder's file system has no locks (flock); files named .*.held stand for them. If a process "
+        "is killed on another host, its file must be removed by hand.",
         file=sys.stderr,
         flush=True,
     )

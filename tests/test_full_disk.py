@@ -1,0 +1,100 @@
+"""On a full disk, whatever is being written, a run ends with one error, and what was written before is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+WRITES = """
+    import errno, json, resource, signal, sys
+    from pathlib import Path
+    import numpy as np, pandas as pd, torch
+    from matplotlib.figure import Figure
+    from tqdm import tqdm
+    from nas_retrain import base_rate, checkpoints, launch, locks, plan, store
+    from nas_retrain.analysis import figures, report
+    from nas_retrain.cli import compose
+    from nas_retrain.errors import NasRetrainError
+    from tests.test_store import a_record
+
+    folder = Path(sys.argv[1])
+    settings = compose(
+        "dataset=digits", "profile=dry", "launcher=local", "cells=sample:1", "dataset.base_rate=0.1",
+        f"results_dir={folder}",
+    )
+    (training, *_) = plan.recipe_trainings(settings, 0.1)
+    search = base_rate.GridSearch((base_rate.GridPoint(0.1, (1.0,)), base_rate.GridPoint(0.2, (2.0,))))
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    writer = store.RunWriter(folder / "runs", "local")
+    if sys.argv[2] != "full":
+        writer.append(a_record(1))
+    run = launch._Run([(training,)], {training.key}, settings, "local", writer, tqdm(disable=True))
+    (folder / "checkpoints").mkdir(exist_ok=True)
+
+    def lock():
+        with locks.exclusive(folder):
+            pass
+
+    def checkpoint():
+        state = checkpoints.State(("a",), {"w": torch.ones(9)}, [torch.ones(9)], checkpoints.Progress.start(1))
+        with checkpoints.kept_at(folder / "checkpoints" / "a.pt") as kept:
+            kept.save(state)
+
+    writes = {
+        "lock": lock,
+        "checkpoint": checkpoint,
+        "record": lambda: writer.append(a_record(2)),
+        "log of failures": lambda: run._failed((training,), "an error"),
+        "table of records": lambda: store.merge(folder),
+        "table": lambda: report.write_tables({"noise": pd.DataFrame({"a": [1.5]})}, folder),
+        "figure": lambda: figures.save(figure, folder / "figures", "gain"),
+        "base rate": lambda: base_rate.write_search(search, folder, "base_rate"),
+        "settings": lambda: plan.claim_results_folder(settings),
+    }
+    if sys.argv[2] == "full":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    told = {}
+    for name, write in writes.items():
+        try:
+            write()
+            told[name] = "written"
+        except NasRetrainError as error:
+            told[name] = str(error)
+    print(json.dumps(told))
+"""
+
+
+def attempt(folder: Path, how: str) -> dict[str, str]:
+    """What comes of writing each kind of file, in a process that may not write a byte to a file if `how` is "full": the
+    system refuses that in the same way as on a full disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WRITES), str(folder), how],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_every_kind_of_file_that_cannot_be_written_is_one_error_and_the_old_one_is_kept(tmp_path: Path) -> None:
+    written = attempt(tmp_path / "results", "empty")
+    assert set(written.values()) == {"written"}
+    before = contents(tmp_path / "results")
+    told = attempt(tmp_path / "results", "full")
+    assert told.keys() == written.keys()
+    for name, message in told.items():
+        if name != "settings":  # they stand there already
+            assert message.startswith("Cannot write "), name
+            assert "full" in message, name
+    assert contents(tmp_path / "results") == before
