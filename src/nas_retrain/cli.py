@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import runpy
@@ -39,6 +40,9 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
 
     @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
     def main(composed: DictConfig) -> None:
+        for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no text has
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             stage(to_settings(composed))
         except NasRetrainError as error:

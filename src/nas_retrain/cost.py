@@ -68,7 +68,7 @@ def estimate(
             return None
         points = _measured_points(trainings, work, settings, device)
         measured_on = f"a few steps on this machine ({device_name(device)})"
-    slope, offset = np.polyfit(*points.T, 1)
+    slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
     per_image = np.maximum(offset + slope * work, points[:, 1].min())
     images = epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images
     return Cost(

@@ -309,18 +309,6 @@ class _Run:
         self.bar.set_postfix(diverged=self.tally.diverged, failed=len(self.tally.failed), refresh=False)
 
 
-def failed_keys(folder: Path) -> dict[RunKey, str]:
-    """The trainings of a results folder that failed at any time, with their last error (logs/failures-*.jsonl, one
-    JSON object a line); a later success does not remove them."""
-    failures: dict[RunKey, str] = {}
-    for path in sorted((folder / "logs").glob("failures-*.jsonl")):
-        for line in path.read_text().splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a torn line tells nothing
-                failure = json.loads(line)
-                failures[RunKey(*failure["key"])] = failure["error"]
-    return failures
-
-
 def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
     """Where a group that is under way keeps its state."""
     name = plan.group_name(group)

@@ -17,6 +17,7 @@ from nas_retrain import cost as costs
 from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
 from nas_retrain.analysis import stage as analysis
 from nas_retrain.base_rate import GridSearch, finished_search
+from nas_retrain.claims import claim_results_folder
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
@@ -83,7 +84,7 @@ def _retrain_here(settings: Settings) -> None:
             raise NasRetrainError(
                 f"SLURM has tasks of {settings.results_dir} (make status shows them). Wait for them, or make cancel."
             )
-        plan.claim_results_folder(settings)
+        claim_results_folder(settings)
         failed = _train_missing(made, settings)
         _merge_and_analyse(settings)
     if failed:
@@ -148,7 +149,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
     if make_plan(settings, read_store(settings)).missing:
         sources.fetch(settings.dataset, settings.data_dir)
     with launch.exclusive(folder):
-        plan.claim_results_folder(settings)
+        claim_results_folder(settings)
         tasks = slurm.tasks_on_their_way(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between
         made = make_plan(settings, stored)

@@ -4,11 +4,9 @@ the searches for learning rates, after them the trainings that tell what results
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +16,7 @@ from nas_retrain.config import BASE_RATE, SEARCH, GridSettings, Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.seeds import expected_tau
-from nas_retrain.store import RunKey, StoredRuns, replacing
+from nas_retrain.store import RunKey, StoredRuns
 
 
 @dataclass(frozen=True)
@@ -435,45 +433,3 @@ def work_units(
 def remaining(trainings: Iterable[Training], stored: StoredRuns) -> list[Training]:
     """The trainings of which no record is stored."""
     return [training for training in trainings if training.key not in stored]
-
-
-def claim_results_folder(settings: Settings) -> None:
-    """Make the results folder this configuration's own, or check that it is.
-
-    What decides results is written to settings.json at the first run; recipes may be added later, and cells and
-    seeds extended. Raises NasRetrainError naming each key that differs, or the path that cannot be written.
-    """
-    path = settings.results_dir / "settings.json"
-    now = _deciding(settings)
-    if path.exists():
-        try:
-            before: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise NasRetrainError(f"{path} cannot be read ({error}). Give another folder: results_dir=...") from error
-        differences = [
-            f"\n  {key}: {known} there, {_flat(now)[key]} now"
-            for key, known in _flat(before).items()
-            if key in _flat(now) and _flat(now)[key] != known
-        ]
-        if differences:
-            raise NasRetrainError(
-                f"{settings.results_dir} holds results made with other settings:{''.join(differences)}\n"
-                "Use those settings again, or give these results a folder of their own: ARGS='results_dir=...'"
-            )
-        now["recipes"] = before.get("recipes", {}) | now["recipes"]
-        if now == before:
-            return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(now, indent=2) + "\n")
-
-
-def _deciding(settings: Settings) -> dict[str, Any]:
-    sections = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes")
-    return settings.model_dump(mode="json", include=set(sections), exclude={"dataset": {"dry_train_subset"}})
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -149,7 +149,7 @@ class Schema:
                 raise ValueError(f"its column {column.name} is of type {given.type}, and holds {column.expected}")
             try:
                 arrays[column.name] = given.cast(column.type)
-            except pa.ArrowInvalid as error:
+            except pa.ArrowException as error:
                 raise ValueError(f"its column {column.name} holds what is not {column.expected}: {error}") from None
         for name in table.column_names:
             if name not in arrays:
@@ -254,11 +254,12 @@ def _same_kind(given: pa.DataType, wanted: pa.DataType) -> bool:
         given = given.value_type
     if pa.types.is_null(given):
         return True
-    if wanted == pa.string():
-        return pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given)
-    if wanted == pa.int64():
-        return pa.types.is_integer(given)
-    return pa.types.is_floating(given) or pa.types.is_integer(given)
+    is_kind = {
+        pa.string(): (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        pa.int64(): (pa.types.is_integer,),
+        pa.float64(): (pa.types.is_floating, pa.types.is_integer),
+    }
+    return any(is_one(given) for is_one in is_kind[wanted])
 
 
 def _free_array(values: Sequence[Any]) -> pa.Array:

@@ -33,6 +33,7 @@ from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.networks.reference import ReferenceNetwork
 from nas_retrain.spaces import nas_bench_201
+from nas_retrain.store import StoredRuns
 from nas_retrain.training import choose_device, device_name, prepare_process
 
 REPEATS = 3
@@ -246,7 +247,7 @@ def summary(
     achieved = 3 * per_cell["fast"] * per_cell["multiply_accumulates"]
     pipeline = data["device_pipeline"] / data["torchvision_pipeline"]
     trainings = plan.recipe_trainings(full, full.dataset.base_rate or 1.0)
-    cost = costs.estimate(trainings, [], full, choose_device(full.launcher.device))
+    cost = costs.estimate(trainings, StoredRuns.of([]), full, choose_device(full.launcher.device))
     assert cost is not None
     workers_here = os.cpu_count() or 1
     lines = [

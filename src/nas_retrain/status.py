@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
@@ -11,6 +13,8 @@ import pandas as pd
 from nas_retrain import cost as costs
 from nas_retrain import describe, launch, slurm
 from nas_retrain.config import Settings, SlurmSettings, is_search
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.failures import read_failures
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Task
@@ -29,7 +33,9 @@ def status(settings: Settings) -> None:
     on_their_way = slurm.slots_on_their_way(folder, tasks)
     stored = read_store(settings)
     made = make_plan(settings, stored)
-    failures = launch.failed_keys(folder)
+    failures, unread = read_failures(folder)
+    for problem in unread:
+        say(f"note: {problem}", file=sys.stderr)
     rows = _rows(made, stored, on_their_way, failures, settings)
     for other in sorted(folder.parent.glob("*/settings.json")):
         if other.parent != folder:
@@ -91,18 +97,23 @@ def _rows(
 def _rows_beside(folder: Path) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
     columns = ("recipe", "network_class", "seed", "status")
-    stored = read_runs(folder)
+    try:
+        stored = read_runs(folder)
+    except NasRetrainError as error:
+        say(f"note: {error}", file=sys.stderr)
+        return []
     records = [row for row in zip(*map(stored.column, columns), strict=True) if not is_search(row[0])]
     recorded = {f"{recipe}/{network_class}/{seed}" for recipe, network_class, seed, _ in records}
     on_their_way = slurm.slots_on_their_way(folder, slurm.tasks_on_their_way(folder))
     waiting = {slot: running for slot, running in on_their_way.items() if slot not in recorded}
     waiting = {slot: running for slot, running in waiting.items() if not is_search(slot.split("/")[0])}
     recipes = dict.fromkeys([recipe for recipe, *_ in records] + [slot.split("/")[0] for slot in waiting])
+    name = os.fsencode(folder.name).decode(errors="backslashreplace")  # whatever encoding it is in
     rows: list[dict[str, object]] = []
     for recipe in recipes:
         outcomes = Counter(status for name, _, _, status in records if name == recipe)
         states = Counter(running for slot, running in waiting.items() if slot.split("/")[0] == recipe)
-        row = {"data set": folder.name, "recipe": recipe, "running": states[True], "queued": states[False]}
+        row = {"data set": name, "recipe": recipe, "running": states[True], "queued": states[False]}
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows
 

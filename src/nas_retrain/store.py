@@ -256,10 +256,11 @@ class StoredRuns:
 
     def frame(self, keys: Iterable[RunKey] | None = None) -> pd.DataFrame:
         """As a data frame: all, or those of some keys as far as they are stored; a missing number is NaN."""
-        if keys is None:
-            return self.table.to_pandas()
-        rows = sorted(self.rows[key] for key in set(keys) if key in self.rows)
-        return self.table.take(pa.array(rows, pa.int64())).to_pandas()
+        table = self.table
+        if keys is not None:
+            table = table.take(pa.array(sorted(self.rows[key] for key in set(keys) if key in self), pa.int64()))
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
 
     @property
     def records(self) -> list[RunRecord]:
@@ -388,9 +389,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _cannot_read(path: Path, error: OSError) -> NasRetrainError:
     return NasRetrainError(
-        f"{path} cannot be read: {error.strerror}. What it records would be trained again. Make it readable, or move "
-        "it out of the results folder to go on without it."
+        f"{path} cannot be read: {error.strerror or error}. Going on would pass over what it holds. Make it readable, "
+        "or move it out of the results folder to go on without it."
     )
+
+
+def read_whole(path: Path) -> bytes | None:
+    """What a file holds, None if there is none. Raises NasRetrainError if it is no regular file or the system does not
+    give it; a link to what is not there is such a file."""
+    if not os.path.lexists(path):
+        return None
+    with _opened(path) as file:
+        return file.read()
 
 
 def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
@@ -424,10 +434,9 @@ def _stamp(path: Path) -> object:
 
 def _read_table(path: Path) -> Checked | None:
     """The records of a table of ours, None if there is none; raises ValueError if it is damaged or foreign."""
-    if not os.path.lexists(path):
+    content = read_whole(path)
+    if content is None:
         return None
-    with _opened(path) as file:
-        content = file.read()
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
         # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
@@ -468,7 +477,7 @@ def _differing(table: pa.Table, repeats: Sequence[tuple[int, int]]) -> list[tupl
         return []
     accuracies = table["test_accuracy"].to_numpy()
     rows, first = np.array(repeats).T
-    return [repeats[place] for place in np.flatnonzero(accuracies[rows] != accuracies[first])]
+    return [repeats[place] for place in np.flatnonzero(accuracies[rows] != accuracies[first]).tolist()]
 
 
 def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:
