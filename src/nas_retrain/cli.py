@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -50,6 +51,9 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
+    # A plan is hundreds of thousands of small objects, none of them in a cycle: looking for cycles among them again and
+    # again, as Python would by default, takes as long as all else.
+    gc.set_threshold(100_000, 20, 100)
     # What make was given arrives in the environment, split here: no shell reads it.
     given = [*shlex.split(os.environ.get("NAS_RETRAIN_ARGS", "")), *sys.argv[1:]]
     # Hydra reads 201 as a number, but names of group files are strings.

@@ -26,18 +26,21 @@ from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
-import torch
 from tqdm import tqdm
 
-from nas_retrain import plan
+from nas_retrain import devices, plan
 from nas_retrain.config import Settings
-from nas_retrain.data import batches
+from nas_retrain.devices import Device
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
 from nas_retrain.store import RunKey, RunRecord, RunWriter
-from nas_retrain.training import Stopped, choose_device, prepare_process, train
+
+if TYPE_CHECKING:  # torch takes seconds to import, and those who only ask for the state of a run need not have it
+    import torch
+
+    from nas_retrain.data import batches
 
 Group = tuple[Training, ...]
 """What a worker does at once; see `plan.groups`."""
@@ -71,11 +74,13 @@ class Tally:
     stopped_by: set[int] = field(default_factory=set)
 
 
-def worker_count(settings: Settings, device: torch.device) -> int:
+def worker_count(settings: Settings, device: torch.device | Device) -> int:
     """How many trainings run at once: as configured, or one per GPU, or on the CPU one per core that is ours."""
     if settings.launcher.workers != "auto":
         return settings.launcher.workers
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.device_count()
     if device.type != "cpu":
         return 1
@@ -192,7 +197,7 @@ def run_here(
     data, full disk, workers that cannot live) and KeyboardInterrupt at a second Ctrl-C.
     """
     groups = [tuple(group) for group in work]
-    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(groups))
+    count = min(worker_count(settings, devices.found(settings.launcher.device)), len(groups))
     bar = tqdm(
         total=sum(map(len, groups)),
         desc=title,
@@ -331,6 +336,11 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
         signal.signal(stop_signal, lambda *_: stopping.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from nas_retrain.data import batches
+    from nas_retrain.training import choose_device, prepare_process
+
     try:
         device = choose_device(settings.launcher.device)
         if device.type == "cuda":
@@ -355,6 +365,8 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
 
 
 def _train_group(group: Group, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
+    from nas_retrain.training import Stopped, train
+
     try:
         records = train(group, settings, data, checkpoint_path(group, settings), stop)
     except Stopped:

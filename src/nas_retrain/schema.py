@@ -122,7 +122,11 @@ class Schema:
                 continue
             objects.append(found)
             places.append(place)
-        arrays = {column.name: _array(column, objects, places, faults) for column in self.columns}
+        by_name = _by_name(objects)
+        nothing = (None,) * len(objects)
+        arrays = {
+            column.name: _array(column, by_name.get(column.name, nothing), places, faults) for column in self.columns
+        }
         checked = self._checked(pa.table(arrays), places, faults)
         if faults:
             of_place = dict(zip(places, objects, strict=True))
@@ -200,11 +204,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _array(
-    column: Column, objects: Sequence[Mapping[str, Any]], places: Sequence[int], faults: dict[int, str]
-) -> pa.Array:
+def _by_name(objects: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
+    """The values of every name, in the order of the objects, None where one lacks it."""
+    names = tuple(objects[0]) if objects else ()
+    if all(tuple(found) == names for found in objects):  # as one version writes them; several times as fast
+        return dict(zip(names, zip(*(found.values() for found in objects), strict=True), strict=True))
+    return {name: [found.get(name) for found in objects] for name in set().union(*objects)}
+
+
+def _array(column: Column, values: Sequence[Any], places: Sequence[int], faults: dict[int, str]) -> pa.Array:
     """A column's values; those of another type are reported and left out."""
-    values = [found.get(column.name) for found in objects]
     try:
         # One look at the types of all values is what makes this fast: a fault is rare.
         if set(map(type, values)) <= _PLAIN[column.type]:

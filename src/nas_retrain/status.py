@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, slurm
+from nas_retrain import describe, devices, launch, slurm
 from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.failures import read_failures
@@ -19,7 +19,6 @@ from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Task
 from nas_retrain.store import RunKey, StoredRuns, read_runs
-from nas_retrain.training import choose_device
 
 LOGS_SHOWN = 3
 LOG_LINES_SHOWN = 6
@@ -50,7 +49,7 @@ def status(settings: Settings) -> None:
         if running and isinstance(settings.launcher, SlurmSettings):
             workers = len(running) * slurm.task_workers(settings.launcher)
         elif launch.holder(folder):
-            workers = launch.worker_count(settings, choose_device(settings.launcher.device))
+            workers = launch.worker_count(settings, devices.found(settings.launcher.device))
         if workers:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
@@ -67,8 +66,12 @@ def _rows(
     settings: Settings,
 ) -> list[dict[str, object]]:
     states = stored.column("status")
+    checkpoints = {path.name for path in (settings.results_dir / "checkpoints").glob("*.pt")}
     saved = {
-        training.slot for group in made.groups if launch.checkpoint_path(group, settings).exists() for training in group
+        training.slot
+        for group in (made.groups if checkpoints else [])
+        if launch.checkpoint_path(group, settings).name in checkpoints
+        for training in group
     }
     rows: list[dict[str, object]] = []
     for name in dict.fromkeys(training.recipe for training in made.everything):
