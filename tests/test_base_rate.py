@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nas_retrain import plan
 from nas_retrain.base_rate import GridPoint, GridSearch, finished_search, write_search
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.store import RunRecord, StoredRuns
 from tests.conftest import MakeSettings
 from tests.test_plan import as_stored
@@ -75,3 +76,28 @@ def test_the_whole_grid_is_written_and_drawn(tmp_path: Path, loss: float) -> Non
     assert [point["learning_rate"] for point in written["grid"]] == [0.1, 1.0]
     assert written["grid"][1]["train_losses"] == [loss if math.isfinite(loss) else None, 0.6]
     assert (tmp_path / "figures" / "base_rate.png").read_bytes().startswith(b"\x89PNG")
+
+
+SEARCH = GridSearch((GridPoint(0.1, (1.0,)), GridPoint(1.0, (2.0,))))
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b"[]", b"null", b'{"base_rate": ', b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_file_is_made_anew_from_the_records(tmp_path: Path, content: bytes) -> None:
+    write_search(SEARCH, tmp_path, "base_rate")
+    whole = (tmp_path / "base_rate.json").read_bytes()
+    (tmp_path / "base_rate.json").write_bytes(content)
+    write_search(SEARCH, tmp_path, "base_rate")
+    assert (tmp_path / "base_rate.json").read_bytes() == whole
+
+
+def test_what_a_newer_version_wrote_beside_stays_and_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "base_rate.json"
+    path.write_text(json.dumps({"base_rate": 7.0, "novelty": {"on": True}}))
+    write_search(SEARCH, tmp_path, "base_rate")
+    written = json.loads(path.read_text())
+    assert written["novelty"] == {"on": True}
+    assert written["base_rate"] == 0.1
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(NasRetrainError, match=r"Cannot write .*base_rate\.json"):
+        write_search(SEARCH, tmp_path, "base_rate")

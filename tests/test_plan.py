@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -292,48 +291,6 @@ def test_the_search_trains_the_base_network_at_every_rate_and_seed(make_settings
         make_settings("base_rate.points=4", "base_rate.seeds=[1,2]", "cells=[1]", "training.epochs=9")
     )
     assert again == search
-
-
-class TestResultsFolder:
-    def claim(self, settings: Settings) -> dict[str, object]:
-        plan.claim_results_folder(settings)
-        written: dict[str, object] = json.loads((settings.results_dir / "settings.json").read_text())
-        return written
-
-    def test_the_same_settings_may_come_again_with_other_cells_seeds_and_machines(
-        self, make_settings: MakeSettings
-    ) -> None:
-        first = self.claim(make_settings())
-        assert self.claim(make_settings("cells=all", "seeds=[5]", "launcher.workers=7", "data_dir=/x")) == first
-
-    def test_recipes_may_be_added(self, make_settings: MakeSettings) -> None:
-        self.claim(make_settings("recipe=[benchmark]"))
-        both = self.claim(make_settings("recipe=[initialisation_only]"))
-        assert set(both["recipes"]) == {"benchmark", "initialisation_only"}  # type: ignore[call-overload]
-
-    @pytest.mark.parametrize(
-        ("override", "told"),
-        [
-            ("training.epochs=3", "training.epochs: 2 there, 3 now"),
-            ("dataset=cifar10", "dataset.name: digits there, cifar10 now"),
-            ("recipes.benchmark.learning_rate=0.2", "recipes.benchmark.learning_rate: 0.1 there, 0.2 now"),
-            ("base_rate.points=5", "base_rate.points: 19 there, 5 now"),
-        ],
-    )
-    def test_other_settings_are_refused_key_by_key(self, make_settings: MakeSettings, override: str, told: str) -> None:
-        before = self.claim(make_settings())
-        other = make_settings(override)
-        with pytest.raises(NasRetrainError, match=told) as error:
-            plan.claim_results_folder(other)
-        assert "results_dir=" in str(error.value)
-        assert json.loads((other.results_dir / "settings.json").read_text()) == before
-
-    def test_a_damaged_file_is_named(self, make_settings: MakeSettings) -> None:
-        settings = make_settings()
-        self.claim(settings)
-        (settings.results_dir / "settings.json").write_text('{"bench"')
-        with pytest.raises(NasRetrainError, match=r"settings\.json"):
-            plan.claim_results_folder(settings)
 
 
 def reference(make_settings: MakeSettings, *overrides: str) -> Settings:

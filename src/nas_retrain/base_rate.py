@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from nas_retrain.store import StoredRuns, replacing
 
@@ -83,9 +84,20 @@ def write_search(search: GridSearch, folder: Path, name: str) -> None:
         for point in search.grid
     ]
     found = {name: search.chosen.learning_rate, "at_edge_of_grid": search.at_edge, "grid": grid}
-    with replacing(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    path = folder / f"{name}.json"
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_of_newer_version(path, found) | found, indent=2) + "\n")
     _draw(search, folder / "figures" / f"{name}.png")
+
+
+def _of_newer_version(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier file has beside what this version writes; nothing where it is damaged, since all else in it
+    comes from the records."""
+    try:
+        before = from_json(path.read_bytes(), allow_inf_nan=False)
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in before.items() if key not in found} if isinstance(before, dict) else {}
 
 
 def _finite(value: float) -> float | None:

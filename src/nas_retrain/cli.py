@@ -6,6 +6,8 @@ modules load.
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import runpy
 import shlex
@@ -41,6 +43,12 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
     """Run a stage with the settings that the command line asks for; exits with 2 and a message on a user's mistake."""
     from nas_retrain import composition
 
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no text has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # A plan is hundreds of thousands of small objects, none of them in a cycle: looking for cycles among them again and
+    # again, as Python would by default, takes as long as all else.
+    gc.set_threshold(100_000, 20, 100)
     try:
         for settings in composition.from_command_line([*sys.argv[1:], *given_to_make(os.environ)], config):
             stage(settings)

@@ -10,18 +10,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
-from nas_retrain import networks, spaces
+from nas_retrain import spaces
 from nas_retrain.config import BenchSettings, DatasetSettings, NetworkSettings, Settings
-from nas_retrain.data.batches import DeviceData, to_device, training_batches
 from nas_retrain.plan import Training
 from nas_retrain.store import StoredRuns
-from nas_retrain.training import device_name
+
+if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure only
+    import torch
+
+    from nas_retrain.data.batches import DeviceData
 
 EVALUATION_SHARE = 1 / 3
 """A forward pass over a training step: forward, and backward with respect to inputs and to weights."""
@@ -49,7 +51,7 @@ def estimate(
     trainings: Sequence[Training],
     stored: StoredRuns,
     settings: Settings,
-    device: torch.device | None,
+    device: torch.device | str | None,
 ) -> Cost | None:
     """The cost of trainings at the speed of the stored records of the same settings, else as measured on `device`.
 
@@ -66,6 +68,11 @@ def estimate(
     if len(np.unique(points[:, 0])) < 3:
         if device is None:
             return None
+        import torch
+
+        from nas_retrain.training import device_name
+
+        device = torch.device(device)
         points = _measured_points(trainings, work, settings, device)
         measured_on = f"a few steps on this machine ({device_name(device)})"
     slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
@@ -114,6 +121,8 @@ def _measured_points(
     device: torch.device,
 ) -> NDArray[np.float64]:
     """The same, measured here with the smallest, the middle and the largest network, and the base network."""
+    import torch
+
     ordered = np.argsort(work)
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
     # On the CPU few images will do, since its speed hardly depends on the batch.
@@ -135,6 +144,8 @@ def _measured_points(
 
 def made_up_images(settings: Settings, device: torch.device, number: int) -> DeviceData:
     """Random images of the data set's shape, to measure with."""
+    from nas_retrain.data.batches import to_device
+
     dataset = settings.dataset
     random = np.random.default_rng(0)
     shape = (number, dataset.image_size, dataset.image_size, dataset.image_channels)
@@ -148,6 +159,12 @@ def seconds_per_image(
 ) -> float:
     """Seconds that a training step takes for one image of one training, over steps of about `budget` seconds after a
     first one, with as many trainings together as the settings have."""
+    import torch
+    from torch.nn import functional
+
+    from nas_retrain import networks
+    from nas_retrain.data.batches import training_batches
+
     members = settings.launcher.together
     one = networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=0)
     network = networks.join([one] * members).to(data.device)

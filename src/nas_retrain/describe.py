@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from nas_retrain import plan, slurm
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.cost import Cost
 from nas_retrain.data import sources
+from nas_retrain.devices import Device
 from nas_retrain.plan import Plan, Training
-from nas_retrain.training import device_name
 
 
 def wanted(made: Plan, settings: Settings) -> list[str]:
@@ -147,12 +145,12 @@ def _task(launcher: SlurmSettings, workers: int) -> str:
     return ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
 
 
-def too_long(hours: float, device: torch.device, settings: Settings) -> list[str]:
+def too_long(hours: float, device: Device, settings: Settings) -> list[str]:
     """That a plan takes longer than this machine may work on it, and what to do."""
     if hours <= settings.launcher.max_hours:
         return []
     return [
-        f"about {duration(hours)} on this machine ({device_name(device)}) is more than launcher.max_hours="
+        f"about {duration(hours)} on this machine ({device.name}) is more than launcher.max_hours="
         f"{settings.launcher.max_hours:g}: submit it to a cluster (LAUNCHER=slurm), choose less (PROFILE=dry, "
         "ARGS='cells=sample:100 seeds=[777]'), or insist with ARGS='launcher.max_hours=...'"
     ]

@@ -26,18 +26,21 @@ from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import torch
 from tqdm import tqdm
 
-from nas_retrain import plan
+from nas_retrain import devices, plan
 from nas_retrain.config import Settings
-from nas_retrain.data import batches
+from nas_retrain.devices import Device
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.plan import Training
 from nas_retrain.store import RunKey, RunRecord, RunWriter, StoredRuns
-from nas_retrain.training import Stopped, choose_device, prepare_process, train
+
+if TYPE_CHECKING:  # torch takes seconds to import, and those who only ask for the state of a run need not have it
+    import torch
+
+    from nas_retrain.data import batches
 
 Group = tuple[Training, ...]
 """What a worker does at once; see `plan.groups`."""
@@ -76,11 +79,13 @@ class Tally:
     stopped_by: set[int] = field(default_factory=set)
 
 
-def worker_count(settings: Settings, device: torch.device) -> int:
+def worker_count(settings: Settings, device: torch.device | Device) -> int:
     """How many trainings run at once: as configured, or one per GPU, or on the CPU one per core that is ours."""
     if settings.launcher.workers != "auto":
         return settings.launcher.workers
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.device_count()
     if device.type != "cpu":
         return 1
@@ -159,7 +164,7 @@ def run_here(
     at, and KeyboardInterrupt at a second Ctrl-C.
     """
     groups = [tuple(group) for group in work]
-    count = min(worker_count(settings, choose_device(settings.launcher.device)), len(groups))
+    count = min(worker_count(settings, devices.found(settings.launcher.device)), len(groups))
     bar = tqdm(
         total=sum(map(len, groups)),
         desc=title,
@@ -337,18 +342,6 @@ class _Run:
             self.bar.update(len(group))
 
 
-def failed_keys(folder: Path) -> dict[RunKey, str]:
-    """The trainings of a results folder that failed at any time, with their last error (logs/failures-*.jsonl, one
-    JSON object a line); a later success does not remove them."""
-    failures: dict[RunKey, str] = {}
-    for path in sorted((folder / "logs").glob("failures-*.jsonl")):
-        for line in path.read_text().splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a torn line tells nothing
-                failure = json.loads(line)
-                failures[RunKey(*failure["key"])] = failure["error"]
-    return failures
-
-
 def _make_checkpoint_folder(settings: Settings) -> None:
     folder = settings.results_dir / "checkpoints"
     try:
@@ -387,6 +380,11 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
         signal.signal(stop_signal, lambda *_: stopping.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from nas_retrain.data import batches
+    from nas_retrain.training import choose_device, prepare_process
+
     try:
         device = choose_device(settings.launcher.device)
         if device.type == "cuda":
@@ -411,6 +409,8 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
 
 
 def _train_group(group: Group, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
+    from nas_retrain.training import Stopped, train
+
     try:
         records = train(group, settings, data, checkpoint_path(group, settings), stop)
     except Stopped:

@@ -6,25 +6,25 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING
 
 from nas_retrain import base_rate as base_rates
-from nas_retrain import coordinates, describe, launch, leftovers, locks, plan, slurm, spaces, store
 from nas_retrain import cost as costs
-from nas_retrain.analysis import own_rates, own_rates_report, sensitivity, verification, verification_report
-from nas_retrain.analysis import stage as analysis
+from nas_retrain import describe, devices, launch, leftovers, locks, plan, slurm, spaces, store
 from nas_retrain.base_rate import GridSearch, finished_search
+from nas_retrain.claims import claim_results_folder
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
-from nas_retrain.data import batches, sources
+from nas_retrain.data import sources
+from nas_retrain.devices import Device
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.locks import Lock
 from nas_retrain.plan import Plan, Training, make_plan
 from nas_retrain.scaling import Initialisation
 from nas_retrain.slurm import Queue, Submitted, Task
 from nas_retrain.store import RunKey, StoredRuns
-from nas_retrain.training import choose_device, device_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 say: Callable[..., None] = partial(print, flush=True)
 
@@ -82,7 +82,7 @@ def _retrain_here(settings: Settings) -> None:
             sources.fetch(settings.dataset, settings.data_dir)
         _leave_to_slurm(made, settings)
         lock.check()
-        plan.claim_results_folder(settings)
+        claim_results_folder(settings)
         launch.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         try:
@@ -152,15 +152,15 @@ def _forecast_here(made: Plan, stored: StoredRuns, settings: Settings) -> float:
     """Print the plan for this machine, and return the hours that it will take."""
     device = _device(settings)
     workers = launch.worker_count(settings, device)
-    known = stored.only(stored.column("device") == device_name(device))
-    cost = costs.estimate(made.missing, known, settings, device)
+    known = stored.only(stored.column("device") == device.name)
+    cost = costs.estimate(made.missing, known, settings, device.type)
     assert cost is not None
     say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, workers)))
     return cost.hours(workers)
 
 
-def _device(settings: Settings) -> torch.device:
-    return choose_device(settings.launcher.device)
+def _device(settings: Settings) -> Device:
+    return devices.found(settings.launcher.device)
 
 
 def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
@@ -172,7 +172,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
         made = make_plan(settings, stored)
         if made.missing:
             sources.fetch(settings.dataset, settings.data_dir)
-        plan.claim_results_folder(settings)
+        claim_results_folder(settings)
         launch.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         largest_array = slurm.largest_array()
@@ -228,11 +228,13 @@ def _forecast_submission(
     return units
 
 
-def _device_like_a_tasks(launcher: SlurmSettings) -> torch.device | None:
+def _device_like_a_tasks(launcher: SlurmSettings) -> str | None:
     """The device of this machine to measure a task's speed on; None if there is none of its kind."""
     if launcher.gpus and launcher.device in ("auto", "cuda"):
-        return torch.device("cuda") if torch.cuda.is_available() else None
-    return torch.device("cpu")
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else None
+    return "cpu"
 
 
 def _submit(
@@ -292,6 +294,8 @@ def analyse(settings: Settings) -> None:
     Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
     """
     if settings.original is not None:
+        from nas_retrain.analysis import stage as analysis
+
         say(f"{analysis.compare_sources(settings)}/report.md")
         return
     stored = _told(store.merge(settings.results_dir))
@@ -304,6 +308,8 @@ def analyse(settings: Settings) -> None:
 
 def replay_algorithms(settings: Settings) -> None:
     """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
+    from nas_retrain.analysis import stage as analysis
+
     say(f"{analysis.replay_algorithms(settings)}/report.md")
 
 
@@ -319,6 +325,9 @@ def _analyse(stored: StoredRuns, settings: Settings) -> None:
 
 
 def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None:
+    from nas_retrain.analysis import own_rates
+    from nas_retrain.analysis import stage as analysis
+
     frame = stored.frame(training.key for training in made.recipes)
     counts = Counter(frame["status"])
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
@@ -337,6 +346,9 @@ def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None
 
 def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Settings) -> None:
     """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
+    from nas_retrain.analysis import own_rates, own_rates_report, sensitivity
+    from nas_retrain.analysis import stage as analysis
+
     variants = {training.key: training.variant for training in made.everything}
     frame = stored.frame(variants)
     keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
@@ -367,6 +379,12 @@ def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Sett
 def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) -> None:
     """Compare the rates that were searched for every network with what the rules predict; records: how many there are
     of these searches."""
+    from nas_retrain import coordinates
+    from nas_retrain.analysis import stage as analysis
+    from nas_retrain.analysis import verification, verification_report
+    from nas_retrain.data import batches
+    from nas_retrain.training import choose_device
+
     space = spaces.of(settings.bench)
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in made.recipes:
@@ -384,7 +402,7 @@ def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) ->
         return
     checked, signals = None, {}
     if isinstance(settings.bench, DagSettings):
-        data = batches.load(settings.dataset, settings.data_dir, _device(settings))
+        data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
         checked = coordinates.measure(settings, data)
         signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
     verified = verification.verify(finished, settings, space, signals)

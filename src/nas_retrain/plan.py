@@ -4,11 +4,11 @@ the searches for learning rates, after them the trainings that tell what results
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from nas_retrain.config import BASE_RATE, SEARCH, GridSettings, Settings, digest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Initialisation, learning_rate_factor
 from nas_retrain.seeds import expected_tau
-from nas_retrain.store import RunKey, StoredRuns, replacing
+from nas_retrain.store import RunKey, StoredRuns
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Training:
     validated: bool = False
     variant: str = ""
 
-    @property
+    @cached_property
     def key(self) -> RunKey:
         """What its record will be found by."""
         return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
@@ -116,6 +116,7 @@ def recipe_trainings(
     if any(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
         cells.append(space.base_cell)
     own = set(_own_classes(settings))
+    of_class = _class_trainings(settings, base_rate, found)
     done: set[tuple[str, int]] = set()
     for cell in cells:
         for name, recipe in settings.recipes.items():
@@ -128,7 +129,7 @@ def recipe_trainings(
                     settings, name, network_class, settings.base_rate, settings.base_rate.epochs, recipe.drawn_as
                 )
             elif recipe.learning_rate != "own" or network_class in own:
-                trainings += _class_trainings(settings, name, network_class, base_rate, found)
+                trainings += of_class(name, network_class)
     return trainings
 
 
@@ -141,16 +142,17 @@ def sensitivity_trainings(
     if wanted is None:
         return []
     trainings: list[Training] = []
+    of_class = _class_trainings(settings, base_rate, found)
     for network_class in _first_classes(settings, wanted.classes):
         if only is not None and network_class not in only:
             continue
         for epochs in wanted.epochs:
             for name in wanted.recipes:
-                trainings += _class_trainings(settings, name, network_class, base_rate, found, epochs=epochs)
+                trainings += of_class(name, network_class, epochs=epochs)
         for factor in wanted.base_rate_factors:
             for name in wanted.recipes:
                 if settings.recipes[name].learning_rate == "rule":
-                    trainings += _class_trainings(settings, name, network_class, base_rate, found, factor=factor)
+                    trainings += of_class(name, network_class, factor=factor)
     return trainings
 
 
@@ -163,27 +165,6 @@ def _first_classes(settings: Settings, number: int) -> list[int]:
 
 def _own_classes(settings: Settings) -> list[int]:
     return _first_classes(settings, settings.own_rate.classes) if settings.own_rate else []
-
-
-def _learning_rate(
-    settings: Settings, name: str, network_class: int, base_rate: float | None, found: Rates | None
-) -> float:
-    """A recipe's rate for a connected network class."""
-    recipe, space = settings.recipes[name], spaces.of(settings.bench)
-    if isinstance(recipe.learning_rate, float):
-        return recipe.learning_rate
-    if recipe.learning_rate == "rule":
-        assert base_rate is not None
-        return base_rate * learning_rate_factor(
-            space.graph_at(network_class),
-            space.base,
-            depth_offset=settings.bench.depth_offset,
-            kernel_factor=recipe.kernel_factor,
-            base_kernel_size=settings.bench.base_kernel_size,
-        )
-    if found is None:
-        raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
-    return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
 
 
 def has_constants(settings: Settings, cell: int) -> bool:
@@ -219,51 +200,83 @@ def identity(
 _CONSTANTS = {"constants": True}
 
 
-def _class_trainings(
-    settings: Settings,
-    name: str,
-    network_class: int,
-    base_rate: float | None,
-    found: Rates | None,
-    *,
-    epochs: int | None = None,
-    factor: float = 1.0,
-) -> list[Training]:
+class _OfClass(Protocol):
     """A recipe's trainings of one network class, with other epochs and a multiple of its rate where they are given."""
-    recipe, space = settings.recipes[name], spaces.of(settings.bench)
-    if recipe.learning_rate == "rule" and base_rate is None:
-        raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
-    learning_rate: float | None = None
-    if space.graph_at(network_class).connected:
-        learning_rate = factor * _learning_rate(settings, name, network_class, base_rate, found)
-    config_hash = digest(
-        identity(
-            settings,
+
+    def __call__(
+        self, name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0
+    ) -> list[Training]: ...
+
+
+def _class_trainings(settings: Settings, base_rate: float | None, found: Rates | None) -> _OfClass:
+    """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
+    thousand trainings, most share their hash with all of their recipe."""
+    space = spaces.of(settings.bench)
+    fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
+
+    @cache
+    def factor_of(network_class: int, kernel_factor: bool) -> float:
+        return learning_rate_factor(
+            space.graph_at(network_class),
+            space.base,
+            depth_offset=settings.bench.depth_offset,
+            kernel_factor=kernel_factor,
+            base_kernel_size=settings.bench.base_kernel_size,
+        )
+
+    def learning_rate(name: str, network_class: int) -> float:
+        recipe = settings.recipes[name]
+        if isinstance(recipe.learning_rate, float):
+            return recipe.learning_rate
+        if recipe.learning_rate == "rule":
+            assert base_rate is not None
+            return base_rate * factor_of(network_class, recipe.kernel_factor)
+        if found is None:
+            raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
+        return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
+
+    @cache
+    def config_hash(
+        name: str, base_rate: float | None, learning_rate: float | None, constants: bool, epochs: int | None
+    ) -> str:
+        return digest(
+            identity(
+                settings, name, base_rate=base_rate, learning_rate=learning_rate, constants=constants, epochs=epochs
+            )
+        )
+
+    def of_class(name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0) -> list[Training]:
+        recipe = settings.recipes[name]
+        if recipe.learning_rate == "rule" and base_rate is None:
+            raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
+        rate = factor * learning_rate(name, network_class) if space.graph_at(network_class).connected else None
+        made_with = config_hash(
             name,
-            base_rate=None if base_rate is None else factor * base_rate,
-            learning_rate=learning_rate,
-            constants=has_constants(settings, network_class),
-            epochs=epochs,
+            factor * base_rate if recipe.learning_rate == "rule" and base_rate is not None else None,
+            rate if recipe.learning_rate in ("tuned", "own") else None,
+            has_constants(settings, network_class),
+            epochs,
         )
-    )
-    seeds = settings.own_rate.fresh_seeds if settings.own_rate and recipe.learning_rate == "own" else settings.seeds
-    return [
-        Training(
-            bench=settings.bench.name,
-            dataset=settings.dataset.name,
-            recipe=name,
-            cell=network_class,
-            arch=space.arch_at(network_class),
-            network_class=network_class,
-            seed=seed,
-            epochs=epochs or settings.training.epochs,
-            learning_rate=learning_rate,
-            initialisation=recipe.drawn_as,
-            config_hash=config_hash,
-            variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
-        )
-        for seed in seeds
-    ]
+        arch = space.arch_at(network_class)
+        return [
+            Training(
+                bench=settings.bench.name,
+                dataset=settings.dataset.name,
+                recipe=name,
+                cell=network_class,
+                arch=arch,
+                network_class=network_class,
+                seed=seed,
+                epochs=epochs or settings.training.epochs,
+                learning_rate=rate,
+                initialisation=recipe.drawn_as,
+                config_hash=made_with,
+                variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
+            )
+            for seed in (fresh_seeds if recipe.learning_rate == "own" else settings.seeds)
+        ]
+
+    return of_class
 
 
 def search_trainings(settings: Settings, only: Collection[int] | None = None) -> list[Training]:
@@ -416,6 +429,8 @@ def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]
 
     A disconnected cell's trainings have nothing to share and stay alone.
     """
+    if together == 1:
+        return [[training] for training in trainings]
     found: list[list[Training]] = []
     for training in trainings:
         last = found[-1][-1] if found else None
@@ -443,12 +458,12 @@ def groups_to_train(trainings: Sequence[Training], stored: StoredRuns, together:
     What a training comes to depends, in its last bits, on the others of its group. So where a part of a group was
     lost, the whole group is trained again; where it grew instead (by a recipe or a seed), only what is new.
     """
-    names = stored.column("group")
+    names, rows = stored.column("group"), stored.rows
     found: list[list[Training]] = []
     for group in groups(trainings, together):
-        missing = [training for training in group if training.key not in stored]
+        missing = [training for training in group if training.key not in rows]
         if missing:
-            trained = {names[stored.rows[training.key]] for training in group if training.key in stored}
+            trained = {names[rows[training.key]] for training in group if training.key in rows}
             found.append(group if trained == {group_name(group)} else missing)
     return found
 
@@ -471,47 +486,5 @@ def work_units(
 
 def remaining(trainings: Iterable[Training], stored: StoredRuns) -> list[Training]:
     """The trainings of which no record is stored."""
-    return [training for training in trainings if training.key not in stored]
-
-
-def claim_results_folder(settings: Settings) -> None:
-    """Make the results folder this configuration's own, or check that it is.
-
-    What decides results is written to settings.json at the first run; recipes may be added later, and cells and
-    seeds extended. Raises NasRetrainError naming each key that differs, or the path that cannot be written.
-    """
-    path = settings.results_dir / "settings.json"
-    now = _deciding(settings)
-    if path.exists():
-        try:
-            before: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise NasRetrainError(f"{path} cannot be read ({error}). Give another folder: results_dir=...") from error
-        before = {"seeding": "shared"} | before  # as all seeds were before there was a choice
-        differences = [
-            f"\n  {key}: {known} there, {_flat(now)[key]} now"
-            for key, known in _flat(before).items()
-            if key in _flat(now) and _flat(now)[key] != known
-        ]
-        if differences:
-            raise NasRetrainError(
-                f"{settings.results_dir} holds results made with other settings:{''.join(differences)}\n"
-                "Use those settings again, or give these results a folder of their own: ARGS='results_dir=...'"
-            )
-        now["recipes"] = before.get("recipes", {}) | now["recipes"]
-        if now == before:
-            return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(now, indent=2) + "\n")
-
-
-def _deciding(settings: Settings) -> dict[str, Any]:
-    sections = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
-    return settings.model_dump(mode="json", include=set(sections), exclude={"dataset": {"dry_train_subset"}})
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    rows = stored.rows
+    return [training for training in trainings if training.key not in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -9,13 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain import cost as costs
-from nas_retrain import describe, launch, locks, slurm
+from nas_retrain import describe, devices, launch, locks, slurm
 from nas_retrain.config import Settings, SlurmSettings, is_search
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.failures import read_failures
 from nas_retrain.pipeline import read_store, say
 from nas_retrain.plan import Plan, make_plan
 from nas_retrain.slurm import Queue
 from nas_retrain.store import RunKey, StoredRuns, read_runs
-from nas_retrain.training import choose_device
 
 LOGS_SHOWN = 3
 LOG_LINES_SHOWN = 6
@@ -30,7 +33,9 @@ def status(settings: Settings) -> None:
     queue = queues[folder]
     stored = read_store(settings)
     made = make_plan(settings, stored)
-    failures = launch.failed_keys(folder)
+    failures, unread = read_failures(folder)
+    for problem in unread:
+        say(f"note: {problem}", file=sys.stderr)
     rows = _rows(made, stored, queue, failures, settings)
     for other in others:
         rows += _rows_beside(other, queues[other])
@@ -44,7 +49,7 @@ def status(settings: Settings) -> None:
         if running and isinstance(settings.launcher, SlurmSettings):
             workers = len(running) * slurm.task_workers(settings.launcher)
         elif locks.holder(folder):
-            workers = launch.worker_count(settings, choose_device(settings.launcher.device))
+            workers = launch.worker_count(settings, devices.found(settings.launcher.device))
         if workers:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
@@ -61,8 +66,12 @@ def _rows(
     settings: Settings,
 ) -> list[dict[str, object]]:
     states = stored.column("status")
+    checkpoints = {path.name for path in (settings.results_dir / "checkpoints").glob("*.pt")}
     saved = {
-        training.slot for group in made.groups if launch.checkpoint_path(group, settings).exists() for training in group
+        training.slot
+        for group in (made.groups if checkpoints else [])
+        if launch.checkpoint_path(group, settings).name in checkpoints
+        for training in group
     }
     rows: list[dict[str, object]] = []
     for name in dict.fromkeys(training.recipe for training in made.everything):
@@ -98,15 +107,20 @@ def _on_their_way(queue: Queue, slots: Iterable[str]) -> dict[str, object]:
 def _rows_beside(folder: Path, queue: Queue) -> list[dict[str, object]]:
     """Another results folder of the benchmark, as far as it tells without its settings."""
     columns = ("recipe", "network_class", "seed", "status")
-    stored = read_runs(folder)
+    try:
+        stored = read_runs(folder)
+    except NasRetrainError as error:
+        say(f"note: {error}", file=sys.stderr)
+        return []
     records = [row for row in zip(*map(stored.column, columns), strict=True) if not is_search(row[0])]
     recorded = {f"{recipe}/{network_class}/{seed}" for recipe, network_class, seed, _ in records}
     waiting = [slot for slot in queue.slots if slot not in recorded and not is_search(slot.split("/")[0])]
     recipes = dict.fromkeys([recipe for recipe, *_ in records] + [slot.split("/")[0] for slot in waiting])
+    name = os.fsencode(folder.name).decode(errors="backslashreplace")  # whatever encoding it is in
     rows: list[dict[str, object]] = []
     for recipe in recipes:
         outcomes = Counter(status for name, _, _, status in records if name == recipe)
-        row: dict[str, object] = {"data set": folder.name, "recipe": recipe}
+        row: dict[str, object] = {"data set": name, "recipe": recipe}
         row |= _on_their_way(queue, [slot for slot in waiting if slot.split("/")[0] == recipe])
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows

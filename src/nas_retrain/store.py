@@ -22,10 +22,11 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -277,10 +278,11 @@ class StoredRuns:
 
     def frame(self, keys: Iterable[RunKey] | None = None) -> pd.DataFrame:
         """As a data frame: all, or those of some keys as far as they are stored; a missing number is NaN."""
-        if keys is None:
-            return cast("pd.DataFrame", self.table.to_pandas())
-        rows = sorted(self.rows[key] for key in set(keys) if key in self.rows)
-        return cast("pd.DataFrame", self.table.take(pa.array(rows, pa.int64())).to_pandas())
+        table = self.table
+        if keys is not None:
+            table = table.take(pa.array(sorted(self.rows[key] for key in set(keys) if key in self), pa.int64()))
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
 
     @property
     def records(self) -> list[RunRecord]:
@@ -350,11 +352,12 @@ def _read(folder: Path) -> _Read:
     problems += _faults(parts)
     together = joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)])
     table, repeats = _first_of_each(together)
-    differing = _differing(together, repeats)
-    for row, first in differing[:_TOLD]:
-        here, there = together["test_accuracy"][row].as_py(), together["test_accuracy"][first].as_py()
+    accuracies = together["test_accuracy"].to_numpy()
+    differing = repeats[accuracies[repeats[:, 0]] != accuracies[repeats[:, 1]]]
+    for row, first in differing[:_TOLD].tolist():
         problems.append(
-            f"{_origin(row, parts)}: the same training gave {here} here and {there} before; the first is kept"
+            f"{_origin(row, parts)}: the same training gave {accuracies[row]} here and {accuracies[first]} before; the "
+            "first is kept"
         )
     if len(differing) > _TOLD:
         problems.append(f"{folder}: {len(differing) - _TOLD:,} more trainings gave two accuracies; the first are kept")
@@ -363,7 +366,7 @@ def _read(folder: Path) -> _Read:
             f"{folder}: written by a newer version: the records have fields that this one does not know "
             f"({', '.join(unknown)}), which are kept"
         )
-    lost = merged is None or bool(merged.faults) or any(row >= lines for row, _ in differing)
+    lost = merged is None or bool(merged.faults) or bool((differing[:, 0] >= lines).any())
     return _Read(StoredRuns(table, problems), merged.table if merged else None, lost and stamp is not None, stamp)
 
 
@@ -409,9 +412,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _cannot_read(path: Path, error: OSError) -> NasRetrainError:
     return NasRetrainError(
-        f"{path} cannot be read: {error.strerror}. What it records would be trained again. Make it readable, or move "
-        "it out of the results folder to go on without it."
+        f"{path} cannot be read: {error.strerror or error}. Going on would pass over what it holds. Make it readable, "
+        "or move it out of the results folder to go on without it."
     )
+
+
+def read_whole(path: Path) -> bytes | None:
+    """What a file holds, None if there is none. Raises NasRetrainError if it is no regular file or the system does not
+    give it; a link to what is not there is such a file."""
+    if not os.path.lexists(path):
+        return None
+    with _opened(path) as file:
+        return file.read()
 
 
 def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
@@ -445,10 +457,9 @@ def _stamp(path: Path) -> object:
 
 def _read_table(path: Path) -> Checked | None:
     """The records of a table of ours, None if there is none; raises ValueError if it is damaged or foreign."""
-    if not os.path.lexists(path):
+    content = read_whole(path)
+    if content is None:
         return None
-    with _opened(path) as file:
-        content = file.read()
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
         # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
@@ -462,34 +473,45 @@ def _read_table(path: Path) -> Checked | None:
 
 
 def _keys(table: pa.Table) -> Iterator[tuple[object, ...]]:
-    # By way of pandas, which makes each text once.
-    return zip(*(table[name].to_pandas().tolist() for name in RunKey._fields), strict=True)
+    columns = [pc.dictionary_encode(table[name].combine_chunks()) for name in RunKey._fields]
+    # Every text is one object, however many rows it is in.
+    return zip(
+        *(np.array(one.dictionary.to_pylist(), object)[one.indices.to_numpy()].tolist() for one in columns), strict=True
+    )
 
 
-def _first_of_each(table: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
-    """The first row of each key, and the other rows, each with the first of its key."""
-    first: dict[tuple[object, ...], int] = {}
-    repeats = [(row, known) for row, key in enumerate(_keys(table)) if (known := first.setdefault(key, row)) != row]
-    if not repeats:
-        return table, []
-    kept = table.take(pa.array(first.values(), pa.int64()))
+def _firsts(table: pa.Table) -> NDArray[np.int64]:
+    """For each row the first row that has the same key."""
+    numbers, kinds = np.zeros(len(table), np.int64), 1
+    for name in RunKey._fields:
+        column = pc.dictionary_encode(table[name].combine_chunks())
+        if kinds * len(column.dictionary) >= 2**63:  # numbers that fit again
+            known, numbers = np.unique(numbers, return_inverse=True)
+            kinds = len(known)
+        numbers = numbers * len(column.dictionary) + column.indices.to_numpy()
+        kinds *= max(1, len(column.dictionary))
+    _, firsts, places = np.unique(numbers, return_index=True, return_inverse=True)
+    return firsts[places]
+
+
+def _first_of_each(table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The first row of each key; and of every other row its number and that of the first of its key, in two columns."""
+    rows = np.arange(len(table))
+    firsts = _firsts(table)
+    repeats = np.column_stack([rows, firsts])[firsts != rows]
+    if not len(repeats):
+        return table, repeats
+    which = rows[firsts == rows]
+    # Where the table repeats the lines, as after every merge, there is nothing to copy.
+    kept = table.slice(0, len(which)) if which[-1] == len(which) - 1 else table.take(pa.array(which))
     for name in SCHEMA.unknown(table):  # what a first row lacks of these, a later one may have
         values = table[name].to_pylist()
-        for row, known in repeats:
+        for row, known in repeats.tolist():
             if values[known] is None:
                 values[known] = values[row]
         place = kept.schema.get_field_index(name)
-        kept = kept.set_column(place, name, pa.array([values[row] for row in first.values()], table[name].type))
+        kept = kept.set_column(place, name, pa.array([values[row] for row in which.tolist()], table[name].type))
     return kept, repeats
-
-
-def _differing(table: pa.Table, repeats: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those rows whose test accuracy is not that of the first row of their key."""
-    if not repeats:
-        return []
-    accuracies = table["test_accuracy"].to_numpy()
-    rows, first = np.array(repeats).T
-    return [repeats[place] for place in np.flatnonzero(accuracies[rows] != accuracies[first]).tolist()]
 
 
 def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:

@@ -186,7 +186,10 @@ def _lower_before(values: Floats) -> Integers:
 
     def within(table: NDArray[np.int32]) -> Integers:
         lower = (table[:, None, :] < table[:, :, None]) & earlier
-        return lower.view(np.uint8).sum(axis=2, dtype=np.uint8).ravel().astype(np.int64)  # fewer than 256 in a block
+        counts: Integers = (
+            lower.view(np.uint8).sum(axis=2, dtype=np.uint8).ravel().astype(np.int64)
+        )  # fewer than 256 in a block
+        return counts
 
     by_place, by_rank = within(rank.reshape(blocks, block)), within((place // block).reshape(blocks, block))
     places, ranks = np.arange(blocks * block) // block, rank // block
