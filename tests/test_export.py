@@ -534,7 +534,8 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
 def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")
     stored(settings)
-    folder = export.export(settings)
+    folder = export(settings)
+    store.merge(settings.results_dir)
     ours = benchmark.read(settings.results_dir / "runs.parquet", "digits", recipe="benchmark")
     back = benchmark.read(folder / table, "digits", recipe="another")
     assert (back.name, back.per_class) == ("benchmark", ours.per_class)
@@ -543,3 +544,11 @@ def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: Mak
     assert not losses.runs["accuracy"].equals(ours.runs["accuracy"])
     with pytest.raises(NasRetrainError, match="no accuracies on cifar10; it has digits"):
         benchmark.read(folder / table, "cifar10", recipe="benchmark")
+
+
+@pytest.mark.parametrize("pattern", ["*.pth", "NATS-tss-*-simple"])
+def test_the_exported_files_of_the_packages_are_read(make_settings: MakeSettings, pattern: str) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]", "training.epochs=12")
+    records = stored(settings)
+    found = benchmark.read(only(export(settings), pattern), "digits", recipe="", epochs=12)
+    assert set(zip(found.runs["index"], found.runs["seed"], strict=True)) == set(of_cells(records))

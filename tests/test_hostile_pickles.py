@@ -8,12 +8,11 @@ import io
 import os
 import pickle
 import pickletools
-import resource
+import re
 import struct
 import subprocess
 import sys
 import time
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -248,27 +247,34 @@ FLOODS = {
 }  # fmt: skip
 
 
+def peak_memory(*, anew: bool = False) -> int:
+    """The most bytes that this process ever had in memory, or has had since this was last asked anew."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) << 10
+
+
 @pytest.mark.parametrize("what", FLOODS)
 def test_memory_and_time_are_bounded_by_the_file(read: Read, what: str) -> None:
     content = b"\x80\x04" + FLOODS[what] + b"."
     started = time.process_time()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory(anew=True)
     with pytest.raises(NasRetrainError):
         read(content)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < (600 << 10)  # KiB
+    assert peak_memory() - before < 400 << 20
     assert time.process_time() - started < 10
 
 
 def test_a_cell_file_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) -> None:
     folder = tmp_path / "NATS-tss-simple"
     folder.mkdir()
-    for bomb in (b"\x80\x04B" + struct.pack("<I", 1 << 25) + bytes(1 << 25) + b".", b"\x80\x04" + b"N" * (1 << 25)):
+    for bomb in (b"\x80\x04B" + struct.pack("<I", 1 << 28) + bytes(1 << 28) + b".", b"\x80\x04" + b"N" * (1 << 25)):
         (folder / "000000.pickle.pbz2").write_bytes(bz2.compress(bomb, 9))
-        tracemalloc.start()
+        before = peak_memory(anew=True)
         with pytest.raises(NasRetrainError, match="far more than its size"), pytest.warns(match="holds 1 of 15,625"):
             benchmark.read(folder, "cifar10", recipe="")
-        assert tracemalloc.get_traced_memory()[1] < 64 << 20
-        tracemalloc.stop()
+        assert peak_memory() - before < 128 << 20
 
 
 def archive(*members: tuple[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -2,6 +2,7 @@ import collections
 import io
 import os
 import pickle
+import pickletools
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,18 @@ def test_a_truncated_pickle_is_one_clear_error(data):
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(NasRetrainError, match=r"some/batch.pickle"):
         read(whole[:cut])
+
+
+names = st.text(st.sampled_from("ab@é9"), min_size=1, max_size=4)
+
+
+@given(
+    st.lists(st.dictionaries(names | st.integers(0, 300), st.floats(allow_nan=False) | st.integers(0, 9))), st.data()
+)
+def test_curves_are_read_as_an_ordinary_unpickler_reads_them(curves, data):
+    """Also where names are repeated, so that numbers in the memo are not in turn."""
+    repeated = [*curves, *({f"ori-test@{epoch}": epoch / 3 for epoch in range(300)} for _ in range(2)), "ori-test@7"]
+    shared = data.draw(st.permutations(repeated))
+    content = pickle.dumps(shared, data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL)))
+    content = pickletools.optimize(content) if data.draw(st.booleans()) else content
+    assert read(content) == pickle.loads(content) == shared

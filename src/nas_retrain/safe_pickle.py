@@ -13,6 +13,7 @@ quick. Whatever takes more memory than it takes room in the file is counted (`Un
 from __future__ import annotations
 
 import codecs
+import functools
 import gc
 import lzma
 import math
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,6 +206,30 @@ class Bounded:
         return data
 
 
+class _Form(NamedTuple):
+    """How a run of points of a curve is found and taken apart."""
+
+    run: re.Pattern[bytes]
+    point: struct.Struct
+
+
+@functools.cache
+def _short_names(length: int) -> _Form:
+    size = re.escape(bytes([length]))
+    return _Form(
+        re.compile(rb"(?:\x8c%b.{%d}\x94G.{8})++" % (size, length), re.DOTALL), struct.Struct(f">2x{length}s2xd")
+    )
+
+
+@functools.cache
+def _long_names(length: int) -> _Form:
+    size = re.escape(bytes([length]))
+    return _Form(
+        re.compile(rb"(?:X%b\x00\x00\x00.{%d}r.{4}G.{8})++" % (size, length), re.DOTALL),
+        struct.Struct(f">5x{length}sx4sxd"),
+    )
+
+
 class Unpickler:
     """Reads one or several pickles that lie one after the other in `file`; see `load` for what comes out.
 
@@ -263,7 +288,16 @@ class Unpickler:
             elif code in (0x8C, 0x55) or (code == 0x58 and data[position + 2 : position + 5] == b"\0\0\0"):
                 # SHORT_BINUNICODE, SHORT_BINSTRING, BINUNICODE of less than 256 bytes
                 start = position + (5 if code == 0x58 else 2)
-                position = start + data[position + 1]
+                length = data[position + 1]
+                after = data[start + length : start + length + 6]
+                if (code == 0x8C and after[:2] == b"\x94G") or (
+                    code == 0x58 and after[:1] == b"r" and after[5:] == b"G"
+                ):
+                    end = self._curve_by_name(code, length, position)
+                    if end > position:
+                        position = end
+                        continue
+                position = start + length
                 raw = data[start:position]
                 text = texts.get(raw) if code != 0x55 else raw.decode("latin1")
                 if text is None:
@@ -305,6 +339,27 @@ class Unpickler:
                     raise pickle.UnpicklingError(_REFUSED.get(code, f"there is no instruction {bytes([code])!r}"))
                 instruction(self)
                 data, position, safe = self._data, self._position, self._safe
+
+    def _curve_by_name(self, code: int, length: int, position: int) -> int:
+        """Take a run of names of this length, each remembered and followed by a number; returns where it ends.
+
+        That is where it began if there is no such run.
+        """
+        form = (_short_names if code == 0x8C else _long_names)(length)
+        run = form.run.match(self._data, position)
+        if run is None:
+            return position
+        memo, texts = self._memo, self._texts
+        points = list(form.point.iter_unpack(run.group()))
+        if code != 0x8C:  # remembered under numbers, which must be the next ones
+            numbers = [int.from_bytes(number, "little") for _, number, _ in points]
+            if numbers != list(range(len(memo), len(memo) + len(points))):
+                return position
+        raws = [point[0] for point in points]
+        names = [texts[raw] if raw in texts else texts.setdefault(raw, raw.decode()) for raw in raws]
+        memo.extend(names)
+        self._stack.extend(chain.from_iterable(zip(names, (point[-1] for point in points), strict=True)))
+        return run.end()
 
     # Reading
 
