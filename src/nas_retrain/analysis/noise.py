@@ -141,8 +141,9 @@ def true_accuracies(means: Floats, trainings: Floats, noise: NoiseLevel) -> True
 
     def density(coefficients: Floats) -> Floats:
         exponent = shapes @ coefficients
-        found: Floats = np.exp(exponent - exponent.max())
-        return found / found.sum()
+        unnormalised = np.exp(exponent - exponent.max())
+        found: Floats = unnormalised / unnormalised.sum()
+        return found
 
     def loss(coefficients: Floats) -> tuple[float, Floats]:
         weights = density(coefficients)

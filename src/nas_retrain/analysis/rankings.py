@@ -187,7 +187,8 @@ def _lower_before(values: Floats) -> Integers:
 
     def within(table: NDArray[np.int32]) -> Integers:
         lower = (table[:, None, :] < table[:, :, None]) & earlier
-        return lower.view(np.uint8).sum(axis=2, dtype=np.uint8).ravel().astype(np.int64)  # fewer than 256 in a block
+        counts: Integers = lower.view(np.uint8).sum(axis=2, dtype=np.uint8).astype(np.int64)  # a block is below 256
+        return counts.ravel()
 
     by_place, by_rank = within(rank.reshape(blocks, block)), within((place // block).reshape(blocks, block))
     places, ranks = np.arange(blocks * block) // block, rank // block
@@ -308,9 +309,9 @@ def agreement(
     taus = bootstrap_taus(x, y, bootstrap_weights(comparison.classes, draws, seed))
     excess = tau_excess(ranked, other, comparison.classes, TOP_PERCENTS)
     order, rows = np.argsort(-x, kind="stable"), []
-    for (percent, count), resampled in zip(top_counts(x).items(), taus, strict=True):
-        top = order[:count]
-        tau, place = kendall_tau(x[top], y[top]), len(rows)
+    for place, (percent, count) in enumerate(top_counts(x).items()):
+        top, resampled = order[:count], taus[place]
+        tau = kendall_tau(x[top], y[top])
         low, high = tau_interval(
             tau, resampled, len(np.unique(comparison.classes[top])), [(part[place], free) for part, free in excess]
         )
