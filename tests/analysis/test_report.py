@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.analysis import report, stage, tables
+from nas_retrain.analysis import rankings, report, stage, tables
 from nas_retrain.benchmark import Accuracies, per_cell
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.pipeline import analyse
@@ -165,3 +165,17 @@ def test_a_report_says_what_shared_seeds_make_of_its_intervals(make_settings: Ma
     assert "share their seeds, so a seed's luck is in every gain" in told["shared"]
     assert "luck" not in told["nested"]
     assert "means does not tell several seeds apart" in told["one of two"]
+
+
+@pytest.mark.parametrize(("draws", "coarse"), [(100, True), (300, False)])
+def test_too_few_draws_for_any_claim_are_told(make_settings: MakeSettings, draws: int, coarse: bool) -> None:
+    chosen = make_settings(*FEW, f"analysis.null_draws={draws}").analysis
+    told = " ".join(report.statements(tables.find(*two_trainings(5, planted=3.0), chosen)))
+    assert ("none of 12 tests can reach the 5 % level: set analysis.null_draws to 240" in told) == coarse
+    assert ("The ranking changed more than training again explains" in told) != coarse
+
+
+def test_by_default_p_values_are_fine_enough_for_what_is_claimed(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    assert 100 * len(rankings.TOP_PERCENTS) / (settings.analysis.null_draws + 1) < 1
+    assert 1 / (settings.algorithms.null_draws + 1) <= 0.01

@@ -436,7 +436,12 @@ def statements(findings: Findings) -> list[str]:
 
 
 def _beyond_noise(findings: Findings, sides: dict[str, str]) -> list[str]:
-    found = []
+    found, draws = [], findings.settings.null_draws
+    if SIGNIFICANT * (draws + 1) < 1:  # the largest statistic adjusts for the number of tests within each draw
+        found.append(
+            f"{draws} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that nothing can reach "
+            f"the 5 % level: set algorithms.null_draws to {round(1 / SIGNIFICANT) - 1} at least."
+        )
     for _, row in findings.agreement.iterrows():
         verdict = "more than" if row["p_adjusted"] <= SIGNIFICANT else "no more than"
         found.append(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nas_retrain import benchmark
+from nas_retrain.analysis import luck
 from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import Ceiling, NoiseLevel, ceiling, noise_level
 from nas_retrain.analysis.rankings import (
@@ -30,6 +31,7 @@ from nas_retrain.analysis.rankings import (
     compare,
     middle,
     shared_parts,
+    top_taus,
 )
 from nas_retrain.analysis.tables import holm
 from nas_retrain.config import SEARCH, AnalysisSettings, Settings
@@ -48,8 +50,8 @@ MEASURED = ("gradient norm", "relative gradient")
 
 @dataclass(frozen=True)
 class OwnRates:
-    """What was found; every interval is 95 %, over network classes, and those of means count shared seeds (see
-    `means`).
+    """What was found; every interval is 95 %, over network classes, and counts shared seeds (see `means` and
+    `luck`).
 
     rankings: a row a recipe and K: Kendall's tau between its ranking and that at own rates, the noise ceiling, how
     often noise alone gives a tau as low, and by how much tau exceeds the control's.
@@ -193,10 +195,11 @@ def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str,
 
 def _rankings(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings) -> pd.DataFrame:
     right = benchmark.from_runs(frame[frame["recipe"] == own], own)
-    tables, draws = [], {}
+    tables, draws, sides = [], {}, {}
     for name in others:
         recipe = benchmark.from_runs(frame[frame["recipe"] == name], name)
         comparison = compare(right, recipe)
+        sides[name] = comparison
         table = agreement(comparison, chosen.bootstrap_draws, chosen.seed)
         table = table[table["top_percent"].isin(TOP)].reset_index(drop=True)
         weights = bootstrap_weights(comparison.classes, chosen.bootstrap_draws, chosen.seed)
@@ -211,7 +214,7 @@ def _rankings(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: Anal
     found["p_holm"] = holm(found["p_value"].to_numpy())
     control = found[found["recipe"] == chosen.control].set_index("top_percent")["kendall_tau"]
     rows = [
-        (tau - control.get(percent, np.nan), *_difference(draws, name, percent, chosen.control, number))
+        (tau - control.get(percent, np.nan), *_difference(draws, sides, name, percent, chosen.control, number))
         for name, percent, tau, number in found[["recipe", "top_percent", "kendall_tau", "cells"]].itertuples(
             index=False
         )
@@ -229,13 +232,36 @@ def _ceiling(
 
 
 def _difference(
-    draws: Mapping[str, Floats], recipe: str, percent: int, control: str, number: int
+    draws: Mapping[str, Floats],
+    sides: Mapping[str, Comparison],
+    recipe: str,
+    percent: int,
+    control: str,
+    number: int,
 ) -> tuple[float, float]:
-    """The interval of a recipe's tau less the control's, on the same resamples."""
+    """The interval of a recipe's tau less the control's, on the same resamples, with what `luck` adds."""
     if recipe == control or control not in draws:
         return np.nan, np.nan
-    place = TOP.index(percent)
-    return bootstrap_interval(draws[recipe][place] - draws[control][place], number)
+    place, right = TOP.index(percent), sides[recipe].original
+    resampled = draws[recipe][place] - draws[control][place]
+    compared = (right, sides[recipe].retrained, sides[control].retrained)
+
+    def differences(own: Floats, varied: Floats, fixed: Floats) -> Floats:
+        return top_taus(own, varied, (percent,)) - top_taus(own, fixed, (percent,))
+
+    excess = luck.excess_variance(
+        [side.by_seed for side in compared],
+        [side.seeds if side.shared else () for side in compared],
+        sides[recipe].classes,
+        differences,
+    )
+    return luck.widened(
+        float(differences(*(side.accuracy for side in compared))[0]),
+        bootstrap_interval(resampled, number),
+        float(np.nanvar(resampled)),
+        number,
+        [(float(part[0]), free) for part, free in excess],
+    )
 
 
 def _regret(frame: pd.DataFrame, own: str, others: Sequence[str]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from nas_retrain.analysis import luck
 from nas_retrain.benchmark import Accuracies, per_cell
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.spaces import nas_bench_201
@@ -186,10 +187,8 @@ def _lower_before(values: Floats) -> Integers:
 
     def within(table: NDArray[np.int32]) -> Integers:
         lower = (table[:, None, :] < table[:, :, None]) & earlier
-        counts: Integers = (
-            lower.view(np.uint8).sum(axis=2, dtype=np.uint8).ravel().astype(np.int64)
-        )  # fewer than 256 in a block
-        return counts
+        counts: Integers = lower.view(np.uint8).sum(axis=2, dtype=np.uint8).astype(np.int64)  # a block is below 256
+        return counts.ravel()
 
     by_place, by_rank = within(rank.reshape(blocks, block)), within((place // block).reshape(blocks, block))
     places, ranks = np.arange(blocks * block) // block, rank // block
@@ -271,6 +270,24 @@ def bootstrap_interval(draws: Floats, classes: int) -> tuple[float, float]:
     return interval(draws) if classes >= FEWEST else (float("nan"), float("nan"))
 
 
+def tau_interval(tau: float, draws: Floats, classes: int, excess: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The interval of a tau from resamples of so many classes, with what `luck` adds."""
+    ends = bootstrap_interval(draws, classes)
+    low, high = luck.widened(tau, ends, float(np.nanvar(draws)) if classes >= FEWEST else 0.0, classes, excess)
+    return max(low, -1.0), min(high, 1.0)
+
+
+def tau_excess(ranked: Side, other: Side, classes: Integers, percents: tuple[int, ...]) -> list[tuple[Floats, int]]:
+    """The variance of `top_taus` that comes from shared seeds, see `luck.excess_variance`."""
+    sides = (ranked, other)
+    return luck.excess_variance(
+        [side.by_seed for side in sides],
+        [side.seeds if side.shared else () for side in sides],
+        classes,
+        lambda x, y: top_taus(x, y, percents),
+    )
+
+
 def middle(draws: Floats, axis: int) -> Floats:
     """The ends of the middle 95 % of draws along an axis: (2, ...), without that axis."""
     ends: Floats = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=axis)
@@ -290,15 +307,19 @@ def agreement(
     ranked, other = sides if by == "original" else sides[::-1]
     x, y = ranked.accuracy, other.accuracy
     taus = bootstrap_taus(x, y, bootstrap_weights(comparison.classes, draws, seed))
+    excess = tau_excess(ranked, other, comparison.classes, TOP_PERCENTS)
     order, rows = np.argsort(-x, kind="stable"), []
-    for (percent, count), resampled in zip(top_counts(x).items(), taus, strict=True):
-        top = order[:count]
-        low, high = bootstrap_interval(resampled, len(np.unique(comparison.classes[top])))
+    for place, (percent, count) in enumerate(top_counts(x).items()):
+        top, resampled = order[:count], taus[place]
+        tau = kendall_tau(x[top], y[top])
+        low, high = tau_interval(
+            tau, resampled, len(np.unique(comparison.classes[top])), [(part[place], free) for part, free in excess]
+        )
         rows.append(
             {
                 "top_percent": percent,
                 "cells": count,
-                "kendall_tau": kendall_tau(x[top], y[top]),
+                "kendall_tau": tau,
                 "tau_low": low,
                 "tau_high": high,
                 "spearman": _spearman(x[top], y[top]),

@@ -84,8 +84,10 @@ def _sections(
         "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
         "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
         "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
-        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. tau_original_again, "
-        "tau_retrained_again: each side against its own repetition. ties: share of pairs tied on either side.*",
+        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. Where very many "
+        "networks are equally the best, a p-value of 0.05 may come up by chance in up to 20 % of cases. "
+        "tau_original_again, tau_retrained_again: each side against its own repetition. ties: share of pairs tied on "
+        "either side.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
         as_markdown(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
@@ -169,7 +171,7 @@ def statements(findings: Findings) -> list[str]:
     if findings.ceiling is None:
         found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
     else:
-        found += _against_ceiling(table)
+        found += _against_ceiling(table, findings.ceiling.taus.shape[1])
     direction = "higher" if gain["mean_gain"] > 0 else "lower"
     certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
     found.append(
@@ -223,7 +225,7 @@ def _of_seeds(comparison: Comparison) -> list[str]:
     return said
 
 
-def _against_ceiling(table: pd.DataFrame) -> list[str]:
+def _against_ceiling(table: pd.DataFrame, draws: int) -> list[str]:
     ceiling = _number(table.iloc[0]["tau_ceiling"])
     distance, low, high = (table.iloc[0][name] for name in ("beyond_noise", "beyond_low", "beyond_high"))
     beyond = with_interval(distance, low, high, ".3f")
@@ -231,8 +233,14 @@ def _against_ceiling(table: pd.DataFrame) -> list[str]:
         f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling); the observed tau lies "
         f"{beyond} below it."
     ]
+    tests = table["p_holm"].notna().sum()
+    if tests > SIGNIFICANT * (draws + 1):
+        found.append(
+            f"{draws:,} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that none of {tests} "
+            f"tests can reach the 5 % level: set analysis.null_draws to {round(tests / SIGNIFICANT):,} at least."
+        )
     changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
-    level = f"(5 % level, adjusted for {table['p_holm'].notna().sum()} tests)"
+    level = f"(5 % level, adjusted for {tests} tests)"
     if len(changed):
         among = ", ".join(map(str, changed))
         found.append(f"The ranking changed more than training again explains {level} among the top {among} %.")

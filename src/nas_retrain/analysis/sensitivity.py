@@ -12,13 +12,14 @@ from nas_retrain import benchmark
 from nas_retrain.analysis.means import mean_interval
 from nas_retrain.analysis.noise import ceiling, noise_level
 from nas_retrain.analysis.rankings import (
-    bootstrap_interval,
     bootstrap_taus,
     bootstrap_weights,
     compare,
     kendall_tau,
     middle,
     shared_parts,
+    tau_excess,
+    tau_interval,
 )
 from nas_retrain.config import AnalysisSettings
 
@@ -29,8 +30,8 @@ def compare_variants(
     frame: pd.DataFrame, recipes: Sequence[str], epochs: int, settings: AnalysisSettings
 ) -> pd.DataFrame:
     """A row for each budget or factor and pair of recipes, of which the first is the control: the mean gain in points,
-    Kendall's tau between the two rankings, each with its 95 % interval over network classes (the gain's counts shared
-    seeds, see `means`), and tau's noise ceiling.
+    Kendall's tau between the two rankings, each with its 95 % interval over network classes (which count shared seeds,
+    see `means` and `luck`), and tau's noise ceiling.
 
     frame: records with the columns of `RunRecord` and `variant` (see `plan.Training`), "" for the recipes themselves,
     of which only the classes that have variants count. epochs: of the recipes themselves.
@@ -45,8 +46,13 @@ def compare_variants(
         x, y = comparison.original.accuracy, comparison.retrained.accuracy
         shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
         gain_low, gain_high = mean_interval(y - x, comparison.classes, shared)
-        tau_low, tau_high = bootstrap_interval(
-            bootstrap_taus(x, y, weights, (100,))[0], len(np.unique(comparison.classes))
+        tau = kendall_tau(x, y)
+        excess = tau_excess(comparison.original, comparison.retrained, comparison.classes, (100,))
+        tau_low, tau_high = tau_interval(
+            tau,
+            bootstrap_taus(x, y, weights, (100,))[0],
+            len(np.unique(comparison.classes)),
+            [(part[0], free) for part, free in excess],
         )
         noise, noise_of_ours = noise_level(theirs), noise_level(ours)
         again = None
@@ -54,7 +60,6 @@ def compare_variants(
             again = ceiling(
                 comparison, noise, noise_of_ours, draws=settings.null_draws, seed=settings.seed, percents=(100,)
             )
-        tau = kendall_tau(x, y)
         rows.append(
             {
                 "varied": what,
