@@ -1,6 +1,9 @@
 """Measure training speed on this machine against the straightforward way of training, and what the benchmark costs."""
 
-from nas_retrain import speed
+import tempfile
+from pathlib import Path
+
+from nas_retrain import speed, speed_results
 from nas_retrain.cli import compose, run
 from nas_retrain.config import Settings
 from nas_retrain.store import replacing
@@ -15,11 +18,15 @@ def bench(digits: Settings) -> None:
     workers = speed.measure_workers(digits, cells[:8])
     data, peaks = speed.measure_data(full), speed.measure_peaks(full)
     profile = speed.measure_profile(full, cells[:8])
-    tables = {"steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile}
+    with tempfile.TemporaryDirectory() as scratch:
+        results = speed_results.measure_results(Path(scratch))
+    tables = {
+        "steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile, "results": results,
+    }  # fmt: skip
     for name, table in tables.items():
         with replacing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.5g")
-    text = speed.summary(steps, workers, data, peaks, profile, full)
+    text = f"{speed.summary(steps, workers, data, peaks, profile, full)}\n{speed_results.summary(results)}"
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text)
     print(f"{text}\n{folder}")

@@ -536,6 +536,7 @@ NEW_FIELDS = [
     0.5,
     True,
     {"nested": [1, {"deeper": None}]},
+    {},
     [1, "of two kinds"],
     [],
 ]

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ class Training:
     validated: bool = False
     variant: str = ""
 
-    @cached_property
+    @property
     def key(self) -> RunKey:
         """What its record will be found by."""
         return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)

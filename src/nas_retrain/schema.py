@@ -272,7 +272,9 @@ def _same_kind(given: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _free_array(values: Sequence[Any]) -> pa.Array:
-    """Values of a field that nothing is known of; where they are of several kinds, as JSON texts."""
+    """Values of a field that nothing is known of; where they are nested or of several kinds, as JSON texts."""
+    if {dict, list} & set(map(type, values)):
+        return _as_texts(values)
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):

@@ -119,7 +119,7 @@ SCHEMA = Schema.of(
 """The columns of a table of records, and what each may hold: the one check of lines and of tables."""
 
 TABLE = "runs.parquet"
-_BLOCK = 5_000
+_BLOCK = 2_000
 """Lines that are Python objects at a time."""
 
 _TOLD = 3

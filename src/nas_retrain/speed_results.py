@@ -1,0 +1,117 @@
+"""How long the stages take on a results folder that is as full as it gets: a record for every network class, several
+recipes and seeds, spread over the files of hundreds of tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas_retrain.cli import ROOT, compose
+from nas_retrain.config import Settings
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan import Training, make_plan
+from nas_retrain.scaling import in_degree_of
+from nas_retrain.store import RunRecord, RunWriter, StoredRuns
+
+STAGES = ("analyze", "status", "plan")  # as they are run after a merge, when the records are there twice
+FILES = 300
+CHANCE = 10.0
+
+FULL = (
+    "dataset=cifar10",
+    "profile=full",
+    "launcher=local",
+    "launcher.device=cpu",
+    "cells=all",
+    "seeds=[111,222,777,888,999]",
+    "recipe=[benchmark,architecture_aware,learning_rate_only,initialisation_only]",
+    "dataset.base_rate=0.46",
+)
+"""The whole benchmark with four recipes and five seeds: more than 95,000 records."""
+
+
+def overrides(folder: Path, *others: str) -> list[str]:
+    """What the stages are told to find in `folder` what `fill` wrote there."""
+    return [*FULL, f"results_dir='{folder}'", *others]
+
+
+def fill(settings: Settings, files: int = FILES) -> int:
+    """Write a made-up record of every planned training into runs/ of the results folder; returns how many."""
+    trainings = make_plan(settings, StoredRuns.of([])).everything
+    random = np.random.default_rng(0)
+    noise = random.normal(size=len(trainings))
+    ability = random.normal(size=max(training.cell for training in trainings) + 1)
+    for number in range(files):
+        part = range(number, len(trainings), files)
+        with RunWriter(settings.results_dir / "runs", f"training-{number:05}") as writer:
+            writer.append(*(_record(trainings[place], ability, float(noise[place])) for place in part))
+    return len(trainings)
+
+
+def _record(training: Training, ability: np.ndarray[tuple[int], np.dtype[np.float64]], noise: float) -> RunRecord:
+    record = RunRecord(
+        *training.key[:3], cell=training.cell, arch=training.arch, network_class=training.network_class,
+        seed=training.seed, epochs=training.epochs, learning_rate=training.learning_rate,
+        in_degree=in_degree_of(training.initialisation), status="finished", train_loss=0.1 + 0.01 * abs(noise),
+        train_accuracy=99.0, test_loss=0.3 + 0.01 * abs(noise),
+        test_accuracy=float(np.clip(90 + 2 * ability[training.cell] + 0.3 * noise, 0, 100)), seconds=1000 + noise,
+        images_per_second=5000 + 100 * noise, device="cpu", torch="2", code_version="0",
+        config_hash=training.config_hash,
+        started="2026-01-01T00:00:00+00:00", finished="2026-01-01T00:20:00+00:00", gradient_norm=1.0,
+        relative_gradient=0.1,
+    )  # fmt: skip
+    if training.learning_rate is None:
+        return replace(
+            record, status="disconnected", train_loss=None, test_loss=None, train_accuracy=CHANCE, test_accuracy=CHANCE,
+            images_per_second=None, gradient_norm=None, relative_gradient=None,
+        )  # fmt: skip
+    return record
+
+
+def measure_results(folder: Path, stages: Sequence[str] = STAGES) -> pd.DataFrame:
+    """A row for each stage, in a process of its own on a full folder that is made in `folder`: records, seconds
+    (wall-clock), processor_seconds, and memory (the most that was resident, in MB)."""
+    settings = compose(*overrides(folder))
+    records = fill(settings)
+    return pd.DataFrame([{"stage": stage, "records": records} | _run(stage, folder) for stage in stages])
+
+
+def _run(stage: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *overrides(folder)]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise NasRetrainError(f"{' '.join(command)} ended with status {process.returncode}.")
+    return {
+        "seconds": time.perf_counter() - begun,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "memory": used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3),
+    }
+
+
+def summary(results: pd.DataFrame) -> str:
+    """The figures as lines of Markdown."""
+    rows = [
+        f"| {row.stage} | {row.seconds:.1f} s | {row.processor_seconds:.1f} s | {row.memory:,.0f} MB |"
+        for row in results.itertuples()
+    ]
+    return "\n".join(
+        [
+            f"## Results folders of {results['records'].iloc[0]:,} records in {FILES} files",
+            "",
+            "| stage | time, start to end | of a processor | memory |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
