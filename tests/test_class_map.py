@@ -31,7 +31,7 @@ def records(make_settings: MakeSettings, in_degree: str | None, scatter: float =
         {
             "dataset": "digits",
             "recipe": recipe,
-            "config_hash": "x",
+            "config_hash": [training.config_hash for training in planned],
             "cell": [training.cell for training in planned],
             "seed": [training.seed for training in planned],
             "in_degree": in_degree,

@@ -34,7 +34,7 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_an_interrupt_while_modules_load_is_quiet(script: str, module: str, tmp_path: Path) -> None:
     interrupting = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
     (tmp_path / f"{module}.py").write_text(interrupting)
-    done = python(ROOT / "scripts" / f"{script}.py", PYTHONPATH=str(tmp_path))
+    done = python(ROOT / "scripts" / f"{script}.py", PYTHONPATH=str(tmp_path), PATH="")  # where no SLURM is
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

@@ -15,8 +15,9 @@ import pytest
 from nas_retrain import launch, plan
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.failures import read_failures
 from nas_retrain.plan import Training
-from nas_retrain.store import read_runs
+from nas_retrain.store import StoredRuns, read_runs
 from tests.conftest import MakeSettings
 from tests.test_store import a_record
 
@@ -81,9 +82,7 @@ def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     tally = run([poisonous, harmless], settings)
     assert tally.failed == [poisonous]
     assert [record.key for record in read_runs(settings.results_dir).records] == [harmless.key]
-    assert (
-        f"died {launch.ATTEMPTS} times (last exit code -9)" in launch.failed_keys(settings.results_dir)[poisonous.key]
-    )
+    assert f"died {launch.ATTEMPTS} times (last exit code -9)" in read_failures(settings.results_dir)[0][poisonous.key]
 
 
 def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: MakeSettings) -> None:
@@ -93,10 +92,10 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     tally = run([broken, sound], settings)
     assert tally.failed == [broken]
     assert [record.key for record in read_runs(settings.results_dir).records] == [sound.key]
-    assert "Traceback" in launch.failed_keys(settings.results_dir)[broken.key]
+    assert "Traceback" in read_failures(settings.results_dir)[0][broken.key]
     with (settings.results_dir / "logs" / "failures-local.jsonl").open("a") as file:
         file.write('{"key": ["torn')
-    assert set(launch.failed_keys(settings.results_dir)) == {broken.key}
+    assert set(read_failures(settings.results_dir)[0]) == {broken.key}
 
 
 @pytest.fixture
@@ -206,7 +205,7 @@ def test_the_checkpoints_of_recorded_trainings_are_removed_and_no_others(make_se
     for path in (recorded, torn, missing, alone, foreign):
         path.touch()
     stored = [replace(a_record(), **training.key._asdict()) for training in [*groups[0], groups[1][0]]]
-    launch.forget_recorded(groups[1:], stored, settings)
+    launch.forget_recorded(groups[1:], StoredRuns.of(stored), settings)
     assert {*recorded.parent.iterdir()} == {torn, missing, foreign}
 
 

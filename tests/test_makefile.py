@@ -104,11 +104,11 @@ def test_any_text_arrives_as_it_was_given(checkout: Path, variable: str, text: s
 
 
 def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
-    arguments = "-k 'a b' tests/test_x.py"
+    arguments, shared_out = "-k 'a b' tests/test_x.py", "-n auto --maxprocesses 4 --dist loadfile"
     *_, (command, given) = calls(checkout, "test", f"ARGS={arguments}")
-    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"-m 'not slow'  {arguments}"})
+    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"-m 'not slow' {shared_out}  {arguments}"})
     *_, (command, given) = calls(checkout, "test-all", f"ARGS={arguments}", PYTEST_ADDOPTS="-x")
-    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"-x {arguments}"})
+    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"{shared_out} -x {arguments}"})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nas_retrain import networks, plan, seeding, training
+from nas_retrain.claims import claim_results_folder
 from nas_retrain.config import Settings
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
@@ -156,19 +157,19 @@ def test_the_choice_is_part_of_what_results_are_known_by_and_shared_hashes_stay(
 def test_a_results_folder_keeps_its_seeding_and_an_old_one_is_shared(make_settings: MakeSettings, which: str) -> None:
     settings = make_settings(f"seeding={which}")
     path = settings.results_dir / "settings.json"
-    plan.claim_results_folder(settings)
+    claim_results_folder(settings)
     assert json.loads(path.read_text())["seeding"] == which
     changed = make_settings(f"seeding={'shared' if which == 'nested' else 'nested'}")
     with pytest.raises(NasRetrainError, match="seeding: "):
-        plan.claim_results_folder(changed)
+        claim_results_folder(changed)
     old = json.loads(path.read_text())
     del old["seeding"]
     path.write_text(json.dumps(old))
     if which == "shared":
-        plan.claim_results_folder(settings)
+        claim_results_folder(settings)
     else:
         with pytest.raises(NasRetrainError, match="seeding: shared there, nested now"):
-            plan.claim_results_folder(settings)
+            claim_results_folder(settings)
 
 
 def test_committed_records_are_found_under_the_settings_that_made_them(make_settings: MakeSettings) -> None:

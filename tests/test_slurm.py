@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain import launch, pipeline, plan, slurm, slurm_commands, status
+from nas_retrain import launch, locks, pipeline, plan, slurm, slurm_commands, status
 from nas_retrain.config import Settings, SlurmSettings
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import Training
@@ -160,16 +160,16 @@ def test_the_cpus_of_a_job_count_inside_of_one_only(
 
 
 def test_to_ask_who_works_on_a_folder_keeps_no_run_from_it(tmp_path: Path) -> None:
-    with launch.exclusive(tmp_path):
-        assert f"process {os.getpid()} on" in (launch.holder(tmp_path) or "")
-    assert launch.holder(tmp_path) is None
+    with locks.exclusive(tmp_path):
+        assert f"process {os.getpid()} on" in (locks.holder(tmp_path) or "")
+    assert locks.holder(tmp_path) is None
     # Others that ask at the same moment share the lock for that long: neither a run nor another asker minds.
     with (tmp_path / ".lock").open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
-        assert launch.holder(tmp_path) is None
+        assert locks.holder(tmp_path) is None
         done = threading.Timer(0.2, fcntl.flock, [asking, fcntl.LOCK_UN])
         done.start()
-        with launch.exclusive(tmp_path):
+        with locks.exclusive(tmp_path):
             pass
         done.join()
 

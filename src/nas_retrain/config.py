@@ -417,12 +417,6 @@ def digest(identity: dict[str, Any]) -> str:
 def to_settings(composed: DictConfig) -> Settings:
     """Check a composed configuration; raises NasRetrainError naming every key at fault."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    if "network" not in values:
-        bench, profile = values["bench"]["name"], values["profile"]
-        raise NasRetrainError(
-            f"Profile {profile} is not meant for bench {bench}: no configs/size/{bench}_{profile}.yaml gives the size "
-            "of its networks. Choose PROFILE=dry or PROFILE=full."
-        )
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

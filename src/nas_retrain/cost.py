@@ -75,7 +75,10 @@ def estimate(
         device = torch.device(device)
         points = _measured_points(trainings, work, settings, device)
         measured_on = f"a few steps on this machine ({device_name(device)})"
-    slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
+    if np.ptp(points[:, 0]) > 0:
+        slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
+    else:  # all networks are of one size, the base network's
+        slope, offset = 0.0, points[:, 1].mean()
     per_image = np.maximum(offset + slope * work, points[:, 1].min())
     images = epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images
     return Cost(

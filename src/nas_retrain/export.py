@@ -163,6 +163,7 @@ def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd
                 "copied": cell != record.cell,
                 "dataset": record.dataset,
                 "recipe": record.recipe,
+                "in_degree": record.in_degree,
                 "epochs": record.epochs,
                 "seed": record.seed,
                 "status": record.status,

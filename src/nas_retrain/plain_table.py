@@ -58,7 +58,8 @@ def is_export(table: pd.DataFrame) -> bool:
 
 
 def own_trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | None) -> pd.DataFrame:
-    """The trainings in a table that `make export` wrote, as run records: columns recipe, cell, seed, test_accuracy.
+    """The trainings in a table that `make export` wrote, as run records: columns recipe, cell, in_degree, seed,
+    test_accuracy.
 
     Rows that repeat the training of another cell are left out. Raises NasRetrainError if there is none of `dataset`.
     """
@@ -69,7 +70,12 @@ def own_trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | N
     recipes = sorted({str(name) for name in table["recipe"]})
     if len(recipes) > 1:
         raise NasRetrainError(f"{path} holds several recipes, {', '.join(recipes)}: leave the rows of one.")
+    if "in_degree" not in table:
+        raise NasRetrainError(
+            f"{path} does not say how networks were initialised, as exports of version 0.1.0 do not: make export again."
+        )
     found = trainings(table, path, dataset, column or "test_accuracy")
+    found["in_degree"] = table["in_degree"].to_numpy()
     found["representative"] = _whole(table["representative"], path)
     own = found[found["index"] == found["representative"]]
     renamed = own.rename(columns={"index": "cell", "accuracy": "test_accuracy"})

@@ -390,7 +390,7 @@ def _run_files(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(runs))  # noqa: PTH208 - Path.iterdir does not raise before it is used
     except FileNotFoundError as error:
-        if os.path.lexists(runs):  # a link to what is not there now
+        if runs.is_symlink():  # to what is not there now
             raise _cannot_read(runs, error) from error
         return []
     except OSError as error:
