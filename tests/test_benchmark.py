@@ -108,7 +108,17 @@ def test_fractions_among_percentages_are_refused_however_many(
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(100 / 120, 47.3), (1.0, 73.5), (0.0, 95.0), (0.83, 47.0), (0.9, 60.0), (10.0, 95.0)]
+    ("low", "high"),
+    [
+        (100 / 120, 47.3),
+        (1.0, 73.5),
+        (0.0, 95.0),
+        (0.83, 47.0),
+        (0.9, 60.0),
+        (10.0, 95.0),
+        (100 / 120, 99.0),
+        (1.0, 100.0),
+    ],
 )
 def test_cells_at_chance_and_below_are_percentages(tmp_path: Path, low: float, high: float) -> None:
     frame = table()

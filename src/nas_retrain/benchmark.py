@@ -95,16 +95,16 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which values look like fractions among percentages: positive ones of at most 1 that, a hundred times as large,
     fall among the values above 1.
 
-    Percentages of at most 1 are those of networks at chance or below it, which takes 100 classes or more. There chance,
-    0.83 or 1, stands for 83 or 100, above the best networks by far; and 0 is 0 either way.
+    Percentages of at most 1 are those of networks at chance or below, which takes 100 classes or more. Chance itself,
+    1 or 0.83, is never taken for a fraction, nor is 0.
     """
     large = accuracy[accuracy > 1]
     if not len(large):
         return np.zeros(len(accuracy), dtype=bool)
     meant = 100 * accuracy
-    found: NDArray[np.bool_] = (
-        (accuracy > 0) & (accuracy <= 1) & (meant >= 0.5 * large.min()) & (meant <= 1.05 * large.max())
-    )
+    chance = np.isclose(accuracy[:, None], [100 / 100, 100 / 120], rtol=0, atol=0.005).any(1)
+    among = (meant >= 0.5 * large.min()) & (meant <= 1.05 * large.max())
+    found: NDArray[np.bool_] = (accuracy > 0) & (accuracy <= 1) & ~chance & among
     return found
 
 

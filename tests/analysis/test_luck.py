@@ -88,4 +88,4 @@ def test_one_seed_or_none_whole_tells_nothing() -> None:
     torn = np.where(np.arange(40).reshape(20, 2) % 2, np.nan, 1.0)
     for table, seeds in ((one, (1,)), (torn, (1, 2)), (np.tile(one, 2), ())):
         assert luck.excess_variance([table], [seeds], np.arange(20), lambda mean: mean[:1]) == []
-    assert luck.widened(0.5, (0.4, 0.6), 0.01, 20, []) == (0.4, 0.6)
+    assert luck.widened(0.5, (0.4, 0.6), np.linspace(0.4, 0.6), 20, []) == (0.4, 0.6)

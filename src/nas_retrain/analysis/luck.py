@@ -84,13 +84,13 @@ def _jackknife(
 
 
 def widened(
-    value: float, ends: tuple[float, float], variance: float, classes: int, excess: Sequence[tuple[float, int]]
+    value: float, ends: tuple[float, float], draws: Floats, classes: int, excess: Sequence[tuple[float, int]]
 ) -> tuple[float, float]:
-    """A bootstrap interval widened for shared seeds, about the value. variance: the bootstrap's, from that many
-    classes."""
+    """A bootstrap interval widened for shared seeds, about the value. draws: the bootstrap's, of that many classes."""
     more = [(part, degrees) for part, degrees in excess if part > 0]
-    if not more or not variance > 0:
+    if not more or not np.isfinite(ends).all() or np.ptp(ends) == 0:
         return ends
+    variance = float(np.var(draws[np.isfinite(draws)]))
     total = variance + sum(part for part, _ in more)
     degrees = total**2 / (variance**2 / (classes - 1) + sum(part**2 / free for part, free in more))
     factor = float(stats.t.ppf(0.975, degrees) / stats.norm.ppf(0.975)) * (total / variance) ** 0.5

@@ -73,9 +73,9 @@ def _seed_variance(table: Floats, classes: Integers) -> float:
     complete, clusters = table[whole], classes[whole]
     of_seeds = complete.mean(0)
     errors = complete - complete.mean(1, keepdims=True) - of_seeds + complete.mean()
-    seeds = table.shape[1]
+    seeds: int = table.shape[1]
     of_errors = sum(_variance_of_mean(column, clusters) for column in errors.T) / (seeds - 1)
     any_there = there[there.any(1)]
     shares = (any_there / any_there.sum(1, keepdims=True)).mean(0)
-    between = max(0.0, float(of_seeds.var(ddof=1)) - float(of_errors))
-    return between * float((shares**2).sum())
+    variance = max(0.0, float(of_seeds.var(ddof=1)) - float(of_errors))
+    return variance * float(shares @ shares)

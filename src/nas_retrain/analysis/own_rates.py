@@ -258,7 +258,7 @@ def _difference(
     return luck.widened(
         float(differences(*(side.accuracy for side in compared))[0]),
         bootstrap_interval(resampled, number),
-        float(np.nanvar(resampled)),
+        resampled,
         number,
         [(float(part[0]), free) for part, free in excess],
     )

@@ -273,7 +273,7 @@ def bootstrap_interval(draws: Floats, classes: int) -> tuple[float, float]:
 def tau_interval(tau: float, draws: Floats, classes: int, excess: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """The interval of a tau from resamples of so many classes, with what `luck` adds."""
     ends = bootstrap_interval(draws, classes)
-    low, high = luck.widened(tau, ends, float(np.nanvar(draws)) if classes >= FEWEST else 0.0, classes, excess)
+    low, high = luck.widened(tau, ends, draws, classes, excess)
     return max(low, -1.0), min(high, 1.0)
 
 
