@@ -14,6 +14,7 @@ import pytest
 from nas_retrain import launch, plan
 from nas_retrain.config import Settings
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.failures import read_failures
 from nas_retrain.plan import Training
 from nas_retrain.store import read_runs
 from tests.conftest import MakeSettings
@@ -80,7 +81,7 @@ def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     assert tally.failed == [poisonous]
     assert [record.key for record in read_runs(settings.results_dir).records] == [harmless.key]
     assert (
-        f"died {launch.ATTEMPTS} times (last exit code -9)" in launch.failed_keys(settings.results_dir)[poisonous.key]
+        f"died {launch.ATTEMPTS} times (last exit code -9)" in read_failures(settings.results_dir).errors[poisonous.key]
     )
 
 
@@ -91,10 +92,10 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     tally = run([broken, sound], settings)
     assert tally.failed == [broken]
     assert [record.key for record in read_runs(settings.results_dir).records] == [sound.key]
-    assert "Traceback" in launch.failed_keys(settings.results_dir)[broken.key]
+    assert "Traceback" in read_failures(settings.results_dir).errors[broken.key]
     with (settings.results_dir / "logs" / "failures-local.jsonl").open("a") as file:
         file.write('{"key": ["torn')
-    assert set(launch.failed_keys(settings.results_dir)) == {broken.key}
+    assert set(read_failures(settings.results_dir).errors) == {broken.key}
 
 
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:
