@@ -82,7 +82,9 @@ def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     tally = run([poisonous, harmless], settings)
     assert tally.failed == [poisonous]
     assert [record.key for record in read_runs(settings.results_dir).records] == [harmless.key]
-    assert f"died {launch.ATTEMPTS} times (last exit code -9)" in read_failures(settings.results_dir)[0][poisonous.key]
+    assert (
+        f"died {launch.ATTEMPTS} times (last exit code -9)" in read_failures(settings.results_dir).errors[poisonous.key]
+    )
 
 
 def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: MakeSettings) -> None:
@@ -92,10 +94,10 @@ def test_a_training_that_raises_is_logged_and_the_others_go_on(make_settings: Ma
     tally = run([broken, sound], settings)
     assert tally.failed == [broken]
     assert [record.key for record in read_runs(settings.results_dir).records] == [sound.key]
-    assert "Traceback" in read_failures(settings.results_dir)[0][broken.key]
+    assert "Traceback" in read_failures(settings.results_dir).errors[broken.key]
     with (settings.results_dir / "logs" / "failures-local.jsonl").open("a") as file:
         file.write('{"key": ["torn')
-    assert set(read_failures(settings.results_dir)[0]) == {broken.key}
+    assert set(read_failures(settings.results_dir).errors) == {broken.key}
 
 
 @pytest.fixture

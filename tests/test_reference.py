@@ -85,6 +85,7 @@ def test_lost_records_come_back_equal_to_the_last_bit(miniature: Settings) -> No
     path = miniature.results_dir / "runs" / "local-0.jsonl"
     stored = path.read_text().splitlines(keepends=True)
     path.write_text("".join(stored[20:]))
+    (miniature.results_dir / "runs.parquet").unlink()  # which would hold them still
     pipeline.retrain(miniature)
     assert lines(miniature) == before
 

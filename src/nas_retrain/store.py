@@ -389,8 +389,8 @@ def _run_files(folder: Path) -> list[Path]:
     runs = folder / "runs"
     try:
         names = sorted(os.listdir(runs))  # noqa: PTH208 - Path.iterdir does not raise before it is used
-    except FileNotFoundError as error:
-        if runs.is_symlink():  # to what is not there now
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if runs.is_symlink() or runs.is_file():  # a link to what is not there now, or no folder
             raise _cannot_read(runs, error) from error
         return []
     except OSError as error:
@@ -448,7 +448,7 @@ def _stamp(path: Path) -> object:
     """Tells a file from what is put in its place; None if there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _cannot_read(path, error) from error
