@@ -66,6 +66,7 @@ def test_the_defaults_are_the_benchmark_as_published() -> None:
         ("training.epochs=many", "training.epochs: .*got 'many'"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("seeds=[]", "seeds: "),
+        ("seeds=9223372036854775808", "seeds.0: .*less than 9223372036854775808"),
         ("recipe=[]", "recipes: "),
         ("recipes.benchmark.learning_rate=rool", "recipes.benchmark.learning_rate"),
         ("recipes.benchmark.learning_rate=-1", "recipes.benchmark.learning_rate"),

@@ -61,7 +61,8 @@ def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Seeds = Annotated[tuple[int, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what tables of records can hold
+Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
 
 
 def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
