@@ -36,7 +36,7 @@ from tests.analysis.test_markup import Seen
 from tests.conftest import MakeSettings
 
 ROOT = Path(__file__).parents[1]
-DIGITS = ROOT / "results" / "201" / "digits" / "runs.parquet"
+DIGITS = ROOT / "results" / "reference" / "201" / "digits" / "runs.parquet"
 SEEDS = (777, 888, 999)
 NETWORKS = nas_bench_201.network_classes()
 DISCONNECTED = NETWORKS[nas_bench_201.index_of("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")]

@@ -224,7 +224,7 @@ def test_every_network_with_constants_has_another_hash_and_no_other_network(make
 
 def test_the_reference_s_committed_trainings_are_in_use() -> None:
     """One of its 300 networks has a constant part, for which earlier versions had none; the others are all stored."""
-    folder = CONFIGS.parent / "results" / "201" / "fashion_mnist"
+    folder = CONFIGS.parent / "results" / "reference" / "201" / "fashion_mnist"
     settings = compose("dataset=fashion_mnist", "profile=reference", f"results_dir={folder}")
     cells = plan.chosen_cells(settings)
     assert len(cells) == 300

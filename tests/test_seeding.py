@@ -173,7 +173,7 @@ def test_a_results_folder_keeps_its_seeding_and_an_old_one_is_shared(make_settin
 
 
 def test_committed_records_are_found_under_the_settings_that_made_them(make_settings: MakeSettings) -> None:
-    root = Path(__file__).parents[1] / "results" / "201" / "fashion_mnist"
+    root = Path(__file__).parents[1] / "results" / "reference" / "201" / "fashion_mnist"
     settings = make_settings(
         "dataset=fashion_mnist",
         "profile=reference",
