@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 APPLICATIONS = ("Google Chrome", "Chromium")
@@ -42,8 +42,11 @@ def candidates() -> Iterator[str]:
     for name in APPLICATIONS:
         for folder in (Path("/Applications"), Path.home() / "Applications"):
             yield str(folder / f"{name}.app" / "Contents" / "MacOS" / name)
-    with sync_playwright() as playwright:
-        fetched = playwright.chromium.executable_path
+    try:
+        with sync_playwright() as playwright:
+            fetched = playwright.chromium.executable_path
+    except Exception:  # noqa: BLE001 - it raises a plain one where its driver does not start
+        return
     yield fetched
 
 
@@ -51,11 +54,11 @@ def starts(path: str) -> bool:
     """Whether a file is a browser that can be driven: some systems have a script of that name that installs one."""
     if not Path(path).is_file():
         return False
-    with sync_playwright() as playwright:
-        try:
+    try:
+        with sync_playwright() as playwright:
             playwright.chromium.launch(executable_path=path).close()
-        except Error:
-            return False
+    except Exception:  # noqa: BLE001 - of the browser, or a plain one where playwright's driver does not start
+        return False
     return True
 
 
@@ -65,10 +68,11 @@ def fetch() -> None:
 
 
 def install() -> None:
-    """Install the system's Chromium, where that needs neither a password nor a question."""
+    """Install the system's Chromium, where that needs neither a password nor a question, and what playwright's driver
+    needs beside it."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         _attempt("apt-get", "update")
-        _attempt("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+        _attempt("apt-get", "install", "--yes", "--no-install-recommends", "chromium", "libatomic1")
 
 
 def _attempt(*command: str) -> None:
