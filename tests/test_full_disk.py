@@ -16,7 +16,7 @@ WRITES = """
     import numpy as np, pandas as pd, torch
     from matplotlib.figure import Figure
     from tqdm import tqdm
-    from nas_retrain import base_rate, checkpoints, launch, locks, plan, store
+    from nas_retrain import base_rate, checkpoints, claims, launch, locks, plan, store
     from nas_retrain.analysis import figures, report
     from nas_retrain.cli import compose
     from nas_retrain.errors import NasRetrainError
@@ -33,6 +33,7 @@ WRITES = """
     figure.add_subplot().plot([1, 2])
     writer = store.RunWriter(folder / "runs", "local")
     if sys.argv[2] != "full":
+        claims.claim_results_folder(settings)
         writer.append(a_record(1))
     run = launch._Run([(training,)], {training.key}, settings, "local", writer, tqdm(disable=True))
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -55,7 +56,7 @@ WRITES = """
         "table": lambda: report.write_tables({"noise": pd.DataFrame({"a": [1.5]})}, folder),
         "figure": lambda: figures.save(figure, folder / "figures", "gain"),
         "base rate": lambda: base_rate.write_search(search, folder, "base_rate"),
-        "settings": lambda: plan.claim_results_folder(settings),
+        "settings": lambda: claims.claim_results_folder(settings),
     }
     if sys.argv[2] == "full":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

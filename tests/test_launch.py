@@ -117,6 +117,7 @@ def kill_at_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None
     return patch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [[0, *[1] * launch.STARTS], [0, 1]])
 def test_workers_that_are_killed_while_they_start_are_replaced_or_done_without(
     make_settings: MakeSettings,
@@ -156,6 +157,7 @@ def test_a_process_that_the_system_refuses_is_a_worker_that_cannot_start(
         run(trainings(settings), settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [NasRetrainError("the disk is full"), ZeroDivisionError()])
 def test_when_a_run_ends_by_an_error_the_others_save_first(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -179,6 +181,7 @@ def test_when_a_run_ends_by_an_error_the_others_save_first(
     assert saved == [f"{slow.label}.pt"]
 
 
+@pytest.mark.slow
 def test_a_results_folder_that_is_moved_stops_the_run_which_says_where_it_is(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,7 @@ RANDOM_CELLS = random.Random(0).sample(
 
 @pytest.mark.parametrize("initialisation", ["source", "stock"])
 @pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
 def test_outputs_and_gradients_equal_one_module_per_edge(
     initialisation: Initialisation, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

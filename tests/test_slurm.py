@@ -318,6 +318,7 @@ class TestTask:
         assert requeued == []
         assert len(list((settings.results_dir / "checkpoints").iterdir())) == 1
 
+    @pytest.mark.slow
     def test_preempted_with_both_signals_it_is_queued_again(
         self, settings: Settings, requeued: list[tuple[str, ...]]
     ) -> None:
@@ -327,6 +328,7 @@ class TestTask:
         sender.join()
         assert requeued == [("scontrol", "requeue", "77")]
 
+    @pytest.mark.slow
     def test_it_is_not_queued_again_for_ever(
         self, settings: Settings, requeued: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
     ) -> None:

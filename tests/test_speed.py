@@ -35,6 +35,7 @@ def test_everything_is_measured_and_summed_up(make_settings: MakeSettings, monke
     assert f"torch {torch.__version__}" in text
 
 
+@pytest.mark.slow
 def test_each_process_of_a_pool_has_its_threads_and_takes_one_task() -> None:
     number = os.cpu_count() or 1
     with speed._processes(number, 1, torch.device("cpu"), tuned=True) as pool:

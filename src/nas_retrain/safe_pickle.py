@@ -175,8 +175,9 @@ _MARGIN = 512
 _CONTAINER_COST = 250
 _ITEM_COST = 100
 _DOUBLE = struct.Struct(">d")
-_INTEGER_RUN = re.compile(rb"(?:K.)++", re.DOTALL)
-_CURVE_RUN = re.compile(rb"(?:K.G.{8})++", re.DOTALL)
+# Not possessive (++): Python 3.11 before 3.11.5 may end such a match within an element.
+_INTEGER_RUN = re.compile(rb"(?:K.){1,4096}", re.DOTALL)
+_CURVE_RUN = re.compile(rb"(?:K.G.{8}){1,4096}", re.DOTALL)
 _CURVE_POINT = struct.Struct(">xBxd")
 
 
@@ -217,7 +218,7 @@ class _Form(NamedTuple):
 def _short_names(length: int) -> _Form:
     size = re.escape(bytes([length]))
     return _Form(
-        re.compile(rb"(?:\x8c%b.{%d}\x94G.{8})++" % (size, length), re.DOTALL), struct.Struct(f">2x{length}s2xd")
+        re.compile(rb"(?:\x8c%b.{%d}\x94G.{8}){1,4096}" % (size, length), re.DOTALL), struct.Struct(f">2x{length}s2xd")
     )
 
 
@@ -225,7 +226,7 @@ def _short_names(length: int) -> _Form:
 def _long_names(length: int) -> _Form:
     size = re.escape(bytes([length]))
     return _Form(
-        re.compile(rb"(?:X%b\x00\x00\x00.{%d}r.{4}G.{8})++" % (size, length), re.DOTALL),
+        re.compile(rb"(?:X%b\x00\x00\x00.{%d}r.{4}G.{8}){1,4096}" % (size, length), re.DOTALL),
         struct.Struct(f">5x{length}sx4sxd"),
     )
 

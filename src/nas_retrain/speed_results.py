@@ -40,7 +40,7 @@ FULL = (
 
 def overrides(folder: Path, *others: str) -> list[str]:
     """What the stages are told to find in `folder` what `fill` wrote there."""
-    return [*FULL, f"results_dir='{folder}'", *others]
+    return [*FULL, f"results_dir={folder}", *others]
 
 
 def fill(settings: Settings, files: int = FILES) -> int:

@@ -390,7 +390,8 @@ def _run_files(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(runs))  # noqa: PTH208 - Path.iterdir does not raise before it is used
     except (FileNotFoundError, NotADirectoryError) as error:
-        if runs.is_symlink() or runs.is_file():  # a link to what is not there now, or no folder
+        no_folder = isinstance(error, NotADirectoryError) and os.path.lexists(runs)
+        if no_folder or runs.is_symlink():  # a link to what is not there now
             raise _cannot_read(runs, error) from error
         return []
     except OSError as error:

@@ -23,6 +23,7 @@ from tests.strategies import cells
 from tests.test_graph import paths
 
 
+@pytest.mark.slow
 @given(cells, st.integers(1, 2))
 def test_the_rules_of_201_are_sums_over_listed_paths(arch: str, cells_per_stage: int) -> None:
     from nas_retrain.cli import compose

@@ -19,22 +19,22 @@ def _fine(random: random.Random, folder: Path) -> None:
 
 
 def _error(random: random.Random, folder: Path) -> None:
-    if random.random() < 0.1:
+    if random.random() < 0.5:
         raise KeyError(str(folder))
 
 
 def _crash(random: random.Random, folder: Path) -> None:  # noqa: ARG001
-    if random.random() < 0.1:
+    if random.random() < 0.5:
         ctypes.string_at(0)
 
 
 def _hang(random: random.Random, folder: Path) -> None:  # noqa: ARG001
-    if random.random() < 0.1:
+    if random.random() < 0.5:
         time.sleep(60)
 
 
 def _flood(random: random.Random, folder: Path) -> None:  # noqa: ARG001
-    if random.random() < 0.1:
+    if random.random() < 0.5:
         bytearray(100 << 20)[::4096] = bytes(len(range(0, 100 << 20, 4096)))
 
 
