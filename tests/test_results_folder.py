@@ -173,6 +173,35 @@ def test_they_are_not_made_anew_where_other_settings_made_the_records(
     claim_results_folder(make_settings(*FEW, "seeds=[1,2,3]", "cells=sample:5"))
 
 
+CONSTANTS, PLAIN, DISCONNECTED = "[185,222]", "[37,111]", "[0]"
+
+
+@pytest.mark.parametrize("override", [None, "training.epochs=3"])
+@pytest.mark.parametrize("recipe", ["benchmark", "architecture_aware", "own_rate"])
+@pytest.mark.parametrize(
+    ("stored", "chosen"), [(CONSTANTS, PLAIN), (PLAIN, CONSTANTS), (CONSTANTS, DISCONNECTED), (DISCONNECTED, PLAIN)]
+)
+def test_records_of_other_cells_by_the_same_settings_are_this_folder_s_own(
+    make_settings: MakeSettings, stored: str, chosen: str, recipe: str, override: str | None
+) -> None:
+    """Networks with constants, and those of another rate, have hashes of their own."""
+    own = ("own_rate={classes:2,lowest:0.1,highest:1,points:2,seeds:[5],fresh_seeds:[6],validation_images:100}",)
+    chosen_recipe = (f"recipe=[{recipe}]", "dataset.base_rate=0.3", *(own if recipe == "own_rate" else ()))
+    before = make_settings(*chosen_recipe, f"cells={stored}")
+    for _ in range(2):  # the searches' trainings, and those that they decide
+        there = read_runs(before.results_dir)
+        made = plan.make_plan(before, there)
+        missing = [training for training in made.missing if training.searched or not made.searching]
+        with RunWriter(before.results_dir / "runs", "local") as writer:
+            writer.append(*(as_stored(training) for training in missing))
+    now = make_settings(*chosen_recipe, f"cells={chosen}", *([override] if override else []))
+    if override and read_runs(now.results_dir):
+        with pytest.raises(NasRetrainError, match="that other settings made"):
+            claim_results_folder(now)
+    else:
+        claim_results_folder(now)
+
+
 @pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
 def test_settings_that_the_system_does_not_give_are_named(make_settings: MakeSettings, kind: str) -> None:
     settings = make_settings(*FEW)

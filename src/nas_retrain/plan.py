@@ -379,7 +379,9 @@ class Plan:
 def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | None = None) -> Plan:
     """Work out every training and which of them the store lacks; only: of these network classes and the base network
     alone."""
-    search = search_trainings(settings, only)
+    # How many seeds are enough depends on all networks: a part of them is then cut out at the end.
+    planned = only if settings.enough_tau is None else None
+    search = search_trainings(settings, planned)
     of_cell: dict[tuple[str, int], list[Training]] = {}
     for training in search:
         of_cell.setdefault((training.recipe, training.cell), []).append(training)
@@ -387,9 +389,12 @@ def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | No
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
     base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
-    recipes = recipe_trainings(settings, base, rates, only)
+    recipes = recipe_trainings(settings, base, rates, planned)
     if settings.enough_tau is not None:
         recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
+        if only is not None:
+            recipes = [training for training in recipes if training.network_class in only]
+            search = search_trainings(settings, only)
     sensitivity = sensitivity_trainings(settings, base, rates, only)
     everything = search + recipes + sensitivity
     return Plan(
