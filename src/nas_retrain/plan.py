@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,6 +64,9 @@ class Training:
         return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
 
 
+_NUMBER = re.compile("[0-9]{1,18}")
+
+
 def chosen_cells(settings: Settings) -> tuple[int, ...]:
     """The official indices that `cells` asks for, without repeats; `sample:n` gives class representatives.
 
@@ -79,9 +83,9 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     if wanted == "all":
         return tuple(range(space.size))
     first, colon, last = wanted.partition(":")
-    if first == "sample" and last.isdecimal():
+    if first == "sample" and _NUMBER.fullmatch(last):
         return space.sample(int(last), settings.sample_seed)
-    if colon and first.isdecimal() and last.isdecimal():
+    if colon and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(last):
         if not 0 <= int(first) < int(last) <= space.size:
             raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {space.size}.")
         return tuple(range(int(first), int(last)))
