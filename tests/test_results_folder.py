@@ -173,6 +173,23 @@ def test_they_are_not_made_anew_where_other_settings_made_the_records(
     claim_results_folder(make_settings(*FEW, "seeds=[1,2,3]", "cells=sample:5"))
 
 
+@pytest.mark.parametrize("stage", ["status", "plan", "analyze"])
+def test_nothing_in_a_table_tells_the_terminal_what_to_do(make_settings: MakeSettings, stage: str) -> None:
+    settings = make_settings(*FEW)
+    keep(settings.results_dir, made_up(settings), table_only=True)
+    path = settings.results_dir / "runs.parquet"
+    hostile = "\x1b[2J\x1b]0;x\x07\x9b31m"
+    table = pd.read_parquet(path).assign(**{f"new{hostile}": 1})
+    table.loc[0, ["status", "in_degree"]] = hostile
+    table.loc[1:, "in_degree"] = [f"{hostile}{row % 2}" for row in range(len(table) - 1)]
+    table.to_parquet(path)
+    script = Path(__file__).parents[1] / "scripts" / f"{stage}.py"
+    given = ("dataset=digits", "launcher=local", *FEW, f"results_dir={settings.results_dir}")
+    done = subprocess.run([sys.executable, script, *given], capture_output=True, text=True, check=False)
+    assert "newer version" in done.stderr
+    assert not {letter for letter in done.stdout + done.stderr if ord(letter) < 32 or 127 <= ord(letter) < 160} - {"\n"}
+
+
 CONSTANTS, PLAIN, DISCONNECTED = "[185,222]", "[37,111]", "[0]"
 
 

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from nas_retrain import spaces
 from nas_retrain.config import SEARCH, OwnRateSettings, RecipeSettings, Settings
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.plan import chosen_cells, make_plan
 from nas_retrain.store import StoredRuns, read_runs, read_whole, replacing, set_aside
 
@@ -167,4 +167,4 @@ def _with_networks_of(stored: StoredRuns, settings: Settings) -> Settings:
 
 
 def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as the pipeline tells what it reads
+    print(f"note: {printable(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - as the pipeline tells what it reads
