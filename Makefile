@@ -8,24 +8,25 @@ FUZZ_SECONDS ?= 3600
 
 # make expands a variable of the command line when it hands it to a program, so that a $(shell ...) in it would run. Each
 # is made plain text here, and no recipe has its text: programs find it in their environment, and no shell reads it.
+# What is this file's own alone is set with "override", so that nothing given takes its place.
 # BENCH to RETRAINED set the keys of these names; what is not given has its default in configs/.
-SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED ARGS
-GIVEN := $(SETTINGS) PLAN PYTHON VENV FUZZ_SECONDS
+override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED ARGS
+override GIVEN := $(SETTINGS) PLAN PYTHON VENV FUZZ_SECONDS
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(filter-out $(GIVEN) SHELL,$(name)),\
   $(error There is no variable $(name): there are $(GIVEN). Keys are set in ARGS))))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV FUZZ_SECONDS
 
-STAGES := retrain plan status cancel verify analyze algorithms export cells bench
+override STAGES := retrain plan status cancel verify analyze algorithms export cells bench
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
-SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
+override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
 test: export PYTEST_ADDOPTS := -m 'not slow' $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 test-all: export PYTEST_ADDOPTS := $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 
-RUN := "$$VENV"/bin/python
-DEFAULTS :=
-PLANNED := $(filter-out 0,$(PLAN))
+override RUN := "$$VENV"/bin/python
+override DEFAULTS :=
+override PLANNED := $(filter-out 0,$(PLAN))
 
 .PHONY: help
 help: ## Say what each target does
@@ -52,11 +53,11 @@ install: ## Install the locked packages into .venv
 	touch "$$VENV/.ready"
 
 .PHONY: dry-run
-dry-run: DEFAULTS = profile=dry dataset=digits launcher=local
+dry-run: override DEFAULTS = profile=dry dataset=digits launcher=local
 dry-run: retrain ## Retrain a sample of cells on scikit-learn's digits, here, in minutes; writes results/201/digits
 
 .PHONY: reference
-reference: DEFAULTS = profile=reference dataset=fashion_mnist launcher=local
+reference: override DEFAULTS = profile=reference dataset=fashion_mnist launcher=local
 reference: retrain ## Whose ranking is right? 300 classes on Fashion-MNIST, here, in hours; writes results/201/fashion_mnist
 
 .PHONY: retrain

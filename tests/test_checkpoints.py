@@ -155,6 +155,14 @@ def _without_progress(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["progress"].pop(name)
 
 
+def _doubled() -> object:
+    """What holds so many values, most of them again and again, that nothing can go through them all."""
+    value: object = 0
+    for _ in range(60):
+        value = (value, value)
+    return value
+
+
 def _first_weights(change: Callable[[torch.Tensor], object]) -> Callable[[dict[str, Any]], None]:
     def apply(content: dict[str, Any]) -> None:
         name = next(iter(content["network"]))
@@ -198,6 +206,8 @@ MISFITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "a negative epoch": _progress(epoch=-1),
     "a fraction of an epoch": _progress(epoch=1.0),
     "a truth for an epoch": _progress(epoch=True),
+    "an epoch that is endless when it is printed": _progress(epoch=_doubled()),
+    "a step that is endless when it is printed": _progress(step=_doubled()),
     "an epoch in words": _progress(epoch="one"),
     "a step too many": _progress(step=99),
     "a negative step": _progress(step=-1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,21 @@ def test_no_variable_is_run_by_make_or_a_shell(checkout: Path, variable: str, ta
     ):
         make(checkout, target, *arguments, **({"PYTHON": recorder} | environment))
         assert not list(checkout.rglob("pwned"))
+
+
+@pytest.mark.parametrize("target", ["plan", "dry-run", "test"])
+def test_no_variable_of_the_makefile_s_own_is_run_by_make_or_a_shell(checkout: Path, target: str) -> None:
+    recorder = str(checkout / ".venv" / "bin" / "python")
+    own = re.findall(r"^(?:override )?([A-Z_]+) [?:]?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"GIVEN", "SETTINGS", "RUN", "STAGES"} <= set(own)
+    for variable in set(own) - {*GIVEN, "SHELL"}:
+        for arguments, environment in (
+            ([f"{variable}={HOSTILE}"], {}),
+            ([], {variable: HOSTILE}),
+            (["-e"], {variable: HOSTILE}),
+        ):
+            make(checkout, target, *arguments, **({"PYTHON": recorder} | environment))
+            assert not list(checkout.rglob("pwned")), (variable, arguments)
 
 
 @hypothesis_settings(max_examples=40)

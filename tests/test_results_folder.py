@@ -173,6 +173,52 @@ def test_they_are_not_made_anew_where_other_settings_made_the_records(
     claim_results_folder(make_settings(*FEW, "seeds=[1,2,3]", "cells=sample:5"))
 
 
+@pytest.mark.parametrize("stage", ["status", "plan", "analyze"])
+def test_nothing_in_a_table_tells_the_terminal_what_to_do(make_settings: MakeSettings, stage: str) -> None:
+    settings = make_settings(*FEW)
+    keep(settings.results_dir, made_up(settings), table_only=True)
+    path = settings.results_dir / "runs.parquet"
+    hostile = "\x1b[2J\x1b]0;x\x07\x9b31m"
+    table = pd.read_parquet(path).assign(**{f"new{hostile}": 1})
+    table.loc[0, ["status", "in_degree"]] = hostile
+    table.loc[1:, "in_degree"] = [f"{hostile}{row % 2}" for row in range(len(table) - 1)]
+    table.to_parquet(path)
+    script = Path(__file__).parents[1] / "scripts" / f"{stage}.py"
+    given = ("dataset=digits", "launcher=local", *FEW, f"results_dir={settings.results_dir}")
+    done = subprocess.run([sys.executable, script, *given], capture_output=True, text=True, check=False)
+    assert "newer version" in done.stderr
+    assert not {letter for letter in done.stdout + done.stderr if ord(letter) < 32 or 127 <= ord(letter) < 160} - {"\n"}
+
+
+CONSTANTS, PLAIN, DISCONNECTED = "[185,222]", "[37,111]", "[0]"
+
+
+@pytest.mark.parametrize("override", [None, "training.epochs=3"])
+@pytest.mark.parametrize("recipe", ["benchmark", "architecture_aware", "own_rate"])
+@pytest.mark.parametrize(
+    ("stored", "chosen"), [(CONSTANTS, PLAIN), (PLAIN, CONSTANTS), (CONSTANTS, DISCONNECTED), (DISCONNECTED, PLAIN)]
+)
+def test_records_of_other_cells_by_the_same_settings_are_this_folder_s_own(
+    make_settings: MakeSettings, stored: str, chosen: str, recipe: str, override: str | None
+) -> None:
+    """Networks with constants, and those of another rate, have hashes of their own."""
+    own = ("own_rate={classes:2,lowest:0.1,highest:1,points:2,seeds:[5],fresh_seeds:[6],validation_images:100}",)
+    chosen_recipe = (f"recipe=[{recipe}]", "dataset.base_rate=0.3", *(own if recipe == "own_rate" else ()))
+    before = make_settings(*chosen_recipe, f"cells={stored}")
+    for _ in range(2):  # the searches' trainings, and those that they decide
+        there = read_runs(before.results_dir)
+        made = plan.make_plan(before, there)
+        missing = [training for training in made.missing if training.searched or not made.searching]
+        with RunWriter(before.results_dir / "runs", "local") as writer:
+            writer.append(*(as_stored(training) for training in missing))
+    now = make_settings(*chosen_recipe, f"cells={chosen}", *([override] if override else []))
+    if override and read_runs(now.results_dir):
+        with pytest.raises(NasRetrainError, match="that other settings made"):
+            claim_results_folder(now)
+    else:
+        claim_results_folder(now)
+
+
 @pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
 def test_settings_that_the_system_does_not_give_are_named(make_settings: MakeSettings, kind: str) -> None:
     settings = make_settings(*FEW)

@@ -65,6 +65,31 @@ def test_seeds_are_added_a_round_at_a_time_until_the_bound_and_for_each_recipe_a
     assert not [t for t in made.missing if t.recipe == "architecture_aware"]
 
 
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("noise", [1.5, 2.0])
+def test_a_part_of_the_plan_has_the_seeds_that_the_whole_needs(
+    make_settings: MakeSettings, noise: float, together: int
+) -> None:
+    """A few networks alone may seem settled where all together are not."""
+    settings = make_settings(
+        *("cells=sample:30", "seeds=[1,2,3]", "dataset.base_rate=0.3", "enough_tau=0.9"),
+        f"launcher.together={together}",
+    )
+    random = np.random.default_rng(0)
+    own = {cell: random.uniform(40, 60) for cell in plan.chosen_cells(settings)}
+    stored = StoredRuns.of(
+        replace(as_stored(training), test_accuracy=own[training.cell] + random.normal(0, noise))
+        for training in plan.make_plan(settings, StoredRuns.of([])).missing
+    )
+    whole = plan.make_plan(settings, stored)
+    assert {training.seed for training in whole.missing} == {3}
+    for cells in ({cell} for cell in own):
+        assert plan.make_plan(settings, stored, cells).groups == [g for g in whole.groups if g[0].cell in cells]
+    for first in range(0, 30, 3):
+        cells = set(list(own)[first : first + 3])
+        assert plan.make_plan(settings, stored, cells).groups == [g for g in whole.groups if g[0].cell in cells]
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_by_itself_from_round_to_round(make_settings: MakeSettings) -> None:
     settings = make_settings(

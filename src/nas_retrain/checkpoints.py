@@ -183,7 +183,7 @@ def _checked_progress(values: object, start: State, length: Length) -> Progress:
     progress = Progress(**{name: values[name] for name in names})
     steps = math.ceil(length.images / length.batch_size)
     if not (_whole(progress.epoch, length.epochs - 1) and _whole(progress.step, steps)):
-        raise Unusable(f"stands at epoch {progress.epoch}, step {progress.step}, which this training does not have")
+        raise Unusable("stands at an epoch or a step that this training does not have")
     members = len(start.trainings)
     seen = min(length.images, progress.step * length.batch_size)
     begun = progress.epoch > 0

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from nas_retrain.config import OwnRateSettings, RecipeSettings, Settings
-from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan import make_plan
+from nas_retrain import spaces
+from nas_retrain.config import SEARCH, OwnRateSettings, RecipeSettings, Settings
+from nas_retrain.errors import NasRetrainError, printable
+from nas_retrain.plan import chosen_cells, make_plan
 from nas_retrain.store import StoredRuns, read_runs, read_whole, replacing, set_aside
 
 SECTIONS = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
@@ -137,7 +138,7 @@ def recipes_of_other_settings(settings: Settings, stored: StoredRuns) -> list[st
 
     What waits for a search has no hash yet and is not judged, nor are recipes that the settings do not have.
     """
-    made = make_plan(settings, stored)
+    made = make_plan(_with_networks_of(stored, settings), stored)
     wanted: dict[str, set[str]] = {}
     for training in made.everything:
         recipe = settings.recipes.get(training.recipe)
@@ -149,5 +150,21 @@ def recipes_of_other_settings(settings: Settings, stored: StoredRuns) -> list[st
     return [name for name, hashes in wanted.items() if name in known and not hashes & known[name]]
 
 
+def _with_networks_of(stored: StoredRuns, settings: Settings) -> Settings:
+    """The settings with the networks of all records among their cells. A hash depends on properties of the network too,
+    so that records of other cells have others. Own rates are those of the networks that were searched, if any were."""
+    recipes, networks = stored.column("recipe"), stored.column("network_class")
+    ours = (stored.column("bench") == settings.bench.name) & (networks < spaces.of(settings.bench).size)
+    searches = {name + SEARCH for name, recipe in settings.recipes.items() if recipe.learning_rate == "own"}
+    searched = sorted(
+        {network for network, name in zip(networks[ours], recipes[ours], strict=True) if name in searches}
+    )
+    cells = dict.fromkeys(map(int, [*searched, *chosen_cells(settings), *sorted(set(networks[ours]))]))
+    changed: dict[str, object] = {"cells": tuple(cells)}
+    if searched and settings.own_rate is not None:
+        changed["own_rate"] = settings.own_rate.model_copy(update={"classes": len(searched)})
+    return settings.model_copy(update=changed)
+
+
 def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as the pipeline tells what it reads
+    print(f"note: {printable(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - as the pipeline tells what it reads

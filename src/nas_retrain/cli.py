@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, printable
 
 if TYPE_CHECKING:
     from nas_retrain.config import Settings
@@ -53,7 +53,7 @@ def run(stage: Callable[[Settings], None], config: str = "config") -> None:
         for settings in composition.from_command_line([*sys.argv[1:], *given_to_make(os.environ)], config):
             stage(settings)
     except NasRetrainError as error:
-        print(f"\nnas-retrain: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        print(f"\nnas-retrain: {printable(str(error))}", file=sys.stderr)  # noqa: T201 - this is the command line
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -166,6 +166,10 @@ def escape(override: str) -> str:
     name = key.lstrip("+")
     if name in PATHS and value not in ("", "null"):
         return f"{key}={_literal(value)}"
+    if name in PACKAGES and not re.fullmatch(r"[^][{}]*|\[[^][{}]*\]|\{\}", value):
+        raise NasRetrainError(
+            f"{override}: the name of a file was expected, or several in brackets: [one,other]. See configs/."
+        )
     if name in PACKAGES and re.fullmatch(r"[\w./,\[\] -]+", value):
         # Hydra would read 201 as a number, and takes only ASCII without quotes.
         return f"{key}=" + re.sub(r"[\w./-]+", lambda word: word[0] if word[0] == "null" else _literal(word[0]), value)

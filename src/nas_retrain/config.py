@@ -23,7 +23,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.scaling import Activation, InDegree, Initialisation
 from nas_retrain.seeding import Seeding
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -92,7 +92,17 @@ def is_search(recipe: str) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truths_are_no_numbers(cls, values: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+        """Refuse true and false where numbers belong, which would be taken for 1 and 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            given = value if isinstance(value, list | tuple) else [value]
+            if name in cls.model_fields and cls.model_fields[name].annotation is not bool and bool in map(type, given):
+                raise ValueError(f"{name} is true or false, where another value was expected")
+        return values
 
 
 class BenchSettings(_Section):
@@ -189,7 +199,7 @@ class GridSettings(_Section):
 
     lowest: Rate
     highest: Rate
-    points: Positive
+    points: Annotated[int, Field(gt=0, le=1000)]
     seeds: Seeds
 
     @model_validator(mode="after")
@@ -261,8 +271,8 @@ class SlurmSettings(LocalSettings):
     constraint: SbatchValue | None
     gpus: Annotated[int, Field(ge=0)]
     cpus: Positive | None
-    memory_gb: Annotated[float, Field(gt=0)] | None
-    time_hours: Annotated[float, Field(gt=0)]
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None
+    time_hours: Annotated[float, Field(gt=0, le=1e5)]
     signal_seconds: Positive
     analysis_partition: SbatchValue | None
     sbatch: dict[Annotated[str, Field(pattern="^[a-z][a-z-]*$")], SbatchValue | bool]

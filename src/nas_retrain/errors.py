@@ -25,3 +25,8 @@ def cannot_write(path: Path, error: OSError) -> NasRetrainError:
         f"Cannot write {path}: {error.strerror or error}. Check the permissions, or give another folder with "
         "results_dir=..."
     )
+
+
+def printable(text: str) -> str:
+    """Text that may come from a file, without the characters by which a terminal is told what to do."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)

@@ -16,7 +16,7 @@ from nas_retrain.claims import claim_results_folder
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import sources
 from nas_retrain.devices import Device
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.locks import Lock
 from nas_retrain.plan import Plan, Training, make_plan
 from nas_retrain.scaling import Initialisation
@@ -285,7 +285,7 @@ def _told(stored: StoredRuns) -> StoredRuns:
 
 @cache
 def _note(problem: str) -> None:
-    say(f"note: {problem}", file=sys.stderr)
+    say(f"note: {printable(problem)}", file=sys.stderr)
 
 
 def analyse(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,6 +64,9 @@ class Training:
         return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
 
 
+_NUMBER = re.compile("[0-9]{1,18}")
+
+
 def chosen_cells(settings: Settings) -> tuple[int, ...]:
     """The official indices that `cells` asks for, without repeats; `sample:n` gives class representatives.
 
@@ -79,9 +83,9 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     if wanted == "all":
         return tuple(range(space.size))
     first, colon, last = wanted.partition(":")
-    if first == "sample" and last.isdecimal():
+    if first == "sample" and _NUMBER.fullmatch(last):
         return space.sample(int(last), settings.sample_seed)
-    if colon and first.isdecimal() and last.isdecimal():
+    if colon and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(last):
         if not 0 <= int(first) < int(last) <= space.size:
             raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {space.size}.")
         return tuple(range(int(first), int(last)))
@@ -379,7 +383,9 @@ class Plan:
 def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | None = None) -> Plan:
     """Work out every training and which of them the store lacks; only: of these network classes and the base network
     alone."""
-    search = search_trainings(settings, only)
+    # How many seeds are enough depends on all networks: a part of them is then cut out at the end.
+    planned = only if settings.enough_tau is None else None
+    search = search_trainings(settings, planned)
     of_cell: dict[tuple[str, int], list[Training]] = {}
     for training in search:
         of_cell.setdefault((training.recipe, training.cell), []).append(training)
@@ -387,9 +393,12 @@ def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | No
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
     base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
-    recipes = recipe_trainings(settings, base, rates, only)
+    recipes = recipe_trainings(settings, base, rates, planned)
     if settings.enough_tau is not None:
         recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
+        if only is not None:
+            recipes = [training for training in recipes if training.network_class in only]
+            search = search_trainings(settings, only)
     sensitivity = sensitivity_trainings(settings, base, rates, only)
     everything = search + recipes + sensitivity
     return Plan(
