@@ -47,3 +47,18 @@ def test_trainings_that_search_are_told_from_those_that_count(
     settings = make_settings(f"recipe=[{recipes}]", *few)
     said = describe.wanted(make_plan(settings, StoredRuns.of([])), settings)
     assert any(line.startswith(f"  trainings      {told} stored") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("[0,1]", "2 chosen, 3 network classes with the base network"),
+        ("[0,0,1,2]", "3 chosen, 4 network classes with the base network"),
+    ],
+)
+def test_more_classes_than_cells_are_explained_by_the_base_network(
+    make_settings: MakeSettings, cells: str, told: str
+) -> None:
+    settings = make_settings("recipe=[grid_he]", f"cells={cells}", "seeds=[1]")
+    said = describe.wanted(make_plan(settings, StoredRuns.of([])), settings)
+    assert f"  cells          {told}" in said

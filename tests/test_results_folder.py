@@ -148,6 +148,18 @@ def test_commands_that_only_look_say_that_a_folder_is_of_other_settings(
         assert f"holds results made with other settings ({told}" in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_status_says_whether_there_is_a_folder(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    settings = make_settings(*FEW)
+    if there:
+        settings.results_dir.mkdir(parents=True, exist_ok=True)
+    status.status(settings)
+    told = "no run is working on it" if there else "there is no such folder yet, no run has begun"
+    assert f"{settings.results_dir}: {told}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("override", ["training.epochs=3", "seeding=shared", "network.channels=5"])
 def test_nothing_is_analysed_where_no_record_is_of_these_settings(

@@ -138,7 +138,7 @@ def _who_works(folder: Path, queue: Queue) -> str:
         return holder
     if queue.silence:
         return f"whether SLURM works on it is unknown. {queue.silence}"
-    return "no run is working on it"
+    return "no run is working on it" if folder.exists() else "there is no such folder yet, no run has begun"
 
 
 def _tell_lost_tasks(made: Plan, queue: Queue, folder: Path) -> None:
