@@ -32,7 +32,7 @@ override PLANNED := $(filter-out 0,$(PLAN))
 help: ## Say what each target does
 	@echo "nas-retrain: retrain NAS benchmarks with architecture-aware hyperparameters"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  BENCH, DATASET, PROFILE and LAUNCHER choose files of configs/, SITE one of slurm/site; ARGS sets any key:"
 	@echo "  make retrain BENCH=201 DATASET=cifar100 ARGS=\"cells=sample:100 seeds=[777]\""

@@ -192,7 +192,10 @@ def test_trainings_without_the_constants_of_their_networks_are_left_out_and_told
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame.assign(dataset="cifar10"), "has no digits benchmark; it has cifar10"),
+        (
+            lambda frame: frame.assign(dataset="cifar10"),
+            "has no digits benchmark; it has cifar10 .*Choose with DATASET",
+        ),
         (lambda frame: frame.assign(config_hash=frame.index.astype(str)), "several settings"),
         (lambda frame: frame.drop(columns="seed"), "no column seed"),
         (lambda frame: frame.drop(columns="in_degree"), "no column in_degree"),
@@ -260,6 +263,15 @@ def test_a_table_in_another_style_is_told_how_to_be_written(
     (tmp_path / "table.csv").write_bytes(written_as(table()))
     with pytest.raises(NasRetrainError, match=told):
         benchmark.read(tmp_path / "table.csv", "cifar10", recipe="benchmark")
+
+
+@pytest.mark.parametrize(
+    ("column", "remedy"),
+    [("index", "Add the cells' numbers"), ("arch", "Add the cells' strings"), ("cifar10_test", r"analysis\.column")],
+)
+def test_a_missing_column_is_told_with_the_remedy_for_that_column(tmp_path: Path, column: str, remedy: str) -> None:
+    with pytest.raises(NasRetrainError, match=f"no column '{column}'; it has .*{remedy}"):
+        benchmark.read(written(tmp_path, table().drop(columns=column)), "cifar10", recipe="benchmark")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1.5, 1e300, -1e300, 99999999999999999999])

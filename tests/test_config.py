@@ -66,7 +66,7 @@ def test_the_defaults_are_the_benchmark_as_published() -> None:
         ("training.epochs=many", "training.epochs: .*got 'many'"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("seeds=[]", "seeds: "),
-        ("seeds=9223372036854775808", "seeds.0: .*less than 9223372036854775808"),
+        ("seeds=9223372036854775808", "seeds: .*less than 9223372036854775808"),
         ("recipe=[]", "recipes: "),
         ("recipe=[[benchmark]]", "the name of a file was expected"),
         ("profile=[dry,[full]]", "the name of a file was expected"),
@@ -269,10 +269,45 @@ def test_one_value_is_a_list_of_one(override: str, key: str, expected: object) -
         ("workers=2", "launcher.workers"),
         ("launcher.timehours=2", "launcher.time_hours"),
         ("recipes.benchmark.rate=1", "recipes.benchmark.learning_rate"),
+        ("recipe.benchmark.learning_rate=1", "recipes.benchmark.learning_rate"),
+        ("recipe.own_rate.in_degree=target", "recipes.own_rate.in_degree"),
     ],
 )
 def test_an_unknown_key_is_answered_with_those_that_may_be_meant(override: str, asked: str) -> None:
     with pytest.raises(NasRetrainError, match=rf"there is no such key\. Did you mean {re.escape(asked)}\b"):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("recipes.benchmark.learning_rate=fast", "recipes.benchmark.learning_rate: Input"),
+        ("cells=[1,x]", "cells.1: Input"),
+        ("launcher.workers=x", "launcher.workers: Input"),
+        ("own_rate={lowest:x}", "own_rate.lowest: Input"),
+        ("sensitivity={epochs:[x]}", "sensitivity.epochs.0: Input"),
+    ],
+)
+def test_a_bad_value_is_named_by_its_key_alone_whatever_types_it_was_checked_as(override: str, told: str) -> None:
+    with pytest.raises(NasRetrainError) as error:
+        composed(override)
+    assert f"\n  {told}" in str(error.value)
+    assert all(re.match(r"  [\w.]+: |See ", line) for line in str(error.value).splitlines()[1:])
+
+
+@pytest.mark.parametrize(
+    "override", ["seeds=1,2", "recipe=benchmark,own_rate", "base_rate.seeds=[1],[2]", "cells=1:3,5"]
+)
+def test_several_values_without_brackets_are_answered_with_the_list(override: str) -> None:
+    key, _, values = override.partition("=")
+    with pytest.raises(NasRetrainError) as error:
+        composed(override)
+    assert str(error.value) == f"{override}: several values are given as a list, {key}=[{values}]."
+
+
+@pytest.mark.parametrize("override", ["(1)", "results", "2024"])
+def test_a_word_that_is_no_setting_is_answered_with_quotes(override: str) -> None:
+    with pytest.raises(NasRetrainError, match="with a blank in it in quotes: ARGS=\"'results_dir=my results'\""):
         composed(override)
 
 

@@ -30,3 +30,35 @@ def test_only_what_is_searched_is_said_to_be(make_settings: MakeSettings, recipe
     (line,) = (line for line in said if line.startswith("  base rate"))
     assert base in line
     assert any(line.startswith("  own rates      to be searched: 3 rates") for line in said) == own
+
+
+@pytest.mark.parametrize(
+    ("recipes", "told"),
+    [
+        ("benchmark", "6 wanted, 0"),
+        ("benchmark,architecture_aware", "18 wanted (with 6 that search learning rates), 0"),
+        ("benchmark,tuned_rate,architecture_aware", "30 wanted (with 12 that search learning rates), 0"),
+    ],
+)
+def test_trainings_that_search_are_told_from_those_that_count(
+    make_settings: MakeSettings, recipes: str, told: str
+) -> None:
+    few = ("cells=sample:3", "seeds=[1,2]", "base_rate.points=3", "base_rate.seeds=[1,2]")
+    settings = make_settings(f"recipe=[{recipes}]", *few)
+    said = describe.wanted(make_plan(settings, StoredRuns.of([])), settings)
+    assert any(line.startswith(f"  trainings      {told} stored") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("[0,1]", "2 chosen, 3 network classes with the base network"),
+        ("[0,0,1,2]", "3 chosen, 4 network classes with the base network"),
+    ],
+)
+def test_more_classes_than_cells_are_explained_by_the_base_network(
+    make_settings: MakeSettings, cells: str, told: str
+) -> None:
+    settings = make_settings("recipe=[grid_he]", f"cells={cells}", "seeds=[1]")
+    said = describe.wanted(make_plan(settings, StoredRuns.of([])), settings)
+    assert f"  cells          {told}" in said

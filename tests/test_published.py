@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,13 @@ def test_a_spoiled_file_is_one_clear_error(folder: Path, how: str, message: str)
 
 def test_a_folder_without_cells_is_told(tmp_path: Path) -> None:
     with pytest.raises(NasRetrainError, match=r"has no files like 000000\.pickle\.pbz2"):
+        benchmark.read(tmp_path, "cifar10", recipe="")
+
+
+@pytest.mark.parametrize("name", ["runs.parquet", "table.csv.gz", "NAS-Bench-201-v1_1-096897.pth"])
+def test_a_folder_of_tables_is_answered_with_a_file_of_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(NasRetrainError, match=re.escape(f"such as {tmp_path / name}.")):
         benchmark.read(tmp_path, "cifar10", recipe="")
 
 

@@ -126,6 +126,54 @@ def test_other_settings_are_refused_key_by_key(make_settings: MakeSettings, over
     assert json.loads((other.results_dir / "settings.json").read_text()) == before
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.epochs=3", "training.epochs: 2 there, 3 now"),
+        ("seeding=shared", "seeding: nested there, shared now"),
+        ("recipes.benchmark.learning_rate=0.3", "recipes.benchmark.learning_rate: 0.1 there, 0.3 now"),
+    ],
+)
+def test_commands_that_only_look_say_that_a_folder_is_of_other_settings(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str], override: str, told: str
+) -> None:
+    settings = make_settings(*FEW, "training.epochs=2")
+    other = make_settings(*FEW, "training.epochs=2", override)
+    keep(settings.results_dir, made_up(settings))
+    claim_results_folder(settings)
+    for look in (pipeline.print_plan, status.status):
+        look(settings)
+        assert "other settings" not in "".join(capsys.readouterr())
+        look(other)
+        assert f"holds results made with other settings ({told}" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_status_says_whether_there_is_a_folder(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    settings = make_settings(*FEW)
+    if there:
+        settings.results_dir.mkdir(parents=True, exist_ok=True)
+    status.status(settings)
+    told = "no run is working on it" if there else "there is no such folder yet, no run has begun"
+    assert f"{settings.results_dir}: {told}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("override", ["training.epochs=3", "seeding=shared", "network.channels=5"])
+def test_nothing_is_analysed_where_no_record_is_of_these_settings(
+    make_settings: MakeSettings, override: str, known: bool
+) -> None:
+    settings = make_settings(*FEW, "training.epochs=2")
+    keep(settings.results_dir, made_up(settings))
+    if known:
+        claim_results_folder(settings)
+    told = "other settings" if known else "none that these settings made"
+    with pytest.raises(NasRetrainError, match=told):
+        pipeline.analyse(make_settings(*FEW, "training.epochs=2", override))
+
+
 SPOILED = {
     "empty": b"",
     "zeroed": bytes(600),

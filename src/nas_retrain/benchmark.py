@@ -176,7 +176,10 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     found = frame[(frame["dataset"] == dataset) & (frame["recipe"] == recipe)]
     if found.empty:
         there = sorted({f"{row.dataset} {row.recipe}" for row in frame[["dataset", "recipe"]].itertuples()})
-        raise NasRetrainError(f"{path} has no {dataset} {recipe}; it has {', '.join(there) or 'nothing'}.")
+        raise NasRetrainError(
+            f"{path} has no {dataset} {recipe}; it has {', '.join(there) or 'nothing'}. "
+            "Choose with DATASET=... and ARGS='analysis.recipe=...'"
+        )
     constant = found["cell"].map(lambda cell: bool(nas_bench_201.graph_at(cell).constants)).astype(bool)
     # Such cells' trainings have a hash of their own. Version 0.1.0 gave them that of all others, and left a part out.
     incomplete = constant & found["config_hash"].isin(found.loc[~constant, "config_hash"])
@@ -238,8 +241,12 @@ def _nats_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise NasRetrainError(f"{folder} cannot be read: {error.strerror}.") from error
     if not paths:
+        tables = sorted(
+            str(path) for path in folder.iterdir() if path.name.endswith((".parquet", ".pth", ".csv", ".csv.gz"))
+        )
         raise NasRetrainError(
             f"{folder} has no files like 000000.pickle.pbz2, one a cell, as NATS-Bench lays them out."
+            + (f" Name a file of it, such as {tables[0]}." if tables else "")
         )
     there = {_cell_of(path) for path in paths}
     missing = sorted(_cells_to_be(folder) - there)

@@ -35,8 +35,7 @@ def claim_results_folder(settings: Settings) -> None:
     record was made with other settings than the present ones. Raises NasRetrainError naming each key that differs, the
     recipe whose records do, or the path that cannot be read or written.
     """
-    path = settings.results_dir / "settings.json"
-    now = settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": {"dry_train_subset"}})
+    path, now = _file(settings), _deciding(settings)
     before: dict[str, Any] = {}
     damage = ""
     try:
@@ -44,8 +43,9 @@ def claim_results_folder(settings: Settings) -> None:
     except ValueError as error:
         damage = str(error)
     if differences := _differences(before, now):
+        differing = "".join(f"\n  {one}" for one in differences)
         raise NasRetrainError(
-            f"{settings.results_dir} holds results made with other settings:{''.join(differences)}\n"
+            f"{settings.results_dir} holds results made with other settings:{differing}\n"
             "Use those settings again, or give these results a folder of their own: ARGS='results_dir=...'"
         )
     unknown = _unknown(before, now)
@@ -59,6 +59,28 @@ def claim_results_folder(settings: Settings) -> None:
     if joined != before:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(joined, indent=2) + "\n")
+
+
+def other_settings(settings: Settings) -> str | None:
+    """Why a results folder would be refused by `claim_results_folder`, in a sentence, if its settings.json tells; for
+    commands that only look at the folder."""
+    now = _deciding(settings)
+    try:
+        differences = _differences(_read(_file(settings), now), now)
+    except (ValueError, NasRetrainError):  # damaged or not to be read, which the next run says
+        return None
+    if not differences:
+        return None
+    more = f"; and {len(differences) - 1:,} more" if len(differences) > 1 else ""
+    return f"{settings.results_dir} holds results made with other settings ({differences[0]}{more})"
+
+
+def _file(settings: Settings) -> Path:
+    return settings.results_dir / "settings.json"
+
+
+def _deciding(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": {"dry_train_subset"}})
 
 
 def _read(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,11 +104,11 @@ def _read(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each key that the two have and that differs."""
+    """What each key that the two have and that differs is in both."""
     flat = _flat(now)
     there = (OF_OLDER_VERSIONS if before else {}) | _flat(before)
     differing = {key: known for key, known in there.items() if key in flat and flat[key] != known}
-    return [f"\n  {key}: {known} there, {flat[key]} now" for key, known in differing.items()]
+    return [f"{key}: {known} there, {flat[key]} now" for key, known in differing.items()]
 
 
 def _unknown(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

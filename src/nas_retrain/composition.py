@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -135,7 +135,7 @@ for _plugin in (_Files, _Folders):
 
 def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
-    with _telling(), hydra.initialize(config_path=None, version_base=VERSION_BASE):
+    with _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
         return to_settings(hydra.compose(config, overrides=[escape(override) for override in overrides]))
 
 
@@ -151,7 +151,7 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
     def take(one: DictConfig) -> None:
         composed.append(one)
 
-    with tempfile.TemporaryDirectory() as nowhere, _own_folder(asked.config_dir), _telling():
+    with tempfile.TemporaryDirectory() as nowhere, _own_folder(asked.config_dir), _telling(asked.settings):
         # Hydra writes a file about each sweep; all that is to be kept is in the results folder.
         settings = [] if asked.hydra_help else asked.settings  # Hydra's own help knows none of the project's keys
         overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *map(escape, settings)]
@@ -249,20 +249,27 @@ def _own_folder(given: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """Make one NasRetrainError of whatever Hydra and OmegaConf find wrong."""
+def _telling(overrides: Sequence[str]) -> Iterator[None]:
+    """Make one NasRetrainError of whatever Hydra and OmegaConf find wrong, also with these overrides."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group's file that is no name
-        raise NasRetrainError(_told(error)) from error
+        raise NasRetrainError(_told(error, {escape(override): override for override in overrides})) from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, as_typed: Mapping[str, str]) -> str:
+    """as_typed: the overrides as the user typed them, by what `escape` made of them."""
     said = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_file(error.missing_cfg_file)
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no setting that can be read. Settings are given as key=value."
+        typed = as_typed.get(error.override, error.override)
+        blank = "" if "=" in typed else ", and one with a blank in it in quotes: ARGS=\"'results_dir=my results'\""
+        return f"{typed!r} is no setting that can be read. Settings are given as key=value{blank}."
+    if several := re.match(r"Ambiguous value for argument '(.*)' 1\. To use it as a list", said):
+        typed = as_typed.get(several[1], several[1])
+        key, _, values = typed.partition("=")
+        return f"{typed}: several values are given as a list, {key}=[{values}]."
     if isinstance(error, ConfigCompositionException) and (unknown := re.match(r"Could not override '(.*?)'", said)):
         return f"{no_such_key(unknown[1].partition('@')[0])}\nSee configs/ for each key's meaning."
     return f"Settings that cannot be used: {said}"

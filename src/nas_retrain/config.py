@@ -431,14 +431,19 @@ def to_settings(composed: DictConfig) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        faults = "".join(f"\n  {_fault(dict(fault))}" for fault in error.errors())
+        faults = "".join(f"\n  {_fault(dict(fault), values)}" for fault in error.errors())
         raise NasRetrainError(f"Settings that cannot be used:{faults}\nSee configs/ for each key's meaning.") from None
 
 
-def _fault(fault: dict[str, Any]) -> str:
-    parts = [str(part) for part in fault["loc"]]
-    if len(parts) > 2 and parts[0] in ("bench", "launcher"):
-        del parts[1]  # which kind of bench or launcher it was checked as is no part of the key
+def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a composed file holds
+    # Pydantic's place also has which of several types the value was checked as, which is no part of the key.
+    parts = []
+    for part in fault["loc"]:
+        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int)):
+            values = values[part]
+            parts.append(str(part))
+    if fault["type"] == "missing":
+        parts.append(str(fault["loc"][-1]))
     key = ".".join(parts) or "settings"
     if fault["type"] == "extra_forbidden":
         told = no_such_key(key)
@@ -452,7 +457,7 @@ def _fault(fault: dict[str, Any]) -> str:
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
-    if key.startswith("recipes."):
+    if key.startswith(("recipes.", "recipe.")):
         name = key.split(".")[1]
         known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]
         if key in known or key == f"recipes.{name}":

@@ -12,7 +12,7 @@ from nas_retrain import base_rate as base_rates
 from nas_retrain import cost as costs
 from nas_retrain import describe, devices, launch, leftovers, locks, plan, slurm, spaces, store
 from nas_retrain.base_rate import GridSearch, finished_search
-from nas_retrain.claims import claim_results_folder
+from nas_retrain.claims import claim_results_folder, other_settings
 from nas_retrain.config import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
 from nas_retrain.data import sources
 from nas_retrain.devices import Device
@@ -38,6 +38,8 @@ def print_plan(settings: Settings) -> None:
     made = make_plan(settings, stored)
     launcher = _on_slurm(settings)
     obstacles = describe.missing_data(settings) if made.missing else []
+    if differing := other_settings(settings):
+        obstacles.append(f"{differing}: use those again, or give this run a folder of its own, ARGS='results_dir=...'")
     if launcher is None:
         obstacles += describe.too_long(_forecast_here(made, stored, settings), _device(settings), settings)
     else:
@@ -303,7 +305,11 @@ def analyse(settings: Settings) -> None:
         raise NasRetrainError(
             f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
         )
-    _analyse(stored, settings)
+    made = make_plan(settings, stored)
+    if not any(training.key in stored for training in made.everything):
+        which = other_settings(settings) or f"{settings.results_dir} holds records, but none that these settings made"
+        raise NasRetrainError(f"{which}. Give those of the run again: DATASET=..., PROFILE=... and ARGS='...'")
+    _analyse(made, stored, settings)
 
 
 def replay_algorithms(settings: Settings) -> None:
@@ -314,11 +320,11 @@ def replay_algorithms(settings: Settings) -> None:
 
 
 def _merge_and_analyse(settings: Settings) -> None:
-    _analyse(_told(store.merge(settings.results_dir)), settings)
+    stored = _told(store.merge(settings.results_dir))
+    _analyse(make_plan(settings, stored), stored, settings)
 
 
-def _analyse(stored: StoredRuns, settings: Settings) -> None:
-    made = make_plan(settings, stored)
+def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
     for name, search in _on_base_network(made, settings).items():
         base_rates.write_search(search, settings.results_dir, name)
     _analyse_recipes(made, stored, settings)

@@ -138,4 +138,8 @@ def _instead(table: pd.DataFrame, path: Path, needed: str) -> str:
     for name in columns:
         if name.strip().lower() == needed:
             return f", but {name!r}: rename it."
-    return f"; it has {', '.join(columns)[:500]}. Name the accuracy's column with analysis.column=..."
+    remedy = {
+        "index": "Add the cells' numbers in NAS-Bench-201, 0 to 15624",
+        "arch": "Add the cells' strings, |nor_conv_3x3~0|+...",
+    }.get(needed, "Name the accuracy's column with analysis.column=...")
+    return f"; it has {', '.join(columns)[:500]}. {remedy}"

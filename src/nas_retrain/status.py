@@ -12,6 +12,7 @@ import pandas as pd
 
 from nas_retrain import cost as costs
 from nas_retrain import describe, devices, launch, locks, slurm
+from nas_retrain.claims import other_settings
 from nas_retrain.config import Settings, SlurmSettings, is_search
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.failures import read_failures
@@ -33,6 +34,8 @@ def status(settings: Settings) -> None:
     queue = queues[folder]
     stored = read_store(settings)
     made = make_plan(settings, stored)
+    if differing := other_settings(settings):
+        say(f"note: {differing}. What follows counts by the settings of now", file=sys.stderr)
     failures, unread = read_failures(folder)
     for problem in unread:
         say(f"note: {problem}", file=sys.stderr)
@@ -135,7 +138,7 @@ def _who_works(folder: Path, queue: Queue) -> str:
         return holder
     if queue.silence:
         return f"whether SLURM works on it is unknown. {queue.silence}"
-    return "no run is working on it"
+    return "no run is working on it" if folder.exists() else "there is no such folder yet, no run has begun"
 
 
 def _tell_lost_tasks(made: Plan, queue: Queue, folder: Path) -> None:

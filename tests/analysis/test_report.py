@@ -160,11 +160,17 @@ def test_a_report_says_what_shared_seeds_make_of_its_intervals(make_settings: Ma
     means = [Accuracies("means", per_cell(side).reset_index().assign(seed=0)) for side in shared]
     told = {
         name: " ".join(report.statements(tables.find(*sides, chosen)))
-        for name, sides in (("shared", shared), ("nested", nested), ("one of two", (means[0], nested[1])))
+        for name, sides in (
+            ("shared", shared),
+            ("nested", nested),
+            ("one of two", (means[0], nested[1])),
+            ("both", means),
+        )
     }
     assert "share their seeds, so a seed's luck is in every gain" in told["shared"]
     assert "luck" not in told["nested"]
     assert "means does not tell several seeds apart" in told["one of two"]
+    assert "means and means do not tell several seeds apart" in told["both"]
 
 
 @pytest.mark.parametrize(("draws", "coarse"), [(100, True), (300, False)])

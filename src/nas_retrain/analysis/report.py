@@ -184,7 +184,8 @@ def statements(findings: Findings) -> list[str]:
     if len(deciles) == 5 and deciles["gain_low"].notna().all():
         better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
         found.append(
-            f"Of the five deciles of the strongest cells by original accuracy, {better} gain on average beyond doubt."
+            f"Of the five deciles of the strongest cells by original accuracy, {better or 'none'} gain on average "
+            "beyond doubt."
         )
     found.append(
         "That two rankings differ does not say which of them is better: that needs each network at its own best "
@@ -219,8 +220,9 @@ def _of_seeds(comparison: Comparison) -> list[str]:
         )
     if unknown:
         said.append(
-            f"{' and '.join(unknown)} does not tell several seeds apart: if its networks shared their seeds, as those "
-            "of NAS-Bench-201 do, that luck is not in the intervals, which are then too narrow."
+            f"{' and '.join(unknown)} {'does' if len(unknown) == 1 else 'do'} not tell several seeds apart: if all "
+            "networks shared their seeds, as those of NAS-Bench-201 do, that luck is not in the intervals, which are "
+            "then too narrow."
         )
     return said
 
@@ -230,8 +232,8 @@ def _against_ceiling(table: pd.DataFrame, draws: int) -> list[str]:
     distance, low, high = (table.iloc[0][name] for name in ("beyond_noise", "beyond_low", "beyond_high"))
     beyond = with_interval(distance, low, high, ".3f")
     found = [
-        f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling); the observed tau lies "
-        f"{beyond} below it."
+        f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling). This ceiling less "
+        f"the observed tau is {beyond}."
     ]
     tests = table["p_holm"].notna().sum()
     if tests > SIGNIFICANT * (draws + 1):

@@ -174,7 +174,10 @@ class NasBench201:
         """Random representatives of connected network classes; raises NasRetrainError if there are fewer."""
         classes = [cell for cell in sorted(set(network_classes())) if graph_at(cell).connected]
         if not 0 < number <= len(classes):
-            raise NasRetrainError(f"cells=sample:{number}: there are {len(classes):,} connected network classes.")
+            raise NasRetrainError(
+                f"cells=sample:{number} is out of range: "
+                f"it draws at least 1 of {len(classes):,} connected network classes."
+            )
         return tuple(random.Random(seed).sample(classes, number))
 
     def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
