@@ -32,7 +32,11 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 @pytest.mark.parametrize(("script", "module"), [("plan", "torch"), ("cells", "pydantic"), ("cells", "hydra")])
 def test_an_interrupt_while_modules_load_is_quiet(script: str, module: str, tmp_path: Path) -> None:
-    interrupting = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    interrupting = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell's background hands on is deaf to it\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    )
     (tmp_path / f"{module}.py").write_text(interrupting)
     done = python(ROOT / "scripts" / f"{script}.py", PYTHONPATH=str(tmp_path), PATH="")  # where no SLURM is
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
