@@ -177,7 +177,7 @@ def test_status_and_plan_tell_where_it_stands_and_write_nothing(undisturbed: Pat
     results = tmp_path / "results"
     plan = run("plan", results)
     assert plan.returncode == 0, plan.stderr
-    assert f"{RECORDS} wanted, 0 stored, {RECORDS} to do" in plan.stdout
+    assert f"{RECORDS} wanted (with 2 that search learning rates), 0 stored, {RECORDS} to do" in plan.stdout
     assert "images/s a worker" in plan.stdout
     assert not results.exists()
 
