@@ -8,6 +8,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+from nas_retrain.store import RunWriter
+from tests.test_store import a_record
+
 ROOT = Path(__file__).parents[1]
 
 WRITES = """
@@ -91,6 +94,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_every_kind_of_file_that_cannot_be_written_is_one_error_and_the_old_one_is_kept(tmp_path: Path) -> None:
     written = attempt(tmp_path / "results", "empty")
     assert set(written.values()) == {"written"}
+    with RunWriter(tmp_path / "results" / "runs", "other") as writer:
+        writer.append(a_record(3))  # which the table lacks
     before = contents(tmp_path / "results")
     told = attempt(tmp_path / "results", "full")
     assert told.keys() == written.keys()
