@@ -84,3 +84,14 @@ def test_speed_is_measured_on_one_thread_as_a_worker_trains(
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {1}
+
+
+def test_networks_that_are_not_trained_are_not_measured(make_settings: MakeSettings) -> None:
+    """They have the fewest operations of all, and nothing leads through them."""
+    disconnected = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
+    settings = make_settings(f"cells=[{disconnected},0,1]", "seeds=[1]", "recipe=[benchmark]")
+    trainings = plan.recipe_trainings(settings, None)
+    found = cost.estimate(trainings, StoredRuns.of([]), settings, CPU)
+    assert found is not None
+    assert found.trainings == 2
+    assert found.seconds[0] == 0.0

@@ -126,7 +126,7 @@ def _measured_points(
     """The same, measured here with the smallest, the middle and the largest network, and the base network."""
     import torch
 
-    ordered = np.argsort(work)
+    ordered = [place for place in np.argsort(work) if trainings[place].learning_rate is not None]
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
     # On the CPU few images will do, since its speed hardly depends on the batch.
     number = min(settings.training.batch_size, 32) if device.type == "cpu" else settings.training.batch_size

@@ -122,7 +122,8 @@ def written_by(payload: str, make_settings: MakeSettings, tmp_path: Path) -> tup
     parts = []
     for side, recipe in zip(two_trainings(3, cells=60, planted=3.0), ("control", "recipe"), strict=True):
         runs = side.runs.rename(columns={"index": "cell", "accuracy": "test_accuracy"})
-        parts.append(runs.assign(recipe=None, status=None).astype({"recipe": object, "status": object}))
+        runs = runs.assign(recipe=None, status=None, in_degree=None)
+        parts.append(runs.astype({"recipe": object, "status": object}))
         parts[-1]["recipe"], parts[-1]["status"] = (
             pd.Series([names[n]] * len(runs), dtype=object) for n in (recipe, "status")
         )
