@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import random
 import time
 from pathlib import Path
@@ -35,7 +36,10 @@ def _hang(random: random.Random, folder: Path) -> None:  # noqa: ARG001
 
 def _flood(random: random.Random, folder: Path) -> None:  # noqa: ARG001
     if random.random() < 0.5:
-        bytearray(100 << 20)[::4096] = bytes(len(range(0, 100 << 20, 4096)))
+        # Not of the heap, which other tests may have left large.
+        with mmap.mmap(-1, 100 << 20) as memory:
+            for page in range(0, 100 << 20, 4096):
+                memory[page] = 1
 
 
 @pytest.mark.parametrize(
