@@ -282,15 +282,12 @@ def _nats_rows(paths: list[Path], folder: Path) -> Iterator[tuple[object, ...]]:
 
 
 def _nats_cell(path: Path) -> Iterator[tuple[object, ...]]:
-    try:
+    advice = (
+        "It seems to hold networks' weights, as in NATS-Bench's folder that ends in -full. Give the folder that ends "
+        "in -simple, which holds the accuracies alone."
+    )
+    with safe_pickle.tensors_refused(path, advice):
         content = _unpacked(path)
-    except safe_pickle.RefusedError as error:
-        if not error.module.startswith("torch"):
-            raise
-        raise NasRetrainError(
-            f"{path} is refused: it asks for torch's tensors. It seems to hold networks' weights, as in NATS-Bench's "
-            "folder that ends in -full. Give the folder that ends in -simple, which holds the accuracies alone."
-        ) from error
     with safe_pickle.damage_reported(path):
         for trained in content.values():
             yield from _results(_cell_of(path), trained, path)

@@ -127,14 +127,8 @@ def load(path: Path) -> dict[int, dict[str, Any]]:
     Raises NasRetrainError, naming `path`, if it is damaged, of another format, or asks for anything but plain data.
     """
     with safe_pickle.damage_reported(path):
-        try:
+        with safe_pickle.tensors_refused(path, f"It seems to be a network's checkpoint. {EXPECTED}"):
             content = _content(path)
-        except safe_pickle.RefusedError as error:
-            if not error.module.startswith("torch"):
-                raise
-            raise NasRetrainError(
-                f"{path} is refused: it asks for torch's tensors. It seems to be a network's checkpoint. {EXPECTED}"
-            ) from error
         if not isinstance(content, dict) or not {"arch2infos", "evaluated_indexes"} <= content.keys():
             raise NasRetrainError(
                 f"{path} cannot be read as NAS-Bench-201's file: torch.save wrote it, but it holds no 'arch2infos' and "

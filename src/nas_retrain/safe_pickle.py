@@ -192,6 +192,17 @@ class RefusedError(NasRetrainError):
         )
 
 
+@contextmanager
+def tensors_refused(path: Path, advice: str) -> Iterator[None]:
+    """Say of a file that asks for torch's tensors what it seems to be and what to give instead (advice)."""
+    try:
+        yield
+    except RefusedError as error:
+        if not error.module.startswith("torch"):
+            raise
+        raise NasRetrainError(f"{path} is refused: it asks for torch's tensors. {advice}") from error
+
+
 class Bounded:
     """What is unpacked from an archive, as long as it is no more than `most` bytes; then ValueError."""
 
