@@ -1,8 +1,9 @@
 """The state of a group of trainings that is under way, kept in a file so that another process can go on with it.
 
-A file is a line with a digest, then what torch saves. Nothing of a file is used before the digest and then every value
-has been checked against the training that is to go on: a file that is damaged, of another training or of another
-version is `Unusable`, and the training starts over. What a later version adds beside the values known here is ignored.
+A file is a line with a digest, then a pickle of plain values and numpy arrays, which `safe_pickle` reads: whoever can
+write a file can give it the right digest. Nothing of it is used before the digest and then every value has been checked
+against the training that is to go on. A file that is damaged, of another training or of another version is `Unusable`,
+and the training starts over. What a later version adds beside the values known here is ignored.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ import hashlib
 import io
 import math
 import os
-import warnings
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nas_retrain import safe_pickle
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.locks import in_place, moved
 from nas_retrain.store import replacing
 
-MARK = b"nas-retrain checkpoint 1, blake2b "
+MARK = b"nas-retrain checkpoint 2, blake2b "
 """How a file begins, before the digest of all that follows the line."""
 
 
@@ -90,14 +93,12 @@ class Checkpoint:
             raise moved(self._folder, self.path.parent)
         content = {
             "trainings": list(state.trainings),
-            "network": dict(state.network),
-            "momenta": list(state.momenta),
+            "network": {name: tensor.numpy(force=True) for name, tensor in state.network.items()},
+            "momenta": [tensor.numpy(force=True) for tensor in state.momenta],
             "progress": dict(vars(state.progress)),
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
         with replacing(self.path) as temporary:
-            temporary.write_bytes(sealed(buffer.getvalue()))
+            temporary.write_bytes(sealed(pickle.dumps(content)))
 
     def load(self, start: State, length: Length) -> State | None:
         """What was saved of the training that starts as `start`, on the CPU; None if nothing was.
@@ -110,7 +111,7 @@ class Checkpoint:
             return None
         except OSError as error:
             raise Unusable(f"cannot be read ({error.strerror or error})") from error
-        return _checked(_unpacked(content), start, length)
+        return _checked(_unpacked(content, self.path), start, length)
 
 
 @contextmanager
@@ -134,16 +135,15 @@ def sealed(payload: bytes) -> bytes:
     return MARK + hashlib.blake2b(payload).hexdigest().encode() + b"\n" + payload
 
 
-def _unpacked(content: bytes) -> dict[str, Any]:
+def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
     line, _, payload = content.partition(b"\n")
     if not line.startswith(MARK):
         raise Unusable("is not a checkpoint of this version")
     if line != sealed(payload).partition(b"\n")[0]:
         raise Unusable("is damaged: its content is not what was written")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of kinds of tensors that no checkpoint has
-            loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:
+        loaded = safe_pickle.load(io.BytesIO(payload), path)
+    except NasRetrainError as error:
         raise Unusable(f"is not a readable checkpoint ({error})") from error
     if not isinstance(loaded, dict):
         raise Unusable("does not hold a training's state")
@@ -164,16 +164,18 @@ def _checked(loaded: dict[str, Any], start: State, length: Length) -> State:
         raise Unusable("is of another optimiser")
     if not all(map(_alike, momenta, start.momenta)):
         raise Unusable("is of another optimiser, with momenta of another kind")
-    return State(start.trainings, network, momenta, _checked_progress(loaded.get("progress"), start, length))
+    return State(
+        start.trainings,
+        {name: torch.from_numpy(array.copy()) for name, array in network.items()},
+        [torch.from_numpy(array.copy()) for array in momenta],
+        _checked_progress(loaded.get("progress"), start, length),
+    )
 
 
 def _alike(value: object, known: Tensor) -> bool:
-    """Whether `value` is a plain tensor in memory with the shape and type of `known`."""
-    return (
-        isinstance(value, Tensor)
-        and (value.shape, value.dtype, value.layout) == (known.shape, known.dtype, torch.strided)
-        and value.device.type == "cpu"
-    )
+    """Whether `value` is an array with the shape and type of `known`."""
+    plain = known.numpy(force=True)
+    return isinstance(value, np.ndarray) and (value.shape, value.dtype) == (plain.shape, plain.dtype)
 
 
 def _checked_progress(values: object, start: State, length: Length) -> Progress:

@@ -3,10 +3,9 @@ recipes and seeds, spread over the files of hundreds of tasks."""
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,18 +83,27 @@ def measure_results(folder: Path, stages: Sequence[str] = STAGES) -> pd.DataFram
     return pd.DataFrame([{"stage": stage, "records": records} | _run(stage, folder) for stage in stages])
 
 
+_MEASURED = """
+import json, resource, subprocess, sys, time
+begun = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+"""A small process between this one and the measured one: Linux counts what a process holds when it starts another
+towards the most that the other held."""
+
+
 def _run(stage: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *overrides(folder)]
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise NasRetrainError(f"{' '.join(command)} ended with status {process.returncode}.")
+    done = subprocess.run([sys.executable, "-c", _MEASURED, *command], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise NasRetrainError(f"{' '.join(command)} failed.\n{done.stderr}")
+    seconds, processor_seconds, memory = json.loads(done.stdout)
     return {
-        "seconds": time.perf_counter() - begun,
-        "processor_seconds": used.ru_utime + used.ru_stime,
-        "memory": used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3),
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        "memory": memory / (1e6 if sys.platform == "darwin" else 1e3),
     }
 
 
