@@ -1,0 +1,68 @@
+"""What is committed under results/reference is what this version plans and finds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas_retrain import pipeline
+from nas_retrain.cli import ROOT, compose
+from nas_retrain.plan import make_plan
+from nas_retrain.store import read_runs
+
+REFERENCE = ROOT / "results" / "reference"
+
+RUNS = {
+    "201/digits": ["profile=dry", "dataset=digits"],
+    "201/fashion_mnist": ["profile=reference", "dataset=fashion_mnist"],
+    "201/digits/verify": ["bench=201", "profile=dry", "dataset=digits"],
+    "cnn/digits/verify": ["bench=cnn", "profile=dry", "dataset=digits"],
+    "mlp/digits/verify": ["bench=mlp", "profile=dry", "dataset=digits"],
+}
+"""The committed folders and the settings that each was made with."""
+
+
+def config(run: str) -> str:
+    return "verify" if run.endswith("verify") else "config"
+
+
+def copied(run: str, folder: Path) -> list[str]:
+    """A folder with the committed records alone, and the overrides that go with it."""
+    folder.mkdir()
+    for name in ("runs.parquet", "base_rate.json"):
+        if (REFERENCE / run / name).exists():
+            shutil.copy(REFERENCE / run / name, folder)
+    return [*RUNS[run], "launcher=local", "launcher.device=cpu", f"results_dir={folder}"]
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a run, by their names."""
+    return {
+        str(path.relative_to(folder)): pd.read_csv(path)
+        for path in folder.rglob("*.csv")
+        if "verify" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_planned_training_is_known_by_the_hash_that_it_was_stored_with(run: str, tmp_path: Path) -> None:
+    settings = compose(*copied(run, tmp_path / "run"), config=config(run))
+    plan = make_plan(settings, read_runs(settings.results_dir))
+    assert len(plan.everything) >= 90
+    assert plan.missing == []
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["201/digits", *(pytest.param(run, marks=pytest.mark.slow) for run in ("cnn/digits/verify", "201/fashion_mnist"))],
+)
+def test_its_tables_come_out_of_the_records(run: str, tmp_path: Path) -> None:
+    settings = compose(*copied(run, tmp_path / "run"), config=config(run))
+    pipeline.analyse(settings)
+    written, committed = (tables(folder) for folder in (settings.results_dir, REFERENCE / run))
+    assert committed
+    for name, table in committed.items():  # the last digits of coordinate checks depend on the processor
+        pd.testing.assert_frame_equal(written[name], table, rtol=1e-4)
