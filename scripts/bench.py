@@ -3,10 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from nas_retrain import speed, speed_results
-from nas_retrain.cli import compose, run
-from nas_retrain.config import Settings
-from nas_retrain.store import replacing
+from nas_retrain.commands import speed, speed_results
+from nas_retrain.commands.command_line import compose, run
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.store import replacing
 
 
 def bench(digits: Settings) -> None:

@@ -1,7 +1,7 @@
 """Cancel the jobs of a retraining, and no others."""
 
-from nas_retrain.cli import run
-from nas_retrain.pipeline import cancel
+from nas_retrain.commands.command_line import run
+from nas_retrain.commands.retrain import cancel
 
 if __name__ == "__main__":
     run(cancel)

@@ -1,9 +1,9 @@
 """Write the table of all cells of a benchmark: results/<bench>/cells.csv."""
 
-from nas_retrain.cli import run
-from nas_retrain.config import Settings
-from nas_retrain.spaces import nas_bench_201
-from nas_retrain.store import replacing
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.commands.command_line import run
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.store import replacing
 
 
 def cells(settings: Settings) -> None:

@@ -1,8 +1,8 @@
 """Write the retrained accuracies for code that reads NAS-Bench-201, below the results folder. Trains nothing."""
 
-from nas_retrain.cli import run
-from nas_retrain.config import Settings
-from nas_retrain.export import export
+from nas_retrain.commands.command_line import run
+from nas_retrain.commands.export import export
+from nas_retrain.settings import Settings
 
 
 def main(settings: Settings) -> None:

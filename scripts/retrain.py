@@ -1,7 +1,7 @@
 """Plan, search the base rate, train what is missing and analyse; run again to continue."""
 
-from nas_retrain.cli import run
-from nas_retrain.pipeline import retrain
+from nas_retrain.commands.command_line import run
+from nas_retrain.commands.retrain import retrain
 
 if __name__ == "__main__":
     run(retrain)

@@ -1,7 +1,7 @@
 """Tell where a retraining stands."""
 
-from nas_retrain.cli import run
-from nas_retrain.status import status
+from nas_retrain.commands.command_line import run
+from nas_retrain.commands.status import status
 
 if __name__ == "__main__":
     run(status)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from nas_retrain.cli import compose
-from nas_retrain.config import Settings
+from nas_retrain.commands.command_line import compose
+from nas_retrain.settings import Settings
 
 hypothesis_settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 hypothesis_settings.load_profile("project")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.graph import Operation
+from nas_retrain.theory.graph import Operation
 
 Floats = NDArray[np.float64]
 Ends = tuple[int, int]

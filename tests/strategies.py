@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from nas_retrain.graph import CellGraph, Edge, Operation
-from nas_retrain.spaces import nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.theory.graph import CellGraph, Edge, Operation
 
 OPERATIONS = [None, Operation("skip"), Operation("pool", 3), Operation("layer", 1), Operation("layer", 3)]
 NORMALISED = [*OPERATIONS, None, Operation("layer", 1, normalised=True), Operation("layer", 3, normalised=True)]

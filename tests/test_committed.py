@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas_retrain import pipeline
-from nas_retrain.cli import ROOT, compose
-from nas_retrain.plan import make_plan
-from nas_retrain.store import read_runs
+from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands.command_line import ROOT, compose
+from nas_retrain.plan.plan import make_plan
+from nas_retrain.trainings.store import read_runs
 
 REFERENCE = ROOT / "results" / "reference"
 

@@ -8,8 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from nas_retrain.store import RunWriter
-from tests.test_store import a_record
+from nas_retrain.trainings.store import RunWriter
+from tests.trainings.test_store import a_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,11 +19,18 @@ WRITES = """
     import numpy as np, pandas as pd, torch
     from matplotlib.figure import Figure
     from tqdm import tqdm
-    from nas_retrain import base_rate, checkpoints, claims, launch, locks, plan, store
-    from nas_retrain.analysis import figures, report
-    from nas_retrain.cli import compose
+    from nas_retrain.plan import rate_search as base_rate
+    from nas_retrain.execution import checkpoints
+    from nas_retrain.plan import claims
+    from nas_retrain.execution import workers as launch
+    from nas_retrain.files import locks
+    from nas_retrain.plan import plan
+    from nas_retrain.trainings import store
+    from nas_retrain.studies.comparison import figures
+    from nas_retrain.studies.comparison import report
+    from nas_retrain.commands.command_line import compose
     from nas_retrain.errors import NasRetrainError
-    from tests.test_store import a_record
+    from tests.trainings.test_store import a_record
 
     folder = Path(sys.argv[1])
     settings = compose(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nas_retrain.cli import given_to_make
+from nas_retrain.commands.command_line import given_to_make
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "ARGS")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nas_retrain import pipeline, store
-from nas_retrain.cli import compose
-from nas_retrain.config import Settings
+from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.settings import Settings
+from nas_retrain.trainings import store
 from tests.conftest import MakeSettings
 
 pytestmark = pytest.mark.slow

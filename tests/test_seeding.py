@@ -11,14 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-from nas_retrain import networks, plan, seeding, training
-from nas_retrain.claims import claim_results_folder
-from nas_retrain.config import Settings
+from nas_retrain import seeding
+from nas_retrain.benches import build as networks
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan import Training
-from nas_retrain.spaces import nas_bench_201
-from nas_retrain.store import RunRecord
+from nas_retrain.execution import train as training
+from nas_retrain.plan import plan
+from nas_retrain.plan.claims import claim_results_folder
+from nas_retrain.plan.plan import Training
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.store import RunRecord
 from tests.conftest import MakeSettings
 
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """Retrain NAS benchmarks with architecture-aware hyperparameters and compare the rankings.
 
-`nas_retrain.scale` applies the same rules to a network of your own (see nas_retrain.tracing).
+`nas_retrain.scale` applies the same rules to a network of your own (see nas_retrain.own_network).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_retrain.tracing import scale as scale
+    from nas_retrain.own_network.tracing import scale as scale
 
 __version__ = "0.2.0"
 
@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute
     """`scale`, imported when it is first asked for: nothing else of this package's root needs torch."""
     if name == "scale":
-        from nas_retrain.tracing import scale
+        from nas_retrain.own_network.tracing import scale
 
         return scale
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

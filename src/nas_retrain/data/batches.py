@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_retrain.config import DatasetSettings
 from nas_retrain.data import sources
+from nas_retrain.settings import DatasetSettings
 
 
 @dataclass(frozen=True)

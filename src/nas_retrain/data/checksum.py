@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.file_kind import seems
+from nas_retrain.files.file_kind import seems
 
 
 def of(file: io.BufferedIOBase) -> str:

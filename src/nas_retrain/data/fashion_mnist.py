@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.config import DatasetSettings
 from nas_retrain.data import checksum
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.settings import DatasetSettings
 
 SIZE = 28
 MD5 = {

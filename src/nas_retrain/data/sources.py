@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain import safe_pickle
-from nas_retrain.config import DatasetSettings
 from nas_retrain.data import checksum, fashion_mnist
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import safe_pickle
+from nas_retrain.settings import DatasetSettings
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images of shape (number, height, width, channels) and their labels of shape (number,)."""

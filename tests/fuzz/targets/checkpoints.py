@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from nas_retrain import training
-from nas_retrain.checkpoints import sealed
-from nas_retrain.cli import compose
-from nas_retrain.config import Settings
-from tests.test_checkpoints import DAMAGES, MISFITS, stop_after
-from tests.test_training import CELL, CPU, one_training, run, timeless
+from nas_retrain.commands.command_line import compose
+from nas_retrain.execution import train as training
+from nas_retrain.execution.checkpoints import sealed
+from nas_retrain.settings import Settings
+from tests.execution.test_checkpoints import DAMAGES, MISFITS, stop_after
+from tests.execution.test_train import CELL, CPU, one_training, run, timeless
 
 _STEPS = 3
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from nas_retrain import benchmark, safe_pickle
-from nas_retrain.config import DatasetSettings
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.spaces import nas_bench_201
+from nas_retrain.files import safe_pickle
+from nas_retrain.settings import DatasetSettings
+from nas_retrain.statistics import accuracies as benchmark
 from tests.fuzz.mutation import damaged, one_of
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)

@@ -13,16 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from nas_retrain import base_rate
-from nas_retrain.claims import claim_results_folder
-from nas_retrain.cli import compose
-from nas_retrain.config import Settings
+from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.failures import read_failures
-from nas_retrain.plan import make_plan, recipe_trainings
-from nas_retrain.store import RunRecord, RunWriter, StoredRuns, merge, read_runs
+from nas_retrain.plan import rate_search as base_rate
+from nas_retrain.plan.claims import claim_results_folder
+from nas_retrain.plan.plan import make_plan, recipe_trainings
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.failures import read_failures
+from nas_retrain.trainings.store import RunRecord, RunWriter, StoredRuns, merge, read_runs
 from tests.fuzz.mutation import damaged
-from tests.test_store import a_record
+from tests.trainings.test_store import a_record
 
 VALUES: list[Any] = [
     None, True, 0, -1, 7, 2**53 + 1, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "7",

@@ -1,0 +1,1 @@
+"""Benchmarks: their cells, graphs and networks."""

@@ -1,0 +1,128 @@
+"""Networks of the spaces "mlp" and "cnn": a first layer, a graph of layers without normalisation or biases, a readout.
+
+A vertex holds pre-activations. Every layer of the graph and the readout read the activation of its source; the first
+layer reads the image. In "cnn" layers are convolutions that keep the image's size, the first one with a 3x3 kernel,
+and the readout follows a global average; in "mlp" they are fully connected.
+
+Several members (networks of one graph that differ in seed, initialisation or learning rate) are computed side by side,
+with every parameter stacked along its first dimension, as in `nas_bench_201`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
+
+Kind = Literal["mlp", "cnn"]
+FIRST_KERNEL = 3
+"""Of a CNN's first layer, whatever its graph's kernels: the base network is the same for all."""
+
+
+class Network(nn.Module):
+    """A network, or several members of one graph side by side."""
+
+    def __init__(
+        self,
+        graph: CellGraph,
+        *,
+        kind: Kind,
+        activation: Activation,
+        channels: int,
+        classes: int,
+        image_channels: int,
+        image_size: int,
+        members: int = 1,
+    ) -> None:
+        super().__init__()
+        self.sizes = {
+            "kind": kind,
+            "activation": activation,
+            "channels": channels,
+            "classes": classes,
+            "image_channels": image_channels,
+            "image_size": image_size,
+        }
+        self.graph, self.members, self.kind, self.activation = graph, members, kind, activation
+        activations: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "gelu": functional.gelu}
+        self.activate = activations[activation]
+        inputs = (image_channels, FIRST_KERNEL, FIRST_KERNEL) if kind == "cnn" else (image_channels * image_size**2,)
+        self.first = nn.Parameter(torch.empty(members * channels, *inputs))
+        self.edges = sorted(graph.live.edges)
+        self.layers = nn.ParameterList(
+            torch.empty(members * channels, channels, *[edge.operation.kernel_size] * (2 if kind == "cnn" else 0))
+            for edge in self.layer_edges
+        )
+        self.readout = nn.Parameter(torch.empty(members * classes, channels))
+
+    @property
+    def layer_edges(self) -> list[Edge]:
+        """The edges that the parameters of `layers` belong to, in their order."""
+        return [edge for edge in self.edges if edge.operation.kind == "layer"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (batch, members x image_channels, size, size) to logits (batch, members x classes)."""
+        last = self.activate(cast("Tensor", self.pre_activations(images)[-1]))
+        if self.kind == "cnn":
+            last = last.mean((2, 3)).view(len(last), self.members, -1).transpose(0, 1)
+        return self._fully_connected(last, self.readout).transpose(0, 1).flatten(1)
+
+    def pre_activations(self, images: Tensor) -> list[Tensor | None]:
+        """What every vertex holds; None for one that no path visits.
+
+        Of shape (batch, members x channels, size, size) in "cnn" and (members, batch, channels) in "mlp".
+        """
+        if self.kind == "mlp":
+            images = images.reshape(len(images), self.members, -1).transpose(0, 1)
+        values: list[Tensor | None] = [self._layer(images, self.first)] + [None] * (self.graph.vertices - 1)
+        weights = dict(zip(self.layer_edges, self.layers, strict=True))
+        activated: dict[int, Tensor] = {}
+        for edge in self.edges:
+            value = cast("Tensor", values[edge.source])
+            if edge.operation.kind == "layer":
+                if edge.source not in activated:
+                    activated[edge.source] = self.activate(value)
+                value = self._layer(activated[edge.source], weights[edge])
+            held = values[edge.target]
+            values[edge.target] = value if held is None else held + value
+        return values
+
+    def _layer(self, value: Tensor, weight: Tensor) -> Tensor:
+        if self.kind == "mlp":
+            return self._fully_connected(value, weight)
+        return functional.conv2d(value, weight, padding=weight.shape[-1] // 2, groups=self.members)
+
+    def _fully_connected(self, value: Tensor, weight: Tensor) -> Tensor:
+        """Each member's matrix times its rows: (members, batch, inputs) to (members, batch, outputs)."""
+        return value @ weight.view(self.members, -1, weight.shape[1]).transpose(1, 2)
+
+
+def initialise(network: Network, initialisation: Initialisation) -> None:
+    """Draw every weight from torch's generator: "stock" as PyTorch does, else from normal distributions.
+
+    Layers have the factors C of `variance_factors` (paper eq. 4), the first layer He's, and the readout the variance
+    (gain^2 / fan-in)^2, or gain^2 / fan-in under "he". gain^2 is 2 for ReLU.
+    """
+    gain_squared = GAIN_SQUARED[network.activation]
+    factors = variance_factors(network.graph, in_degree_of(initialisation), gain_squared)
+    readout = gain_squared / network.readout.shape[1]
+    with torch.no_grad():
+        if initialisation == "stock":
+            for weight in network.parameters():
+                bound = _fan_in(weight) ** -0.5
+                weight.uniform_(-bound, bound)
+            return
+        network.first.normal_(0.0, (gain_squared / _fan_in(network.first)) ** 0.5)
+        for edge, weight in zip(network.layer_edges, network.layers, strict=True):
+            weight.normal_(0.0, (factors[edge] / _fan_in(weight)) ** 0.5)
+        network.readout.normal_(0.0, readout**0.5 if initialisation == "he" else readout)
+
+
+def _fan_in(weight: Tensor) -> int:
+    return weight[0].numel()

@@ -1,0 +1,96 @@
+"""NAS-Bench-201's network written straight from its description, one module for each edge.
+
+What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Like the
+benchmark's own code it does not ask which edges lead anywhere: those without effect on the output are computed too,
+unless `dead_edges` is False. Nothing is trained with it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+
+
+class ReferenceCell(nn.Module):
+    """Four vertices; one module for each edge that has an operation."""
+
+    def __init__(self, arch: str, channels: int, *, dead_edges: bool) -> None:
+        super().__init__()
+        self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+        effective = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
+        self.edges = nn.ModuleDict()
+        for (source, target), operation in self.operations.items():
+            if operation == "none" or not (dead_edges or (source, target) in effective):
+                continue
+            if operation in ("nor_conv_1x1", "nor_conv_3x3"):
+                size = int(operation[-1])
+                self.edges[f"{source}{target}"] = nn.Sequential(
+                    nn.ReLU(),
+                    nn.Conv2d(channels, channels, size, padding=size // 2, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+            elif operation == "avg_pool_3x3":
+                self.edges[f"{source}{target}"] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+            else:
+                self.edges[f"{source}{target}"] = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        values = [x]
+        for vertex in (1, 2, 3):
+            names = {source: f"{source}{vertex}" for source in range(vertex)}
+            sent = [self.edges[name](values[source]) for source, name in names.items() if name in self.edges]
+            values.append(sum(sent[1:], sent[0]) if sent else torch.zeros_like(x))
+        return values[-1]
+
+
+class ReferenceReduction(nn.Module):
+    """The residual block between stages."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide))
+        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide))
+        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(channels, wide, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width), even, to (batch, 2 channels, height / 2, width / 2)."""
+        return cast("Tensor", self.b(self.a(x)) + self.downsample(x))
+
+
+class ReferenceNetwork(nn.Module):
+    """The whole network; maps images (batch, image_channels, height, width) to logits (batch, classes)."""
+
+    def __init__(
+        self,
+        arch: str,
+        *,
+        channels: int,
+        cells_per_stage: int,
+        classes: int,
+        image_channels: int,
+        dead_edges: bool = True,
+    ) -> None:
+        super().__init__()
+
+        def cell(width: int) -> ReferenceCell:
+            return ReferenceCell(arch, width, dead_edges=dead_edges)
+
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        blocks: list[nn.Module] = [cell(channels) for _ in range(cells_per_stage)]
+        for wide in (2 * channels, 4 * channels):
+            blocks += [ReferenceReduction(wide // 2), *(cell(wide) for _ in range(cells_per_stage))]
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (batch, classes)."""
+        return cast("Tensor", self.classifier(self.last(self.blocks(self.stem(x)))))

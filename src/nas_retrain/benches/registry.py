@@ -1,0 +1,51 @@
+"""Search spaces: which networks there are, by number and name, and their graphs."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+from nas_retrain.benches.dags import space as dags
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.settings import BenchSettings, DagSettings, DatasetSettings, NetworkSettings
+from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.scaling import Initialisation
+
+
+class Space(Protocol):
+    """What the pipeline asks of a search space. A cell is a network's number; unknown ones raise NasRetrainError."""
+
+    @property
+    def size(self) -> int:
+        """How many cells there are, numbered from 0."""
+
+    @property
+    def base(self) -> CellGraph:
+        """The base network of the learning-rate rule."""
+
+    @property
+    def base_cell(self) -> int:
+        """Its number."""
+
+    def arch_at(self, index: int) -> str:
+        """A cell's string."""
+
+    def graph_at(self, index: int) -> CellGraph:
+        """A cell's graph."""
+
+    def training_class(self, index: int, initialisation: Initialisation) -> int:
+        """The cell whose training stands for this one's."""
+
+    def sample(self, number: int, seed: int) -> tuple[int, ...]:
+        """That many random connected cells, no two of them the same network."""
+
+    def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
+        """Multiply-accumulates of one image."""
+
+
+@cache
+def of(bench: BenchSettings) -> Space:
+    """The search space of a benchmark."""
+    if isinstance(bench, DagSettings):
+        return dags.DagSpace(bench.name, bench.vertices, bench.kernel_sizes)
+    return nas_bench_201.NasBench201()

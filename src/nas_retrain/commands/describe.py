@@ -1,0 +1,181 @@
+"""A plan in words, before anything starts: what is wanted, stored and to do, what it costs, what is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nas_retrain.data import sources
+from nas_retrain.execution import slurm
+from nas_retrain.execution.cost import Cost
+from nas_retrain.execution.devices import Device
+from nas_retrain.plan import plan
+from nas_retrain.plan.plan import Plan, Training
+from nas_retrain.settings import Settings, SlurmSettings
+
+
+def wanted(made: Plan, settings: Settings) -> list[str]:
+    """What the settings ask for and how much of it is stored."""
+    cells = plan.chosen_cells(settings)
+    classes = {training.network_class for training in made.recipes}
+    base = " with the base network" if len(classes) > len(cells) else ""
+    number, missing = len(made.everything), len(made.missing)
+    searches = f" (with {len(made.search):,} that search learning rates)" if made.search else ""
+    return [
+        f"nas-retrain: {settings.bench.name} on {settings.dataset.name}, profile {settings.profile}",
+        f"  results        {settings.results_dir}",
+        f"  cells          {len(cells):,} chosen, {len(classes):,} network classes{base}",
+        f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
+        f"  base rate      {_base_rate(made, settings)}",
+        *_own_rates(made, settings),
+        f"  trainings      {number:,} wanted{searches}, {number - missing:,} stored, {missing:,} to do",
+    ]
+
+
+def _seeds(settings: Settings) -> str:
+    search = settings.base_rate
+    if all(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+        return (
+            f"{search.points} learning rates from {search.lowest:g} to {search.highest:g}, "
+            f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) each"
+        )
+    seeds = f"seeds {', '.join(map(str, settings.seeds))}"
+    return f"{seeds}, as many as an expected tau of {settings.enough_tau} takes" if settings.enough_tau else seeds
+
+
+def _base_rate(made: Plan, settings: Settings) -> str:
+    search = settings.base_rate
+    if any(not training.validated for training in _searches_missing(made)):
+        return (
+            f"to be searched: {search.points} rates from {search.lowest:g} to {search.highest:g}, "
+            f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) on the base network"
+        )
+    if made.base_rate is None or all(recipe.learning_rate != "rule" for recipe in settings.recipes.values()):
+        return "not needed"
+    how = "searched here" if settings.dataset.base_rate is None else "recorded in the data set configuration"
+    return f"{made.base_rate:.4g} ({how})"
+
+
+def _searches_missing(made: Plan) -> list[Training]:
+    """The trainings of searches that are still to do; those of a network's own rate are validated."""
+    searches = {training.key for training in made.search}
+    return [training for training in made.missing if training.key in searches]
+
+
+def _own_rates(made: Plan, settings: Settings) -> list[str]:
+    """What is still to be searched of the networks' own rates; nothing if there is nothing."""
+    own = settings.own_rate
+    networks = {training.network_class for training in _searches_missing(made) if training.validated}
+    if own is None or not networks:
+        return []
+    return [
+        f"  own rates      to be searched: {own.points} rates from {own.lowest:g} to {own.highest:g}, "
+        f"{len(own.seeds)} seed(s), {settings.training.epochs} epoch(s) on each of {len(networks):,} network(s)"
+    ]
+
+
+def cost_here(cost: Cost, workers: int) -> list[str]:
+    """What the missing trainings cost on this machine."""
+    if not cost.trainings:
+        return []
+    return [*_work(cost), f"  time           about {duration(cost.hours(workers))} with {workers} worker(s)"]
+
+
+def _work(cost: Cost) -> list[str]:
+    return [
+        f"  work           {cost.epochs:,} epochs, {cost.images:,} images",
+        f"  speed          {speeds(cost)}",
+    ]
+
+
+def speeds(cost: Cost) -> str:
+    """The speed of the slowest and of the fastest network, and how it is known."""
+    return f"{_rounded(cost.slowest)} to {_rounded(cost.fastest)} images/s a worker, from {cost.measured_on}"
+
+
+def submission(
+    units: Mapping[slurm.Purpose, Sequence[Sequence[Training]]],
+    cost: Cost | None,
+    largest_array: int,
+    launcher: SlurmSettings,
+    settings: Settings,
+) -> list[str]:
+    """What is to be submitted to SLURM and what it costs, in total and in time."""
+    tasks = sum(map(len, units.values()))
+    if not tasks:
+        return []
+    missing = [training for part in units.values() for unit in part for training in unit]
+    arrays = sum(slurm.array_count(len(part), largest_array) for part in units.values())
+    workers = slurm.task_workers(launcher)
+    lines = [
+        f"  to submit      {len(missing):,} trainings in {tasks:,} task(s) of {arrays} job array(s), at most "
+        f"{launcher.parallelism} at once",
+        f"  a task         {_task(launcher, workers)}",
+        f"  files          some {3 * tasks + 10:,} in jobs/ until it is over, {tasks:,} in runs/",
+    ]
+    if cost is None:
+        epochs = sum(training.epochs for training in missing if training.learning_rate is not None)
+        return [
+            *lines,
+            f"  work           {epochs:,} epochs, {epochs * settings.dataset.images_per_epoch:,} images",
+            "  cost           unknown until some trainings have run on a task's device (ARGS=cells=sample:20)",
+        ]
+    if not cost.trainings:
+        return lines
+    at_once = min(tasks, launcher.parallelism)
+    hours = cost.hours(workers)
+    charged = f"{duration(hours * launcher.gpus)} of GPUs" if launcher.gpus else f"{duration(hours)} of tasks"
+    return [
+        *lines,
+        *_work(cost),
+        f"  cost           about {charged}: {duration(hours / at_once)} with {at_once} task(s) at once",
+    ]
+
+
+def _task(launcher: SlurmSettings, workers: int) -> str:
+    asked: dict[str, object] = {
+        "partition": launcher.partition or "the site's",
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "constraint": launcher.constraint,
+        "gpus": launcher.gpus,
+        "cpus": launcher.cpus or workers,
+        "memory": f"{launcher.memory_gb:g} GB" if launcher.memory_gb else "the site's",
+        "time": f"{launcher.time_hours:g} h",
+        "workers": workers,
+        **launcher.sbatch,
+        "analysis on": launcher.analysis_partition,
+    }
+    return ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
+
+
+def too_long(hours: float, device: Device, settings: Settings) -> list[str]:
+    """That a plan takes longer than this machine may work on it, and what to do."""
+    if hours <= settings.launcher.max_hours:
+        return []
+    return [
+        f"about {duration(hours)} on this machine ({device.name}) is more than launcher.max_hours="
+        f"{settings.launcher.max_hours:g}: submit it to a cluster (LAUNCHER=slurm), choose less (PROFILE=dry, "
+        "ARGS='cells=sample:100 seeds=[777]'), or insist with ARGS='launcher.max_hours=...'"
+    ]
+
+
+def missing_data(settings: Settings) -> list[str]:
+    """That files of the data set are missing, and what to do."""
+    missing = sources.missing_files(settings.dataset, settings.data_dir)
+    if not missing:
+        return []
+    source = sources.SOURCES[settings.dataset.name]
+    downloads = source.downloads(settings.data_dir)
+    how = "they will be downloaded if the network allows" if downloads else source.remedy
+    return [f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}"]
+
+
+def _rounded(speed: float) -> str:
+    return f"{float(f'{speed:.2g}'):,.0f}" if speed >= 1 else f"{speed:.2g}"
+
+
+def duration(hours: float) -> str:
+    """Hours as a person would say them."""
+    if hours < 1:
+        return f"{max(1.0, hours * 60):.0f} minute(s)"
+    return f"{hours:.1f} hours" if hours < 100 else f"{hours:,.0f} hours"

@@ -1,0 +1,483 @@
+"""Retrained accuracies in the formats that NAS code reads: the file of the nas-bench-201 package, the folder of the
+nats_bench package, and plain tables.
+
+The packages keep a curve for every training, keyed by epoch, and their queries ask for its last epoch unless told
+otherwise. Run records know the end of a training only. So a curve here has one point, the last epoch's, and to ask a
+package for any other epoch, for a validation split or for a budget that was not trained is an error in the package.
+Nothing is filled in.
+
+What a package stores is the state of its own classes, plain dicts and numbers; neither package is needed to write it,
+and torch.load reads it with weights_only, as it does by default.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import json
+import math
+import pickle
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.commands.retrain import read_store
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.files.leftovers import temporary_prefix
+from nas_retrain.plan.plan import has_constants, identity, make_plan
+from nas_retrain.reports.markup import code, escaped, python_string, write_csv
+from nas_retrain.settings import Settings, digest, is_search
+from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.theory.scaling import InDegree, in_degree_of
+from nas_retrain.trainings.store import RunKey, RunRecord
+from nas_retrain.trainings.version import code_version
+
+BUDGETS = {12: "less", 200: "full"}
+"""The budgets that NAS-Bench-201's file has a place for, in epochs; nats_bench takes any."""
+
+TEST_SET = "ori-test"
+"""What the packages call all test images of a data set."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is exported. records: by network class and seed. in_degree: the convention of their initialisation, None
+    for the stock one. identity: the settings that made them, as of networks without constants (see `plan.identity`)."""
+
+    records: list[RunRecord]
+    in_degree: InDegree | None
+    identity: dict[str, Any]
+
+
+def export(settings: Settings) -> Path:
+    """Write the records of `analysis.recipe` to export/<recipe> below the results folder, and return that folder.
+
+    All seeds and cells that are stored are written, whatever `cells` and `seeds` say; a training stands for every
+    member of its network class. The folder appears whole, in the place of an earlier one, and is the same to the
+    last byte for the same records and versions. Raises NasRetrainError if the results folder has no records of the
+    recipe made with these settings, or cannot be written.
+    """
+    chosen = _choose(settings)
+    by_cell = _by_cell(chosen)
+    table = _table(by_cell, settings)
+    benchmark.checked(table.rename(columns={"test_accuracy": "accuracy"}), settings.results_dir, foreign=False)
+    states = _states(by_cell, settings)
+    folder = settings.results_dir / "export" / settings.analysis.recipe
+    with _replacing_folder(folder) as new:
+        table.to_parquet(new / "accuracies.parquet", index=False)
+        write_csv(table, new / "accuracies.csv")
+        if settings.training.epochs in BUDGETS:
+            _write_pth(states, new / _pth_name(settings), settings)
+        _write_nats_folder(states, new / _nats_name(settings), settings)
+        (new / "README.md").write_text(_data_card(table, chosen, settings), encoding="utf-8")
+    return folder
+
+
+def _choose(settings: Settings) -> _Chosen:
+    """The stored records of the recipe that these settings made; raises NasRetrainError if there are none."""
+    folder, recipe = settings.results_dir, settings.analysis.recipe
+    stored = read_store(settings)
+    there = sorted(recipe for recipe in set(stored.column("recipe")) if not is_search(recipe))
+    if recipe not in there:
+        what = f"has no records of the recipe {recipe}; it has {', '.join(there)}" if there else "holds no records"
+        raise NasRetrainError(
+            f"{folder} {what}. Run make retrain first, or choose another recipe: ARGS='analysis.recipe=...'"
+        )
+    if recipe not in settings.recipes:
+        raise NasRetrainError(
+            f"analysis.recipe={recipe} is none of the recipes {', '.join(settings.recipes)}. Add it to them: "
+            "ARGS='recipe=[...]'"
+        )
+    made = make_plan(settings, stored)
+    training = next(training for training in made.recipes if training.recipe == recipe)
+    plain, with_constants = (
+        identity(
+            settings,
+            recipe,
+            base_rate=made.base_rate,
+            learning_rate=training.learning_rate,
+            constants=constants,
+        )
+        for constants in (False, True)
+    )
+    hashes = {False: digest(plain), True: digest(with_constants)}
+    of_recipe = stored.only(stored.column("recipe") == recipe).records
+    records = [record for record in of_recipe if record.config_hash == hashes[has_constants(settings, record.cell)]]
+    if not records:
+        raise NasRetrainError(
+            f"{folder} has records of {recipe}, but none that these settings made. Give those of the run again: "
+            f"PROFILE=... and ARGS='...' (see {folder / 'settings.json'})."
+        )
+    records.sort(key=lambda record: (record.network_class, record.seed))
+    return _Chosen(records, in_degree_of(training.initialisation), plain)
+
+
+def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:
+    """The trainings of each cell that has any, by seed: those of its class."""
+    by_class: dict[int, list[RunRecord]] = {}
+    for record in chosen.records:
+        by_class.setdefault(record.network_class, []).append(record)
+    classes = nas_bench_201.training_classes(chosen.in_degree)
+    return {cell: by_class[trained] for cell, trained in enumerate(classes) if trained in by_class}
+
+
+def _costs(cell: int, settings: Settings) -> tuple[int, int]:
+    """Parameters and multiply-accumulates of the network that was trained for a cell; operations without effect have
+    no part in it, so they are the same for all members of a class."""
+    graph, data = nas_bench_201.graph_at(cell), settings.dataset
+    size: dict[str, int] = {
+        "channels": settings.network.channels,
+        "cells_per_stage": settings.network.cells_per_stage,
+        "classes": data.classes,
+        "image_channels": data.image_channels,
+    }
+    return nas_bench_201.parameters(graph, **size), nas_bench_201.flops(graph, **size, image_size=data.image_size)
+
+
+def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd.DataFrame:
+    """One row a cell and seed, by index and seed; accuracies in percent, losses in nats, seconds of training.
+
+    representative: the cell under which the network was trained. copied: whether this row repeats the training of
+    another cell, its representative. learning_rate is missing where nothing was trained, a loss where there is none.
+    """
+    classes = nas_bench_201.network_classes()
+    rows = []
+    for cell, records in by_cell.items():
+        parameters, flops = _costs(cell, settings)
+        rows += [
+            {
+                "index": cell,
+                "arch": nas_bench_201.cell_at(cell),
+                "network_class": classes[cell],
+                "representative": record.cell,
+                "copied": cell != record.cell,
+                "dataset": record.dataset,
+                "recipe": record.recipe,
+                "in_degree": record.in_degree,
+                "epochs": record.epochs,
+                "seed": record.seed,
+                "status": record.status,
+                "test_accuracy": record.test_accuracy,
+                "test_loss": record.test_loss,
+                "train_accuracy": record.train_accuracy,
+                "train_loss": record.train_loss,
+                "learning_rate": record.learning_rate,
+                "parameters": parameters,
+                "flops": flops,
+                "seconds": record.seconds,
+                "device": record.device,
+            }
+            for record in records
+        ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(("test_loss", "train_loss", "learning_rate"), float))
+
+
+def _states(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> dict[int, dict[str, Any]]:
+    """The state of the packages' ArchResults for each cell."""
+    dataset = _published_name(settings)
+    # By far the longest part of a result. The packages never change it in place, so all members of a class share it.
+    times: dict[RunKey, dict[int, float]] = {}
+    states = {}
+    for cell, records in by_cell.items():
+        costs = _costs(cell, settings)
+        results = {}
+        for record in records:
+            if record.key not in times:
+                times[record.key] = dict.fromkeys(range(record.epochs), record.seconds / record.epochs)
+            results[dataset, record.seed] = _result(cell, record, costs, times[record.key], settings)
+        states[cell] = _arch_results(cell, results, {dataset: [record.seed for record in records]})
+    return states
+
+
+def _arch_results(cell: int, results: dict[Any, Any], seeds: dict[str, list[int]]) -> dict[str, Any]:
+    return {
+        "arch_index": cell,
+        "arch_str": nas_bench_201.cell_at(cell),
+        "all_results": results,
+        "dataset_seed": seeds,
+        "clear_net_done": True,
+    }
+
+
+def _result(
+    cell: int, record: RunRecord, costs: tuple[int, int], times: dict[int, float], settings: Settings
+) -> dict[str, Any]:
+    """The state of the packages' ResultsCount. Costs are in millions, as in the published files."""
+    last, parameters, flops = record.epochs - 1, *costs
+    tested = f"{TEST_SET}@{last}"
+    return {
+        "name": _published_name(settings),
+        "net_state_dict": None,
+        "train_acc1es": {last: record.train_accuracy},
+        "train_acc5es": None,
+        "train_losses": {last: _number(record.train_loss)},
+        "train_times": times,
+        "arch_config": {
+            "channel": settings.network.channels,
+            "num_cells": settings.network.cells_per_stage,
+            "arch_str": nas_bench_201.cell_at(cell),
+            "class_num": settings.dataset.classes,
+        },
+        "params": parameters / 1e6,
+        "flop": flops / 1e6,
+        "seed": record.seed,
+        "epochs": record.epochs,
+        "latency": None,  # the packages then answer that they do not know it
+        "eval_names": [TEST_SET],
+        "eval_acc1es": {tested: record.test_accuracy},
+        "eval_times": {},
+        "eval_losses": {tested: _number(record.test_loss)},
+    }
+
+
+def _number(loss: float | None) -> float:
+    """A loss that is not there as NaN: the packages' mean over seeds is then NaN too, where None would break it."""
+    return math.nan if loss is None else loss
+
+
+def _published_name(settings: Settings) -> str:
+    """What the packages call the data set; one that they do not know keeps its own name."""
+    return benchmark.PUBLISHED_NAMES.get(settings.dataset.name, settings.dataset.name)
+
+
+def _pth_name(settings: Settings) -> str:
+    return f"NAS-Bench-201-{settings.dataset.name}-{settings.analysis.recipe}.pth"
+
+
+def _nats_name(settings: Settings) -> str:
+    return f"NATS-tss-{settings.dataset.name}-{settings.analysis.recipe}-simple"
+
+
+def _origin(settings: Settings) -> str:
+    """What the files say of themselves, should they be parted from the data card."""
+    return (
+        f"Not the published NAS-Bench-201: its cells retrained by nas-retrain, recipe {settings.analysis.recipe}, data "
+        f"set {settings.dataset.name}. Last epochs only. One training stands for all cells that are the same network."
+    )
+
+
+def _write_pth(states: Mapping[int, dict[str, Any]], path: Path, settings: Settings) -> None:
+    trained = BUDGETS[settings.training.epochs]
+    content = {
+        "meta_archs": list(nas_bench_201.cells()),
+        "total_archs": len(nas_bench_201.cells()),
+        "arch2infos": {
+            cell: {budget: state if budget == trained else _arch_results(cell, {}, {}) for budget in BUDGETS.values()}
+            for cell, state in states.items()
+        },
+        "evaluated_indexes": set(states),
+        "origin": _origin(settings),
+    }
+    buffer = io.BytesIO()  # torch's own writing makes a full disk an obscure error, and a path's name part of the file
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def _write_nats_folder(states: Mapping[int, dict[str, Any]], folder: Path, settings: Settings) -> None:
+    folder.mkdir()
+    meta = {
+        "meta_archs": list(nas_bench_201.cells()),
+        "total_archs": len(nas_bench_201.cells()),
+        "arch2infos": None,
+        "evaluated_indexes": set(states),
+        "origin": _origin(settings),
+    }
+    _dump(meta, folder / "meta.pickle.pbz2")
+    for cell, state in tqdm(states.items(), desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
+        _dump({str(settings.training.epochs): state}, folder / f"{cell:06d}.pickle.pbz2")
+
+
+def _dump(content: object, path: Path) -> None:
+    # Small blocks: the default's cost more to set up than a cell takes to compress.
+    path.write_bytes(bz2.compress(pickle.dumps(content, protocol=4), compresslevel=1))
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder`, whole, when the block ends without an exception.
+
+    Raises NasRetrainError, naming `folder`, if it cannot be written; what stood there is left as it was.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix(folder), dir=folder.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+    except OSError as error:
+        raise NasRetrainError(
+            f"Cannot write {folder}: {error.strerror or error}. Free some space or check the permissions, and run the "
+            "same command again."
+        ) from error
+
+
+def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
+    """The folder's README: what is there, how to open it, and what nobody should take it for."""
+    records, name, epochs = chosen.records, _published_name(settings), settings.training.epochs
+    statuses = Counter(record.status for record in records)
+    seeds = Counter(record.seed for record in records)
+    example = {
+        "name": python_string(name),
+        "epochs": epochs,
+        "cell": records[0].cell,
+        "seed": records[0].seed,
+        "accuracy": "test-accuracy" if name == "cifar10" else "valtest-accuracy",
+        "nats": python_string(_nats_name(settings)),
+        "pth": python_string(_pth_name(settings)),
+    }
+    return _CARD.format(
+        **example,
+        nats_listed=code(_nats_name(settings)),
+        pth_listed=code(_pth_name(settings)) if epochs in BUDGETS else "nothing, as said above",
+        pth_example=_PTH_EXAMPLE.format(**example) if epochs in BUDGETS else "",
+        dataset=escaped(settings.dataset.name),
+        recipe=escaped(settings.analysis.recipe),
+        warnings="\n".join(f"- **{escaped(warning)}**" for warning in _warnings(settings)),
+        cells=table["index"].nunique(),
+        all_cells=len(nas_bench_201.cells()),
+        networks=len({record.network_class for record in records}),
+        all_networks=len(set(nas_bench_201.training_classes(chosen.in_degree))),
+        trainings=len(records),
+        seeds=", ".join(f"{number:,} with seed {seed}" for seed, number in sorted(seeds.items())),
+        rows=len(table),
+        copies=table["copied"].sum(),
+        finished=statuses["finished"],
+        diverged=statuses["diverged"],
+        disconnected=statuses["disconnected"],
+        chance=100.0 / settings.dataset.classes,
+        identity=json.dumps(chosen.identity | {"config_hash": digest(chosen.identity)}, indent=2),
+        trained_with=escaped(", ".join(sorted({f"nas-retrain {record.code_version}" for record in records}))),
+        torch=escaped(", ".join(sorted({record.torch for record in records}))),
+        devices=escaped(", ".join(sorted({record.device for record in records}))),
+        written_with=escaped(code_version()),
+    )
+
+
+def _warnings(settings: Settings) -> list[str]:
+    """What nobody who opens the files should miss."""
+    data, network, epochs = settings.dataset, settings.network, settings.training.epochs
+    found = ["These are not NAS-Bench-201's published results: every network was trained anew."]
+    if data.name not in benchmark.PUBLISHED_NAMES:
+        found.append(
+            f"{data.name} is no data set of NAS-Bench-201. It stands under its own name, which the packages' queries "
+            "take, save those that are made for their own data sets: simulate_train_eval and statistics refuse it."
+        )
+    if (network.channels, network.cells_per_stage) != (16, 5):
+        found.append(
+            f"The network has {network.channels} channels and {network.cells_per_stage} cell(s) a stage; "
+            "NAS-Bench-201's has 16 and 5."
+        )
+    if data.images_per_epoch < data.train_images:
+        found.append(f"Trained on {data.images_per_epoch:,} of the {data.train_images:,} training images.")
+    if epochs not in BUDGETS:
+        found.append(
+            f"Trained for {epochs} epochs. The file of nas-bench-201 has places for 12 and 200 only, so there is none."
+        )
+    return [
+        *found,
+        "One training stands for all cells that are the same network. Their equal results are copies, not "
+        "repetitions: do not estimate noise from them.",
+    ]
+
+
+_PTH_EXAMPLE = """
+```python
+from nas_201_api import NASBench201API
+
+api = NASBench201API({pth}, verbose=False)
+api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)["{accuracy}"]
+api.find_best({name}, "ori-test", hp="{epochs}")
+```
+"""
+
+_CARD = """# NAS-Bench-201's cells on {dataset}, retrained: {recipe}
+
+{warnings}
+
+## What is covered
+
+- {cells:,} of {all_cells:,} cells, which are {networks:,} of {all_networks:,} different networks.
+- {trainings:,} trainings: {seeds}.
+- {rows:,} rows, of which {copies:,} are copies: `copied` says so, and `representative` is the cell that was trained.
+- {finished:,} trainings finished, {diverged:,} diverged, {disconnected:,} are of disconnected cells.
+- A training whose loss ceased to be finite is `diverged`: its accuracies are chance ({chance:.4g} %), its losses
+  missing.
+- A cell without a path from input to output is `disconnected`. It is not trained: its accuracies are chance
+  ({chance:.4g} %), its losses and its learning rate missing.
+- Not there: epochs before the last, validation splits (`cifar10-valid`, `x-valid`, `x-test`), top-5 accuracies,
+  latency, the time of evaluation, weights.
+
+## Files
+
+- `accuracies.parquet` and `accuracies.csv`: one row a cell and seed. Accuracies are in percent, losses in nats.
+  `seconds` is the time of training, an even share of it where several networks trained as one. `flops` are the
+  multiply-accumulates of convolutions and readout for one image. Operations without effect on the output count in
+  neither `parameters` nor `flops`, and those that are the same for every image not in `flops`.
+- For nats_bench, in fast mode: {nats_listed}.
+- For nas-bench-201: {pth_listed}.
+
+`make analyze` of nas-retrain reads the last two as well, but takes copies for trainings of their own, so that noise
+looks smaller than it is. Give it the `runs.parquet` of the results folder instead.
+
+## How to open them
+
+```python
+from nats_bench import create
+
+api = create({nats}, "tss", fast_mode=True, verbose=False)
+info = api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)  # is_random={seed}: that training
+info["{accuracy}"]  # of all test images, the mean over seeds
+```
+{pth_example}
+## What the packages answer
+
+- `hp`: only "{epochs}" was trained. The packages' default is "12". Any other is an error.
+- `iepoch`: only the last epoch is there, which is the default. Any other is a KeyError.
+- Validation accuracies: not there. simulate_train_eval answers with them, so it is an error, and so is find_best with
+  "valid". Searching on test accuracies in their place is a choice to be reported.
+- query_by_arch prints validation accuracies too, save for CIFAR-10: there it works, elsewhere it is a KeyError.
+- Losses: NaN where they are missing, and for a mean that includes one.
+- Time of training: the mean over epochs, for every epoch. Time of evaluation and latency: None.
+- Costs: millions of parameters and of multiply-accumulates.
+- A cell that is not covered: a ValueError from nas-bench-201 (query_by_arch prints that it is not evaluated and returns
+  None), an AssertionError that names the missing file from nats_bench.
+- find_best of nats_bench asks for all cells. Where some are not covered, query the others once each and give
+  enforce_all=False.
+- Of nas-bench-201, show wants 12 and 200 epochs, get_net_config 12, statistics every cell: errors where they are not
+  there.
+
+## Settings
+
+`config_hash` is the hash of the other values; each training carried it. A network in which a convolution reads what
+the input does not reach carried the hash of the same values with `"constants": true` among them.
+
+```json
+{identity}
+```
+
+- Trained with {trained_with}, torch {torch}, on {devices}.
+- Written with nas-retrain {written_with}.
+
+## Licence
+
+MIT. NAS-Bench-201 is by Dong and Yang (ICLR 2020); the rules of the architecture-aware recipe are by Chen, Wu, Wang and
+Hanin (ICLR 2024, arXiv 2402.17440).
+"""

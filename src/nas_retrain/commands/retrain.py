@@ -1,0 +1,436 @@
+"""The stages that a user runs: retrain, plan, cancel and analyse. Each is safe to run again at any time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from nas_retrain.benches import registry as spaces
+from nas_retrain.commands import describe
+from nas_retrain.data import sources
+from nas_retrain.errors import NasRetrainError, printable
+from nas_retrain.execution import cost as costs
+from nas_retrain.execution import devices, slurm
+from nas_retrain.execution import workers as launch
+from nas_retrain.execution.devices import Device
+from nas_retrain.execution.slurm import Queue, Submitted, Task
+from nas_retrain.files import leftovers, locks
+from nas_retrain.files.locks import Lock
+from nas_retrain.plan import plan
+from nas_retrain.plan import rate_search as base_rates
+from nas_retrain.plan.claims import claim_results_folder, other_settings
+from nas_retrain.plan.plan import Plan, Training, make_plan
+from nas_retrain.plan.rate_search import GridSearch, finished_search
+from nas_retrain.settings import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
+from nas_retrain.theory.scaling import Initialisation
+from nas_retrain.trainings import store
+from nas_retrain.trainings.store import RunKey, StoredRuns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+say: Callable[..., None] = partial(print, flush=True)
+
+FEWEST = 3
+"""Networks that a correlation takes."""
+
+
+def print_plan(settings: Settings) -> None:
+    """Say what `retrain` would do, what it would cost and what stands in its way; starts and writes nothing."""
+    stored = read_store(settings)
+    made = make_plan(settings, stored)
+    launcher = _on_slurm(settings)
+    obstacles = describe.missing_data(settings) if made.missing else []
+    if differing := other_settings(settings):
+        obstacles.append(f"{differing}: use those again, or give this run a folder of its own, ARGS='results_dir=...'")
+    if launcher is None:
+        obstacles += describe.too_long(_forecast_here(made, stored, settings), _device(settings), settings)
+    else:
+        queue = slurm.queue(settings.results_dir)
+        _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
+    for obstacle in obstacles:
+        say(f"  in the way     {obstacle}")
+
+
+def retrain(settings: Settings) -> None:
+    """Plan, search the base rate if none is recorded, train what is missing, merge the records and analyse them: here,
+    or by submitting all of it to SLURM and returning at once.
+
+    Raises NasRetrainError, before anything is written, if data are missing and cannot be downloaded or if the plan
+    costs more than launcher.max_hours here; afterwards, if trainings failed.
+    """
+    launcher = _on_slurm(settings)
+    if launcher is None:
+        _retrain_here(settings)
+    else:
+        _retrain_on_slurm(settings, launcher)
+
+
+def _on_slurm(settings: Settings) -> SlurmSettings | None:
+    """The settings for SLURM, if that is where trainings are to run."""
+    launcher = settings.launcher
+    if isinstance(launcher, SlurmSettings) and (launcher.name == "slurm" or slurm.answers()):
+        return launcher
+    return None
+
+
+def _retrain_here(settings: Settings) -> None:
+    folder = settings.results_dir
+    with locks.exclusive(folder) as lock:  # first of all: a plan holds only while nobody else trains
+        stored = read_store(settings)
+        made = make_plan(settings, stored)
+        hours = _forecast_here(made, stored, settings)
+        if made.missing:
+            if too_long := describe.too_long(hours, _device(settings), settings):
+                obstacles = describe.missing_data(settings) + too_long
+                raise NasRetrainError("Nothing was started.\n" + "\n".join(f"  - {obstacle}" for obstacle in obstacles))
+            sources.fetch(settings.dataset, settings.data_dir)
+        _leave_to_slurm(made, settings)
+        lock.check()
+        claim_results_folder(settings)
+        launch.forget_recorded(made.groups, stored, settings)
+        leftovers.remove_leftovers(folder)
+        try:
+            failed = _train_missing(made, settings, lock)
+            lock.check()
+            _merge_and_analyse(settings)
+        finally:
+            leftovers.remove_leftovers(folder)
+        lock.check()
+    if failed:
+        raise NasRetrainError(
+            f"{len(failed)} training(s) failed; {folder}/logs has each error. The others are stored: "
+            "run the same command again to try those that failed."
+        )
+
+
+def _leave_to_slurm(made: Plan, settings: Settings) -> None:
+    """Raise NasRetrainError if SLURM works on this results folder, or may do so on what is missing."""
+    folder = settings.results_dir
+    queue = slurm.queues([folder])[folder]
+    if queue.tasks:
+        raise NasRetrainError(f"SLURM has tasks of {folder} (make status shows them). Wait for them, or make cancel.")
+    if queue.silence and queue.was_given({training.slot for training in made.missing}):
+        raise NasRetrainError(
+            f"Trainings of {folder} were given to SLURM, and whether it still works on them is unknown. "
+            f"{queue.silence} Where nobody answers but you know that they are over, remove {folder}/jobs."
+        )
+
+
+def _train_missing(made: Plan, settings: Settings, lock: Lock) -> list[Training]:
+    """Do what is missing, in two steps if learning rates must be found first; returns the trainings that failed.
+
+    Raises KeyboardInterrupt if it was stopped.
+    """
+    failed: list[Training] = []
+    if made.searching:
+        failed = _train_here(made, made.search, settings, "learning rates", lock)
+        if failed:
+            return failed
+        made = make_plan(settings, read_store(settings))
+        if made.searching:
+            raise AssertionError("every training of the searches was recorded, yet they are not finished")
+        for name, search in _on_base_network(made, settings).items():
+            _tell_search(name, search, settings)
+    if not made.missing:
+        say("Nothing left to train.")
+    while made.missing and not failed:  # more than once where seeds are added until they are enough
+        failed = _train_here(made, made.everything, settings, "retraining", lock)
+        made = make_plan(settings, read_store(settings))
+    return failed
+
+
+def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title: str, lock: Lock) -> list[Training]:
+    """Train what is missing of a part of the plan."""
+    lock.check()
+    keys = {training.key for training in part}
+    groups = [group for group in made.groups if group[0].key in keys]
+    tally = launch.run_here(groups, keys & {training.key for training in made.missing}, settings, title)
+    lock.check()
+    if tally.stopped_by:
+        say("\nStopped. What is finished is stored; the same command continues where each training stood.")
+        raise KeyboardInterrupt
+    return tally.failed
+
+
+def _forecast_here(made: Plan, stored: StoredRuns, settings: Settings) -> float:
+    """Print the plan for this machine, and return the hours that it will take."""
+    device = _device(settings)
+    workers = launch.worker_count(settings, device)
+    known = stored.only(stored.column("device") == device.name)
+    cost = costs.estimate(made.missing, known, settings, device.type)
+    assert cost is not None
+    say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, workers)))
+    return cost.hours(workers)
+
+
+def _device(settings: Settings) -> Device:
+    return devices.found(settings.launcher.device)
+
+
+def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
+    """Submit what is missing and not on its way already; once nothing is either, analyse here."""
+    folder = settings.results_dir
+    with locks.exclusive(folder):
+        queue = slurm.queue(folder)
+        stored = read_store(settings)  # after asking what is on its way, since a task may end in between
+        made = make_plan(settings, stored)
+        if made.missing:
+            sources.fetch(settings.dataset, settings.data_dir)
+        claim_results_folder(settings)
+        launch.forget_recorded(made.groups, stored, settings)
+        leftovers.remove_leftovers(folder)
+        largest_array = slurm.largest_array()
+        units = _forecast_submission(made, stored, queue, largest_array, launcher, settings)
+        slurm.forget_finished(folder, queue, made.done_slots)
+        if not made.missing and not queue.tasks:
+            say("Nothing left to train.")
+            _merge_and_analyse(settings)
+            return
+        submitted = _submit(units, queue.tasks, largest_array, settings)
+    say("Submitted:" if submitted else "Everything is on its way already: nothing was submitted.")
+    for one in submitted:
+        say(f"  job {one.job:<10} {one.purpose:<10} {one.tasks:,} task(s)")
+    say("make status tells how far it is; make cancel stops it. When it is over, the tables and figures are in")
+    say(f"{folder}. Should something be missing then, make retrain submits just that.")
+
+
+def _forecast_submission(
+    made: Plan,
+    stored: StoredRuns,
+    queue: Queue,
+    largest_array: int,
+    launcher: SlurmSettings,
+    settings: Settings,
+) -> dict[slurm.Purpose, list[list[Training]]]:
+    """Print the plan for SLURM, and return what is to be submitted: the trainings of each task."""
+    missing = [training for training in made.missing if training.slot not in queue.slots]
+    say("\n".join(describe.wanted(made, settings)))
+    if len(missing) < len(made.missing):
+        say(f"  on their way   {len(made.missing) - len(missing):,} in {len(queue.tasks):,} task(s) of SLURM")
+    cost = costs.estimate(missing, stored, settings, _device_like_a_tasks(launcher))
+    sizes: Sequence[float] = [1.0] * len(missing)
+    largest_unit = float(launcher.trainings_per_task)
+    if launcher.hours_per_task is not None:
+        if cost is None:
+            raise NasRetrainError(
+                "launcher.hours_per_task needs a measured speed, and this machine is not like a task's. Let a few "
+                "trainings run first (ARGS=cells=sample:20), or set launcher.trainings_per_task instead."
+            )
+        sizes, largest_unit = cost.seconds, launcher.hours_per_task * 3600 * slurm.task_workers(launcher)
+    sized = dict(zip(missing, sizes, strict=True))
+    units: dict[slurm.Purpose, list[list[Training]]] = {}
+    purposes: list[tuple[slurm.Purpose, list[Training]]] = [
+        ("base-rate", made.search),
+        ("training", made.recipes + made.sensitivity),
+    ]
+    for purpose, wanted in purposes:
+        keys = {training.key for training in wanted if training in sized}
+        groups = [group for group in made.groups if any(training.key in keys for training in group)]
+        units[purpose] = plan.work_units(groups, lambda training: sized.get(training, 0.0), largest_unit)
+    for line in describe.submission(units, cost, largest_array, launcher, settings):
+        say(line)
+    return units
+
+
+def _device_like_a_tasks(launcher: SlurmSettings) -> str | None:
+    """The device of this machine to measure a task's speed on; None if there is none of its kind."""
+    if launcher.gpus and launcher.device in ("auto", "cuda"):
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else None
+    return "cpu"
+
+
+def _submit(
+    units: dict[slurm.Purpose, list[list[Training]]], tasks: Sequence[Task], largest: int, settings: Settings
+) -> list[Submitted]:
+    """Submit units, the recipes' after the search for the base rate, and an analysis after all."""
+    submitted: list[Submitted] = []
+    if units["base-rate"]:
+        submitted += slurm.submit("base-rate", units["base-rate"], settings, largest, [])
+    if units["training"]:
+        searching = {task.job for task in tasks if task.purpose == "base-rate"} | {one.job for one in submitted}
+        submitted += slurm.submit("training", units["training"], settings, largest, sorted(searching, key=int))
+    if submitted or not any(task.purpose == "analysis" for task in tasks):
+        training = {task.job for task in tasks if task.purpose != "analysis"} | {one.job for one in submitted}
+        submitted.append(slurm.submit_analysis(analyse, settings, sorted(training, key=int)))
+    return submitted
+
+
+def _on_base_network(made: Plan, settings: Settings) -> dict[str, GridSearch]:
+    """The finished searches for one rate of all networks, by what is found."""
+    searching = {BASE_RATE: BASE_RATE} | {
+        name + SEARCH: name for name, recipe in settings.recipes.items() if recipe.learning_rate == "tuned"
+    }
+    return {searching[name]: search for (name, _), search in made.found.items() if name in searching}
+
+
+def _tell_search(name: str, search: GridSearch, settings: Settings) -> None:
+    chosen = search.chosen
+    told = name.replace("_", " ").capitalize()
+    say(f"{told} {chosen.learning_rate:.4g} (training loss {chosen.mean_loss:.4f}).")
+    if search.at_edge:
+        say(
+            f"WARNING: that is the edge of the grid {settings.base_rate.lowest} to {settings.base_rate.highest}; a "
+            "better rate may lie outside. Widen base_rate.lowest or base_rate.highest in a new results folder."
+        )
+
+
+def read_store(settings: Settings) -> StoredRuns:
+    """The stored records; what is wrong with the files goes to stderr, once."""
+    return _told(store.read_runs(settings.results_dir))
+
+
+def _told(stored: StoredRuns) -> StoredRuns:
+    for problem in stored.problems:
+        _note(problem)
+    return stored
+
+
+@cache
+def _note(problem: str) -> None:
+    say(f"note: {printable(problem)}", file=sys.stderr)
+
+
+def analyse(settings: Settings) -> None:
+    """Compare `original` with `retrained` if an original is given, else the recipes of this results folder.
+
+    Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
+    """
+    if settings.original is not None:
+        from nas_retrain.studies.comparison import stage as analysis
+
+        say(f"{analysis.compare_sources(settings)}/report.md")
+        return
+    stored = _told(store.merge(settings.results_dir))
+    if not stored:
+        raise NasRetrainError(
+            f"{settings.results_dir} holds no records to compare. Run make retrain first, or give ORIGINAL=path."
+        )
+    made = make_plan(settings, stored)
+    if not any(training.key in stored for training in made.everything):
+        which = other_settings(settings) or f"{settings.results_dir} holds records, but none that these settings made"
+        raise NasRetrainError(f"{which}. Give those of the run again: DATASET=..., PROFILE=... and ARGS='...'")
+    _analyse(made, stored, settings)
+
+
+def replay_algorithms(settings: Settings) -> None:
+    """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
+    from nas_retrain.studies.comparison import stage as analysis
+
+    say(f"{analysis.replay_algorithms(settings)}/report.md")
+
+
+def _merge_and_analyse(settings: Settings) -> None:
+    stored = _told(store.merge(settings.results_dir))
+    _analyse(make_plan(settings, stored), stored, settings)
+
+
+def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
+    for name, search in _on_base_network(made, settings).items():
+        base_rates.write_search(search, settings.results_dir, name)
+    _analyse_recipes(made, stored, settings)
+
+
+def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None:
+    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.studies.own_rates import findings as own_rates
+
+    frame = stored.frame(training.key for training in made.recipes)
+    counts = Counter(frame["status"])
+    say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
+    if any(training.searched for training in made.recipes):
+        _verify(made, stored, len(frame), settings)
+        return
+    folders = analysis.compare_recipes(settings, frame)
+    for folder in folders:
+        say(f"{folder}/report.md")
+    if not folders:
+        say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
+    own = own_rates.own_recipe(settings)
+    if folders and own is not None:
+        _judge_by_own_rates(made, stored, own, settings)
+
+
+def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Settings) -> None:
+    """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
+    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.studies.own_rates import findings as own_rates
+    from nas_retrain.studies.own_rates import report as own_rates_report
+    from nas_retrain.studies.own_rates import sensitivity
+
+    variants = {training.key: training.variant for training in made.everything}
+    frame = stored.frame(variants)
+    keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
+    frame = frame.assign(variant=[variants[RunKey(*key)] for key in keys])
+    recipes = frame[frame["variant"] == ""]
+    both = recipes[recipes["recipe"].isin([own, settings.analysis.control])].groupby("cell")["recipe"].nunique()
+    if (both > 1).sum() <= FEWEST:
+        say(f"Nothing to judge yet: {own} and {settings.analysis.control} need {FEWEST + 1} cells in common.")
+        return
+    found = own_rates.judge(recipes, own, settings, spaces.of(settings.bench))
+    varied: pd.DataFrame | None = None
+    if settings.sensitivity is not None and (frame["variant"] != "").any():
+        varied = sensitivity.compare_variants(
+            frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
+        )
+    facts = analysis.facts(settings) | {
+        "records": f"{len(frame):,} of {settings.results_dir / 'runs.parquet'}",
+        "epochs": str(settings.training.epochs),
+        "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
+        "images": f"{settings.dataset.images_per_epoch:,} of {settings.dataset.image_size} x "
+        f"{settings.dataset.image_size} pixels, batches of {settings.training.batch_size}",
+    }
+    say(f"{own_rates_report.write(found, varied, settings, facts)}")
+    for sentence in own_rates_report.statements(found, varied):
+        say(f"- {sentence}")
+
+
+def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) -> None:
+    """Compare the rates that were searched for every network with what the rules predict; records: how many there are
+    of these searches."""
+    from nas_retrain.data import batches
+    from nas_retrain.execution.train import choose_device
+    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.studies.rate_prediction import coordinates
+    from nas_retrain.studies.rate_prediction import findings as verification
+    from nas_retrain.studies.rate_prediction import report as verification_report
+
+    space = spaces.of(settings.bench)
+    searches: dict[tuple[Initialisation, int], list[Training]] = {}
+    for training in made.recipes:
+        if training.searched:
+            searches.setdefault((training.initialisation, training.cell), []).append(training)
+    finished = [
+        verification.Searched(initialisation, cell, found)
+        for (initialisation, cell), trainings in searches.items()
+        if (found := finished_search(trainings, stored)) is not None
+    ]
+    based = {one.initialisation for one in finished if one.cell == space.base_cell}
+    finished = [one for one in finished if one.initialisation in based]
+    if len({one.cell for one in finished}) <= FEWEST:
+        say(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
+        return
+    checked, signals = None, {}
+    if isinstance(settings.bench, DagSettings):
+        data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
+        checked = coordinates.measure(settings, data)
+        signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
+    verified = verification.verify(finished, settings, space, signals)
+    facts = analysis.facts(settings) | {
+        "records": f"{records:,} of {settings.results_dir / 'runs.parquet'}",
+        "network": f"width {settings.network.channels}, batch size {settings.training.batch_size}",
+    }
+    say(f"{verification_report.write(verified, checked, settings, facts)}")
+    for sentence in verification_report.statements(verified, settings):
+        say(f"- {sentence}")
+
+
+def cancel(settings: Settings) -> None:
+    """Cancel this results folder's jobs, and no others; running trainings are saved first."""
+    jobs = slurm.cancel(settings.results_dir)
+    say(f"Cancelled job(s) {', '.join(jobs)}; make retrain continues." if jobs else "SLURM has no task of this run.")

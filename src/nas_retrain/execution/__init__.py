@@ -1,0 +1,1 @@
+"""Running trainings, here or on SLURM."""

@@ -1,0 +1,192 @@
+"""What a plan will cost: images to train on, at the speed measured on this machine.
+
+Seconds per image are taken to be linear in a network's multiply-accumulates. The line is fitted to stored trainings of
+the same settings if there are any, else to a few steps on made-up images before anything starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas_retrain.benches import registry as spaces
+from nas_retrain.plan.plan import Training
+from nas_retrain.settings import BenchSettings, DatasetSettings, NetworkSettings, Settings
+from nas_retrain.trainings.store import StoredRuns
+
+if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure only
+    import torch
+
+    from nas_retrain.data.batches import DeviceData
+
+EVALUATION_SHARE = 1 / 3
+"""A forward pass over a training step: forward, and backward with respect to inputs and to weights."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a list of trainings comes to. `seconds` has one training's time for each of them, in their order, 0 for one
+    of a disconnected cell; speeds are images per second of one worker."""
+
+    trainings: int
+    epochs: int
+    images: int
+    seconds: tuple[float, ...]
+    slowest: float
+    fastest: float
+    measured_on: str
+
+    def hours(self, workers: int) -> float:
+        """Wall-clock hours with that many trainings at once, if they do not slow one another."""
+        return sum(self.seconds) / workers / 3600
+
+
+def estimate(
+    trainings: Sequence[Training],
+    stored: StoredRuns,
+    settings: Settings,
+    device: torch.device | str | None,
+) -> Cost | None:
+    """The cost of trainings at the speed of the stored records of the same settings, else as measured on `device`.
+
+    Measuring takes seconds. None if there is no such record and no device to measure on.
+    """
+    connected = np.array([training.learning_rate is not None for training in trainings], dtype=bool)
+    images_each = settings.dataset.images_per_epoch
+    work = _flops_of([training.cell for training in trainings], settings)
+    epochs = np.array([training.epochs for training in trainings])
+    if not connected.any():
+        return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
+    points = _known_points(trainings, stored, settings)
+    measured_on = f"{len(points):,} finished trainings"
+    if len(np.unique(points[:, 0])) < 3:
+        if device is None:
+            return None
+        import torch
+
+        from nas_retrain.execution.train import device_name
+
+        device = torch.device(device)
+        points = _measured_points(trainings, work, settings, device)
+        measured_on = f"a few steps on this machine ({device_name(device)})"
+    if np.ptp(points[:, 0]) > 0:
+        slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
+    else:  # all networks are of one size, the base network's
+        slope, offset = 0.0, points[:, 1].mean()
+    per_image = np.maximum(offset + slope * work, points[:, 1].min())
+    images = epochs * images_each + EVALUATION_SHARE * settings.dataset.test_images
+    return Cost(
+        trainings=int(connected.sum()),
+        epochs=int(epochs[connected].sum()),
+        images=int(epochs[connected].sum()) * images_each,
+        seconds=tuple(np.where(connected, per_image * images, 0.0).tolist()),
+        slowest=float(1 / per_image[connected].max()),
+        fastest=float(1 / per_image[connected].min()),
+        measured_on=measured_on,
+    )
+
+
+def _flops(cell: int, settings: Settings) -> int:
+    return _cached_flops(cell, settings.bench, settings.network, settings.dataset)
+
+
+@cache
+def _cached_flops(cell: int, bench: BenchSettings, network: NetworkSettings, dataset: DatasetSettings) -> int:
+    space = spaces.of(bench)
+    return space.flops(space.graph_at(cell), network, dataset)
+
+
+def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
+    """Multiply-accumulates of each cell."""
+    different, places = np.unique(np.asarray(cells, dtype=np.int64), return_inverse=True)
+    return np.array([_flops(int(cell), settings) for cell in different], dtype=float)[places]
+
+
+def _known_points(trainings: Sequence[Training], stored: StoredRuns, settings: Settings) -> NDArray[np.float64]:
+    """Multiply-accumulates and seconds per image of stored trainings with the same settings, a row each."""
+    hashes = {training.config_hash for training in trainings}
+    speeds, cells = stored.column("images_per_second"), stored.column("cell")
+    same = np.isin(stored.column("config_hash"), list(hashes)) & (cells < spaces.of(settings.bench).size)
+    known = same & (speeds > 0)
+    return np.column_stack([_flops_of(cells[known], settings), 1 / speeds[known]])
+
+
+def _measured_points(
+    trainings: Sequence[Training],
+    work: NDArray[np.float64],
+    settings: Settings,
+    device: torch.device,
+) -> NDArray[np.float64]:
+    """The same, measured here with the smallest, the middle and the largest network, and the base network."""
+    import torch
+
+    ordered = [place for place in np.argsort(work) if trainings[place].learning_rate is not None]
+    cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
+    # On the CPU few images will do, since its speed hardly depends on the batch.
+    number = min(settings.training.batch_size, 32) if device.type == "cpu" else settings.training.batch_size
+    data = made_up_images(settings, device, number)
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as a worker trains
+    try:
+        return np.array(
+            [
+                (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
+                for cell in [*cells, spaces.of(settings.bench).base_cell]
+            ]
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def made_up_images(settings: Settings, device: torch.device, number: int) -> DeviceData:
+    """Random images of the data set's shape, to measure with."""
+    from nas_retrain.data.batches import to_device
+
+    dataset = settings.dataset
+    random = np.random.default_rng(0)
+    shape = (number, dataset.image_size, dataset.image_size, dataset.image_channels)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    labels = random.integers(0, dataset.classes, number)
+    return to_device(dataset, (images, labels), (images, labels), device)
+
+
+def seconds_per_image(
+    cell: int, settings: Settings, data: DeviceData, budget: float = 0.5, most_steps: int = 50
+) -> float:
+    """Seconds that a training step takes for one image of one training, over steps of about `budget` seconds after a
+    first one, with as many trainings together as the settings have."""
+    import torch
+    from torch.nn import functional
+
+    from nas_retrain.benches import build as networks
+    from nas_retrain.data.batches import training_batches
+
+    members = settings.launcher.together
+    one = networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=0)
+    network = networks.join([one] * members).to(data.device)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    number = len(data.train_labels)
+
+    def step() -> None:
+        for images, labels in training_batches(data, number, generator):
+            optimiser.zero_grad(set_to_none=True)
+            logits = network(images.repeat(1, members, 1, 1).contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(logits.view(len(labels) * members, -1), labels.repeat_interleave(members))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        loss.item()
+
+    step()  # kernels are chosen and memory is allocated in the first one
+    steps, begun = 0, time.perf_counter()
+    while steps == 0 or (time.perf_counter() - begun < budget and steps < most_steps):
+        step()
+        steps += 1
+    return (time.perf_counter() - begun) / steps / number / members

@@ -1,0 +1,430 @@
+"""Run trainings on this machine: worker processes that each train one network at a time.
+
+The parent hands out one training at a time over a pipe to each worker and writes the records that come back; workers
+share no queue and no lock, so any process may be killed at any moment. A worker that dies is replaced and its training
+taken up again from its last checkpoint. Workers end by themselves when the parent is gone. Asked by a signal to stop,
+every worker saves its training where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from tqdm import tqdm
+
+from nas_retrain.errors import NasRetrainError, cannot_write
+from nas_retrain.execution import devices
+from nas_retrain.execution.devices import Device
+from nas_retrain.plan import plan
+from nas_retrain.plan.plan import Training
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns
+
+if TYPE_CHECKING:  # torch takes seconds to import, and those who only ask for the state of a run need not have it
+    import torch
+
+    from nas_retrain.data import batches
+
+Group = tuple[Training, ...]
+"""What a worker does at once; see `plan.groups`."""
+
+ATTEMPTS = 2
+"""How often a group is begun in one run if the process that runs it is killed each time."""
+
+STARTS = 3
+"""How often in a row a worker's place is filled if its processes end before they can train anything."""
+
+SAVE_SECONDS = 120.0
+"""How long a run that ends by an error waits for its workers to save what they are at."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C, and what SLURM sends before it takes a node away."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker reports. "ready" and "failed" leave it waiting for work, "stopped" ends it; "fatal" means no
+    training can succeed."""
+
+    kind: Literal["ready", "recorded", "failed", "stopped", "fatal"]
+    message: str = ""
+    records: tuple[RunRecord, ...] = ()
+
+
+@dataclass
+class Tally:
+    """How a run went: the number of records written, of them diverged, the trainings that raised an error, and the
+    signals that asked it to stop early."""
+
+    recorded: int = 0
+    diverged: int = 0
+    failed: list[Training] = field(default_factory=list)
+    stopped_by: set[int] = field(default_factory=set)
+
+
+def worker_count(settings: Settings, device: torch.device | Device) -> int:
+    """How many trainings run at once: as configured, or one per GPU, or on the CPU one per core that is ours."""
+    if settings.launcher.workers != "auto":
+        return settings.launcher.workers
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    if device.type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A cluster that does not bind tasks to cores shows every task the whole node. Outside of a job the variable is
+    # somebody's default for srun.
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "") if "SLURM_JOB_ID" in os.environ else ""
+    return min(cores, int(granted)) if re.fullmatch("0*[1-9][0-9]*", granted) else cores
+
+
+class _Worker:
+    """The parent's end of one worker process, the number-th of this run."""
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        self.number = number
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, settings, number), daemon=True)
+        with _blocked(STOP_SIGNALS):  # the new process inherits this, and unblocks once it can handle them
+            self.process.start()
+        theirs.close()
+        self.group: Group | None = None
+
+    def give(self, group: Group | None) -> None:
+        """Hand over work, or None to let the worker end. If it died meanwhile, receiving from it will tell."""
+        self.group = group
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(group)
+
+    def receive(self) -> Outcome | None:
+        """Its report; None if it died."""
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, OSError):  # the latter if it died in the middle of a report
+            return None
+        return outcome
+
+    def stop(self) -> None:
+        """Ask it to save its training and end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, signal.SIGUSR2)
+
+
+@contextmanager
+def _blocked(signals: Sequence[int]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handling(signals: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals by `handler`, save those that this process was told to ignore."""
+    before = {number: signal.getsignal(number) for number in signals}
+    heeded = {number: known for number, known in before.items() if known is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, known in heeded.items():
+            signal.signal(number, known)
+
+
+def run_here(
+    work: Sequence[Sequence[Training]], wanted: Collection[RunKey], settings: Settings, title: str, name: str = "local"
+) -> Tally:
+    """Do every group with worker processes of this machine, showing progress; the records of the wanted trainings go to
+    runs/<name>-0.jsonl (see `plan.groups_to_train` for what else is in a group).
+
+    A training that raises is logged below logs/ and the others go on. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
+    what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
+    data, a full disk, a folder that was moved, no worker that can start), after the workers have saved what they were
+    at, and KeyboardInterrupt at a second Ctrl-C.
+    """
+    groups = [tuple(group) for group in work]
+    count = min(worker_count(settings, devices.found(settings.launcher.device)), len(groups))
+    bar = tqdm(
+        total=sum(map(len, groups)),
+        desc=title,
+        unit="training",
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
+    )
+    with RunWriter(settings.results_dir / "runs", name) as writer, bar:
+        _make_checkpoint_folder(settings)
+        run = _Run(groups, wanted, settings, name, writer, bar)
+        with _handling(STOP_SIGNALS, run.stop):
+            run.finish(count)
+    return run.tally
+
+
+class _Run:
+    """The parent's side of a run: what waits, who is at what, and how it went."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        wanted: Collection[RunKey],
+        settings: Settings,
+        name: str,
+        writer: RunWriter,
+        bar: tqdm[NoReturn],
+    ) -> None:
+        self.settings, self.name, self.writer, self.bar = settings, name, writer, bar
+        self.tally = Tally()
+        self.waiting = deque(groups)
+        self.wanted = wanted
+        self.begun: Counter[Group] = Counter()
+        self.failed_starts: Counter[int] = Counter()
+        self.workers: dict[Any, _Worker] = {}
+
+    def finish(self, count: int) -> None:
+        """Work with that many workers until nothing waits and nobody works."""
+        try:
+            for number in range(count):
+                self._start(number)
+            while self.workers:
+                for connection in wait(list(self.workers)):
+                    worker = self.workers[connection]
+                    outcome = worker.receive()
+                    if outcome is None or outcome.kind == "stopped":
+                        self._lost(worker, asked=outcome is not None)
+                    else:
+                        self._reported(worker, outcome)
+        except Exception:
+            self._let_save()
+            raise
+        finally:
+            for worker in self.workers.values():
+                worker.process.kill()
+
+    def _let_save(self) -> None:
+        """Before the run ends by an error: let the workers save what they are at, and keep what they finish."""
+        self.waiting.clear()
+        for worker in self.workers.values():
+            if worker.group is None:
+                worker.process.kill()  # it has nothing to save
+            else:
+                worker.stop()
+        end = time.monotonic() + SAVE_SECONDS
+        while self.workers and (left := end - time.monotonic()) > 0:
+            for connection in wait(list(self.workers), left):
+                worker = self.workers.pop(connection)
+                outcome, group = worker.receive(), worker.group
+                if outcome is not None and outcome.kind == "recorded" and group is not None:
+                    with suppress(NasRetrainError):  # the error that ends the run is told
+                        self._record(group, outcome.records)
+                worker.give(None)
+                worker.process.join(left)
+
+    def stop(self, number: int, _frame: object) -> None:
+        """As a signal's handler: give out nothing more and let every worker save its training."""
+        if number == signal.SIGINT and self.tally.stopped_by:
+            raise KeyboardInterrupt
+        self.tally.stopped_by.add(number)
+        self.waiting.clear()
+        for worker in self.workers.values():
+            worker.stop()
+
+    def _start(self, number: int) -> None:
+        try:
+            worker = _Worker(self.settings, number)
+        except OSError as error:  # no memory or no process left to have
+            self._could_not_start(number, str(error))
+            return
+        self.workers[worker.connection] = worker
+
+    def _could_not_start(self, number: int, reason: str) -> None:
+        """A worker ended before it could train: fill its place again, or go on without it while there are others."""
+        self.failed_starts[number] += 1
+        if not self.waiting:
+            return
+        if self.failed_starts[number] < STARTS:
+            self._start(number)
+        elif self.workers:
+            self.bar.write(
+                f"note: worker {number} ended {STARTS} times before it could train anything ({reason}); the run goes "
+                f"on with {len(self.workers)} other(s).",
+                file=sys.stderr,
+            )
+        else:
+            raise NasRetrainError(
+                f"No worker process is left: the last ended {STARTS} times before it could train anything ({reason}). "
+                "What is finished is stored. Look for the cause above this line or in the system's log (was memory "
+                "short?), and run the same command again, with fewer launcher.workers if need be."
+            )
+
+    def _lost(self, worker: _Worker, *, asked: bool) -> None:
+        """A worker is gone; asked to stop, by us or by somebody else, or killed."""
+        del self.workers[worker.connection]
+        worker.process.join()
+        if self.tally.stopped_by:
+            return
+        code, group = worker.process.exitcode, worker.group
+        if group is None:
+            self._could_not_start(worker.number, f"exit code {code}")
+            return
+        if asked or self.begun[group] < ATTEMPTS:
+            self.waiting.appendleft(group)
+        else:
+            self._failed(group, f"the worker process died {ATTEMPTS} times (last exit code {code})")
+        if self.waiting:
+            self._start(worker.number)
+
+    def _reported(self, worker: _Worker, outcome: Outcome) -> None:
+        """A worker is ready, or done with its training: keep what it has and give it more."""
+        group, worker.group = worker.group, None
+        if outcome.kind == "fatal":
+            raise NasRetrainError(outcome.message)
+        if group is None:
+            self.failed_starts[worker.number] = 0
+        elif outcome.kind == "recorded":
+            self._record(group, outcome.records)
+        else:
+            self._failed(group, outcome.message)
+        if self.waiting:
+            following = self.waiting.popleft()
+            self.begun[following] += 1
+            worker.give(following)
+        else:
+            del self.workers[worker.connection]
+            worker.give(None)
+            worker.process.join()
+
+    def _record(self, group: Group, made: Sequence[RunRecord]) -> None:
+        records = [record for record in made if record.key in self.wanted]
+        self.writer.append(*records)
+        with suppress(OSError):  # the next run removes it
+            checkpoint_path(group, self.settings).unlink(missing_ok=True)
+        self.tally.recorded += len(records)
+        self.tally.diverged += sum(record.status == "diverged" for record in records)
+        self._show(group)
+
+    def _failed(self, group: Group, message: str) -> None:
+        self.tally.failed += group
+        path = self.settings.results_dir / "logs" / f"failures-{self.name}.jsonl"
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = [json.dumps({"key": training.key, "when": when, "error": message}) + "\n" for training in group]
+        self.writer.check()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self._show(group)
+
+    def _show(self, group: Group) -> None:
+        self.bar.set_postfix(diverged=self.tally.diverged, failed=len(self.tally.failed), refresh=False)
+        with suppress(OSError):  # a log on a full disk does not end the run
+            self.bar.update(len(group))
+
+
+def _make_checkpoint_folder(settings: Settings) -> None:
+    folder = settings.results_dir / "checkpoints"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+_CHECKPOINT_NAME = re.compile(r"(.+?)(-with-[0-9a-f]{12})?\.pt", re.DOTALL)
+
+
+def checkpoint_path(group: Sequence[Training], settings: Settings) -> Path:
+    """Where a group that is under way keeps its state."""
+    name = plan.group_name(group)
+    others = f"-with-{name}" if name else ""
+    return settings.results_dir / "checkpoints" / f"{group[0].label}{others}.pt"
+
+
+def forget_recorded(groups: Iterable[Sequence[Training]], stored: StoredRuns, settings: Settings) -> None:
+    """Remove the checkpoints of trainings whose records are stored: a process that was killed between the two left
+    them. groups: those still to train, whose checkpoints stay."""
+    kept = {checkpoint_path(group, settings) for group in groups}
+    columns = [stored.column(name) for name in ("recipe", "network_class", "seed", "config_hash")]
+    recorded = {"-".join(map(str, row)) for row in zip(*columns, strict=True)}
+    for path in (settings.results_dir / "checkpoints").glob("*.pt"):
+        named = _CHECKPOINT_NAME.fullmatch(path.name)
+        if named and named[1] in recorded and path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _work(connection: Connection, settings: Settings, number: int) -> None:
+    """A worker process: train what comes over the connection until None, a signal to stop, or the parent's end."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(stop_signal, lambda *_: stopping.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from nas_retrain.data import batches
+    from nas_retrain.execution.train import choose_device, prepare_process
+
+    try:
+        device = choose_device(settings.launcher.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", number % torch.cuda.device_count())
+        prepare_process(device)
+
+        @cache
+        def data(*, validated: bool) -> batches.DeviceData:
+            kept_back = settings.own_rate.validation_images if validated and settings.own_rate else 0
+            return batches.load(settings.dataset, settings.data_dir, device, kept_back)
+
+        data(validated=False)
+        connection.send(Outcome("ready"))
+        while (group := connection.recv()) is not None:
+            connection.send(_train_group(group, settings, data(validated=group[0].validated), stopping.is_set))
+            if stopping.is_set():
+                return
+    except NasRetrainError as error:
+        connection.send(Outcome("fatal", str(error)))
+    except (EOFError, ConnectionError):  # the parent is gone
+        return
+
+
+def _train_group(group: Group, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
+    from nas_retrain.execution.train import Stopped, train
+
+    try:
+        records = train(group, settings, data, checkpoint_path(group, settings), stop)
+    except Stopped:
+        return Outcome("stopped")
+    except NasRetrainError:
+        raise
+    except Exception:  # noqa: BLE001 - one bad training must not end the others
+        return Outcome("failed", traceback.format_exc())
+    return Outcome("recorded", records=tuple(records))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""The rules applied to a network of one's own."""

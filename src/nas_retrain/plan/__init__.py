@@ -1,0 +1,1 @@
+"""Which trainings are to be run, with which learning rates."""

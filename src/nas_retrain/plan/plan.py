@@ -1,0 +1,499 @@
+"""From settings to trainings: cells x recipes x seeds, one training per network class, less what is stored. Before them
+the searches for learning rates, after them the trainings that tell what results depend on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from nas_retrain.benches import registry as spaces
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.rate_search import GridSearch, finished_search
+from nas_retrain.plan.seeds import expected_tau
+from nas_retrain.settings import BASE_RATE, SEARCH, GridSettings, Settings, digest
+from nas_retrain.theory.scaling import Initialisation, learning_rate_factor
+from nas_retrain.trainings.store import RunKey, StoredRuns
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training to do, with every choice of the recipe resolved to a number.
+
+    cell: the official index of the network class's representative. learning_rate is None where no path leads from
+    input to output: nothing is trained then. searched: whether that rate is one of a grid's. validated: whether
+    accuracy and loss are measured on validation images instead of the test set (see `OwnRateSettings`). variant: how it
+    differs from the recipe, if it does.
+    """
+
+    bench: str
+    dataset: str
+    recipe: str
+    cell: int
+    arch: str
+    network_class: int
+    seed: int
+    epochs: int
+    learning_rate: float | None
+    initialisation: Initialisation
+    config_hash: str
+    searched: bool = False
+    validated: bool = False
+    variant: str = ""
+
+    @property
+    def key(self) -> RunKey:
+        """What its record will be found by."""
+        return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
+
+    @property
+    def slot(self) -> str:
+        """Names the training among those of one results folder, whatever base rate a search will find."""
+        which = f"/{self.learning_rate}" if self.searched else f"/{self.variant}" if self.variant else ""
+        return f"{self.recipe}/{self.network_class}/{self.seed}{which}"
+
+    @property
+    def label(self) -> str:
+        """A short name for messages and file names, unique among the trainings of one results folder."""
+        return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
+
+
+_NUMBER = re.compile("[0-9]{1,18}")
+
+
+def chosen_cells(settings: Settings) -> tuple[int, ...]:
+    """The official indices that `cells` asks for, without repeats; `sample:n` gives class representatives.
+
+    A sample is drawn among connected classes, since the disconnected one has nothing to train. Raises
+    NasRetrainError for a form or index that does not exist.
+    """
+    wanted, space = settings.cells, spaces.of(settings.bench)
+    if isinstance(wanted, tuple):
+        if not wanted:
+            raise NasRetrainError("cells=[] chooses no cell.")
+        for index in wanted:
+            space.arch_at(index)
+        return tuple(dict.fromkeys(wanted))
+    if wanted == "all":
+        return tuple(range(space.size))
+    first, colon, last = wanted.partition(":")
+    if first == "sample" and _NUMBER.fullmatch(last):
+        return space.sample(int(last), settings.sample_seed)
+    if colon and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(last):
+        if not 0 <= int(first) < int(last) <= space.size:
+            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {space.size}.")
+        return tuple(range(int(first), int(last)))
+    raise NasRetrainError(f"cells={wanted!r} is none of: all, a list [0,5,6111], a range '0:100', sample:60.")
+
+
+def needs_base_rate(settings: Settings) -> bool:
+    """Whether some recipe follows the learning-rate rule while no base rate is recorded for the data set."""
+    return settings.dataset.base_rate is None and any(
+        recipe.learning_rate == "rule" for recipe in settings.recipes.values()
+    )
+
+
+Rates = Mapping[tuple[str, int], float]
+"""The rates that searches found, by the name under which a search is recorded and the cell that it trained."""
+
+
+def recipe_trainings(
+    settings: Settings, base_rate: float | None, found: Rates | None = None, only: Collection[int] | None = None
+) -> list[Training]:
+    """Every training that the settings ask for, cell by cell, without searches and sensitivity.
+
+    base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
+    one. only: leave out other network classes. Members of one network class share one training, named after the
+    class's lowest index. Under conventions by which members of a class are initialised differently, it is split (see
+    `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
+    since predictions start from its best rate.
+    """
+    trainings: list[Training] = []
+    space = spaces.of(settings.bench)
+    cells = list(chosen_cells(settings))
+    if any(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+        cells.append(space.base_cell)
+    own = set(_own_classes(settings))
+    of_class = _class_trainings(settings, base_rate, found)
+    done: set[tuple[str, int]] = set()
+    for cell in cells:
+        for name, recipe in settings.recipes.items():
+            network_class = space.training_class(cell, recipe.drawn_as)
+            if (name, network_class) in done or (only is not None and network_class not in only):
+                continue
+            done.add((name, network_class))
+            if recipe.learning_rate == "grid":
+                trainings += _grid(
+                    settings, name, network_class, settings.base_rate, settings.base_rate.epochs, recipe.drawn_as
+                )
+            elif recipe.learning_rate != "own" or network_class in own:
+                trainings += of_class(name, network_class)
+    return trainings
+
+
+def sensitivity_trainings(
+    settings: Settings, base_rate: float | None, found: Rates | None = None, only: Collection[int] | None = None
+) -> list[Training]:
+    """The trainings of `sensitivity`, none without it: its recipes on the first of the classes, with each other number
+    of epochs, and with multiples of the base rate where they follow the rule."""
+    wanted = settings.sensitivity
+    if wanted is None:
+        return []
+    trainings: list[Training] = []
+    of_class = _class_trainings(settings, base_rate, found)
+    for network_class in _first_classes(settings, wanted.classes):
+        if only is not None and network_class not in only:
+            continue
+        for epochs in wanted.epochs:
+            for name in wanted.recipes:
+                trainings += of_class(name, network_class, epochs=epochs)
+        for factor in wanted.base_rate_factors:
+            for name in wanted.recipes:
+                if settings.recipes[name].learning_rate == "rule":
+                    trainings += of_class(name, network_class, factor=factor)
+    return trainings
+
+
+def _first_classes(settings: Settings, number: int) -> list[int]:
+    """That many connected network classes, in the order of `cells`; all if there are fewer."""
+    space = spaces.of(settings.bench)
+    classes = dict.fromkeys(space.training_class(cell, "stock") for cell in chosen_cells(settings))
+    return list(itertools.islice((cell for cell in classes if space.graph_at(cell).connected), number))
+
+
+def _own_classes(settings: Settings) -> list[int]:
+    return _first_classes(settings, settings.own_rate.classes) if settings.own_rate else []
+
+
+def has_constants(settings: Settings, cell: int) -> bool:
+    """Whether a network has parts that depend on no input (see `CellGraph.constants`)."""
+    return bool(spaces.of(settings.bench).graph_at(cell).constants)
+
+
+def identity(
+    settings: Settings,
+    name: str,
+    *,
+    base_rate: float | None,
+    learning_rate: float | None,
+    constants: bool,
+    epochs: int | None = None,
+) -> dict[str, Any]:
+    """Everything that decides what a recipe's training comes to, save the cell and the seed: its hash is config_hash.
+
+    base_rate: of the rule, if the recipe follows it. learning_rate: what a search found, if the recipe searches.
+    epochs: in place of training.epochs. constants: see `has_constants`. Version 0.1.0 trained networks without these
+    parts, so an entry tells its records of such cells from those of the whole network; all others keep their hash.
+    """
+    recipe, found = settings.recipes[name], settings.identity(name)
+    if base_rate is not None and recipe.learning_rate == "rule":
+        found |= {"base_rate": base_rate}
+    elif not isinstance(recipe.learning_rate, float):
+        found |= {"rate": learning_rate}
+    if epochs is not None:
+        found["training"] |= {"epochs": epochs}
+    return found | _CONSTANTS if constants else found
+
+
+_CONSTANTS = {"constants": True}
+
+
+class _OfClass(Protocol):
+    """A recipe's trainings of one network class, with other epochs and a multiple of its rate where they are given."""
+
+    def __call__(
+        self, name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0
+    ) -> list[Training]: ...
+
+
+def _class_trainings(settings: Settings, base_rate: float | None, found: Rates | None) -> _OfClass:
+    """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
+    thousand trainings, most share their hash with all of their recipe."""
+    space = spaces.of(settings.bench)
+    fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
+
+    @cache
+    def factor_of(network_class: int, kernel_factor: bool) -> float:
+        return learning_rate_factor(
+            space.graph_at(network_class),
+            space.base,
+            depth_offset=settings.bench.depth_offset,
+            kernel_factor=kernel_factor,
+            base_kernel_size=settings.bench.base_kernel_size,
+        )
+
+    def learning_rate(name: str, network_class: int) -> float:
+        recipe = settings.recipes[name]
+        if isinstance(recipe.learning_rate, float):
+            return recipe.learning_rate
+        if recipe.learning_rate == "rule":
+            assert base_rate is not None
+            return base_rate * factor_of(network_class, recipe.kernel_factor)
+        if found is None:
+            raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
+        return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
+
+    @cache
+    def config_hash(
+        name: str, base_rate: float | None, learning_rate: float | None, constants: bool, epochs: int | None
+    ) -> str:
+        return digest(
+            identity(
+                settings, name, base_rate=base_rate, learning_rate=learning_rate, constants=constants, epochs=epochs
+            )
+        )
+
+    def of_class(name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0) -> list[Training]:
+        recipe = settings.recipes[name]
+        if recipe.learning_rate == "rule" and base_rate is None:
+            raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
+        rate = factor * learning_rate(name, network_class) if space.graph_at(network_class).connected else None
+        made_with = config_hash(
+            name,
+            factor * base_rate if recipe.learning_rate == "rule" and base_rate is not None else None,
+            rate if recipe.learning_rate in ("tuned", "own") else None,
+            has_constants(settings, network_class),
+            epochs,
+        )
+        arch = space.arch_at(network_class)
+        return [
+            Training(
+                bench=settings.bench.name,
+                dataset=settings.dataset.name,
+                recipe=name,
+                cell=network_class,
+                arch=arch,
+                network_class=network_class,
+                seed=seed,
+                epochs=epochs or settings.training.epochs,
+                learning_rate=rate,
+                initialisation=recipe.drawn_as,
+                config_hash=made_with,
+                variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
+            )
+            for seed in (fresh_seeds if recipe.learning_rate == "own" else settings.seeds)
+        ]
+
+    return of_class
+
+
+def search_trainings(settings: Settings, only: Collection[int] | None = None) -> list[Training]:
+    """The trainings of all searches that recipes need: on the base network (paper section 4) at each rate of the grid
+    with each seed, once for the rule and once for each recipe with one tuned rate; and of each network whose own rate
+    is wanted."""
+    base, own = settings.base_rate, settings.own_rate
+    base_cell = spaces.of(settings.bench).base_cell
+    trainings = []
+    if needs_base_rate(settings):
+        trainings += _grid(settings, BASE_RATE, base_cell, base, base.epochs, base.in_degree)
+    for name, recipe in settings.recipes.items():
+        if recipe.learning_rate == "tuned":
+            trainings += _grid(settings, name + SEARCH, base_cell, base, base.epochs, recipe.drawn_as)
+        if recipe.learning_rate == "own" and own is not None:
+            for cell in _own_classes(settings):
+                if only is None or cell in only:
+                    epochs = settings.training.epochs
+                    trainings += _grid(
+                        settings, name + SEARCH, cell, own, epochs, recipe.drawn_as, own.validation_images
+                    )
+    return trainings
+
+
+def _grid(
+    settings: Settings,
+    name: str,
+    cell: int,
+    grid: GridSettings,
+    epochs: int,
+    initialisation: Initialisation,
+    validation_images: int = 0,
+) -> list[Training]:
+    """One network at each rate of a grid with each seed; none for a disconnected cell."""
+    space = spaces.of(settings.bench)
+    if not space.graph_at(cell).connected:
+        return []
+    shared = settings.identity(next(iter(settings.recipes)))
+    shared["training"] |= {"epochs": epochs}
+    if validation_images:
+        shared["validation_images"] = validation_images
+    if has_constants(settings, cell):
+        shared |= _CONSTANTS
+    how = {"in_degree" if name == BASE_RATE else "initialisation": initialisation}
+    return [
+        Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            recipe=name,
+            cell=cell,
+            arch=space.arch_at(cell),
+            network_class=cell,
+            seed=seed,
+            epochs=epochs,
+            learning_rate=rate,
+            initialisation=initialisation,
+            config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
+            searched=True,
+            validated=validation_images > 0,
+        )
+        for rate in grid.grid
+        for seed in grid.seeds
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the settings ask for and what of it is missing.
+
+    search: the trainings of all searches. found: what those came to that are finished, by the name under which they
+    are recorded and their cell. Trainings that wait for others are planned with a rate of 1, for counting only.
+    groups: what to train together so that nothing is missing any more (see `groups_to_train`).
+    """
+
+    search: list[Training]
+    found: dict[tuple[str, int], GridSearch]
+    base_rate: float | None
+    recipes: list[Training]
+    sensitivity: list[Training]
+    missing: list[Training]
+    groups: list[list[Training]]
+
+    @property
+    def everything(self) -> list[Training]:
+        """All trainings, in the order in which they are done."""
+        return self.search + self.recipes + self.sensitivity
+
+    @property
+    def searching(self) -> bool:
+        """Whether learning rates must be searched first."""
+        searches = {training.key for training in self.search}
+        return any(training.key in searches for training in self.missing)
+
+    @property
+    def done_slots(self) -> set[str]:
+        """The slots of the trainings that are stored."""
+        return {training.slot for training in self.everything} - {training.slot for training in self.missing}
+
+
+def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | None = None) -> Plan:
+    """Work out every training and which of them the store lacks; only: of these network classes and the base network
+    alone."""
+    # How many seeds are enough depends on all networks: a part of them is then cut out at the end.
+    planned = only if settings.enough_tau is None else None
+    search = search_trainings(settings, planned)
+    of_cell: dict[tuple[str, int], list[Training]] = {}
+    for training in search:
+        of_cell.setdefault((training.recipe, training.cell), []).append(training)
+    outcomes = {which: finished_search(trainings, stored) for which, trainings in of_cell.items()}
+    found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
+    rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
+    base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
+    recipes = recipe_trainings(settings, base, rates, planned)
+    if settings.enough_tau is not None:
+        recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
+        if only is not None:
+            recipes = [training for training in recipes if training.network_class in only]
+            search = search_trainings(settings, only)
+    sensitivity = sensitivity_trainings(settings, base, rates, only)
+    everything = search + recipes + sensitivity
+    return Plan(
+        search,
+        found,
+        base,
+        recipes,
+        sensitivity,
+        remaining(everything, stored),
+        groups_to_train(everything, stored, settings.launcher.together),
+    )
+
+
+def _deciding_seeds(trainings: Sequence[Training], stored: StoredRuns, enough_tau: float) -> list[Training]:
+    """The trainings without the seeds that their recipe does not need, or not yet: those after the first two are
+    wanted one by one, as long as two trainings of everything would agree by less than `enough_tau`."""
+    accuracies = dict(zip(stored.rows, stored.column("test_accuracy").tolist(), strict=True))
+    wanted: set[tuple[str, int]] = set()
+    for recipe in dict.fromkeys(training.recipe for training in trainings):
+        ours = [training for training in trainings if training.recipe == recipe]
+        seeds = list(dict.fromkeys(training.seed for training in ours))
+        for number in range(min(2, len(seeds)), len(seeds) + 1):
+            known = [
+                [accuracies.get(training.key, math.nan) for training in ours if training.seed == seed]
+                for seed in seeds[:number]
+            ]
+            table = np.array(known).T
+            unfinished = bool(np.isnan(table).any())
+            if unfinished or number == len(seeds) or (len(table) > 1 and expected_tau(table) >= enough_tau):
+                wanted |= {(recipe, seed) for seed in seeds[:number]}
+                break
+    return [training for training in trainings if (training.recipe, training.seed) in wanted]
+
+
+def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]:
+    """Cut trainings, in their order, into groups of one network class and budget, of at most `together` members.
+
+    A disconnected cell's trainings have nothing to share and stay alone.
+    """
+    if together == 1:
+        return [[training] for training in trainings]
+    found: list[list[Training]] = []
+    for training in trainings:
+        last = found[-1][-1] if found else None
+        if (
+            last is not None
+            and len(found[-1]) < together
+            and training.learning_rate is not None
+            and (training.network_class, training.epochs) == (last.network_class, last.epochs)
+            and (training.searched, training.validated) == (last.searched, last.validated)
+        ):
+            found[-1].append(training)
+        else:
+            found.append([training])
+    return found
+
+
+def group_name(group: Sequence[Training]) -> str:
+    """What tells a group from others; nothing for a training that is alone."""
+    return "" if len(group) == 1 else digest({"labels": [training.label for training in group]})
+
+
+def groups_to_train(trainings: Sequence[Training], stored: StoredRuns, together: int) -> list[list[Training]]:
+    """The groups that give every training that is not stored.
+
+    What a training comes to depends, in its last bits, on the others of its group. So where a part of a group was
+    lost, the whole group is trained again; where it grew instead (by a recipe or a seed), only what is new.
+    """
+    names, rows = stored.column("group"), stored.rows
+    found: list[list[Training]] = []
+    for group in groups(trainings, together):
+        missing = [training for training in group if training.key not in rows]
+        if missing:
+            trained = {names[rows[training.key]] for training in group if training.key in rows}
+            found.append(group if trained == {group_name(group)} else missing)
+    return found
+
+
+def work_units(
+    groups: Sequence[Sequence[Training]], size: Callable[[Training], float], largest: float
+) -> list[list[Training]]:
+    """Put whole groups, in their order, into units of a total size of at most `largest`; a larger one is a unit."""
+    units: list[list[Training]] = []
+    room = 0.0
+    for group in groups:
+        total = sum(map(size, group))
+        if not units or total > room:
+            units.append([])
+            room = largest
+        units[-1] += group
+        room -= total
+    return units
+
+
+def remaining(trainings: Iterable[Training], stored: StoredRuns) -> list[Training]:
+    """The trainings of which no record is stored."""
+    rows = stored.rows
+    return [training for training in trainings if training.key not in rows]

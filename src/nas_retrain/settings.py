@@ -1,0 +1,492 @@
+"""The pipeline's settings: composed by Hydra from configs/, checked and frozen here.
+
+Every key has one default, in a YAML file; nothing here repeats it. A misspelt key, a missing one or a value of the
+wrong kind is one NasRetrainError that names the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.seeding import Seeding
+from nas_retrain.theory.scaling import Activation, InDegree, Initialisation
+
+Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _one_word(value: str) -> str:
+    if not re.fullmatch(r"[\w.,:@%/+=*&|()\[\]-]+", value):
+        raise ValueError("must be one word of letters, digits and .,:@%/+=*&|()[]-, for sbatch to take it as one")
+    return value
+
+
+SbatchValue = Annotated[str, AfterValidator(_one_word)]
+"""What may follow an option of sbatch: nothing in which a shell command or a second line could hide."""
+
+OWN_SBATCH_OPTIONS = frozenset(
+    {
+        *("array", "chdir", "dependency", "error", "input", "job-name", "nodes", "ntasks", "ntasks-per-core"),
+        *("ntasks-per-gpu", "ntasks-per-node", "ntasks-per-socket", "open-mode", "output", "parsable", "signal"),
+        *("test-only", "time", "uid", "wait", "wrap"),
+    }
+)
+"""Options that decide how many copies of a task run, where its log is and how it is found again; never a site's."""
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+OneOrMore = BeforeValidator(_listed)
+"""Where a list is wanted, one value means a list of it."""
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = [value for value, times in Counter(values).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(map(str, repeated))} is listed more than once")
+    return values
+
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what tables of records can hold
+Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+
+
+def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("is empty; a path was expected")
+    return os.path.expanduser(value)  # noqa: PTH111 - pathlib raises for a user that it does not know
+
+
+UserPath = Annotated[Path, BeforeValidator(_home_found)]
+"""A path as a user gives it, with ~ for the home folder."""
+
+BASE_RATE = "base_rate"
+"""The recipe name under which trainings of the base-rate search are recorded."""
+
+WORTH_ASKING = 0.7
+"""How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
+
+SEARCH = "_search"
+"""What follows a recipe's name where trainings of its own search are recorded."""
+
+
+def is_search(recipe: str) -> bool:
+    """Whether records under this name are a search's, which no ranking is made of."""
+    return recipe == BASE_RATE or recipe.endswith(SEARCH)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truths_are_no_numbers(cls, values: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+        """Refuse true and false where numbers belong, which would be taken for 1 and 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            given = value if isinstance(value, list | tuple) else [value]
+            if name in cls.model_fields and cls.model_fields[name].annotation is not bool and bool in map(type, given):
+                raise ValueError(f"{name} is true or false, where another value was expected")
+        return values
+
+
+class BenchSettings(_Section):
+    """The search space and its constants in the learning-rate rule (configs/bench)."""
+
+    name: Literal["201"]
+    depth_offset: Annotated[int, Field(ge=0)]
+    base_kernel_size: Rate
+
+
+class DagSettings(BenchSettings):
+    """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
+
+    name: Literal["mlp", "cnn"]  # type: ignore[assignment]
+    vertices: Annotated[int, Field(ge=2, le=12)]
+    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+    activation: Activation
+
+    @model_validator(mode="after")
+    def _kernels_fit(self) -> DagSettings:
+        if self.name == "mlp" and self.kernel_sizes != (1,):
+            raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd")
+        return self
+
+
+class DatasetSettings(_Section):
+    """A data set, its preparation, and its base learning rate if one is recorded (configs/dataset)."""
+
+    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist"]
+    classes: Positive
+    image_channels: Annotated[int, Field(ge=1, le=4)]
+    image_size: Positive
+    train_images: Positive
+    test_images: Positive
+    mean: Annotated[tuple[float, ...], OneOrMore]
+    std: Annotated[tuple[Rate, ...], OneOrMore]
+    flip: bool
+    padding: Annotated[int, Field(ge=0)]
+    train_subset: Positive | None
+    dry_train_subset: Positive | None
+    base_rate: Rate | None
+    verify: bool
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSettings:
+        if not len(self.mean) == len(self.std) == self.image_channels:
+            raise ValueError(f"mean and std need one value for each of the {self.image_channels} image channels")
+        if self.train_subset is not None and self.train_subset > self.train_images:
+            raise ValueError(f"train_subset {self.train_subset} is larger than the {self.train_images} training images")
+        return self
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images seen in one epoch."""
+        return self.train_subset or self.train_images
+
+
+class RecipeSettings(_Section):
+    """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
+
+    learning_rate: Rate | Literal["rule", "tuned", "own", "grid"]
+    initialisation: Literal["stock", "he", "mup", "in_degree"]
+    in_degree: InDegree
+    kernel_factor: bool
+
+    @property
+    def drawn_as(self) -> Initialisation:
+        """The initialisation, with the convention in place of "in_degree"."""
+        return self.in_degree if self.initialisation == "in_degree" else self.initialisation
+
+
+class NetworkSettings(_Section):
+    """The size of the network that a cell is stacked into."""
+
+    channels: Positive
+    cells_per_stage: Positive
+
+
+class TrainingSettings(_Section):
+    """What all recipes share: SGD with momentum and a cosine schedule to zero, stepped per epoch."""
+
+    epochs: Positive
+    batch_size: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: Annotated[float, Field(ge=0)]
+    precision: Literal["float32", "bfloat16"]
+
+
+class GridSettings(_Section):
+    """Learning rates to try, and the seeds to try each with."""
+
+    lowest: Rate
+    highest: Rate
+    points: Annotated[int, Field(gt=0, le=1000)]
+    seeds: Seeds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GridSettings:
+        if self.lowest > self.highest:
+            raise ValueError("lowest is above highest")
+        if len(set(self.grid)) < self.points:
+            raise ValueError(f"{self.points} points from {self.lowest:g} to {self.highest:g} are not all different")
+        return self
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The learning rates to try, evenly spaced in the logarithm, rising."""
+        steps = max(1, self.points - 1)
+        ratio = self.highest / self.lowest
+        return tuple(float(f"{self.lowest * ratio ** (step / steps):.4g}") for step in range(self.points))
+
+
+class BaseRateSettings(GridSettings):
+    """The search on the base network, and of recipes whose learning rate is searched for every network (grid_*)."""
+
+    epochs: Positive
+    in_degree: InDegree
+
+
+class OwnRateSettings(GridSettings):
+    """The search for each network's own best learning rate, on a validation part of the training set; `seeds` are the
+    search's, fresh_seeds those of the trainings that count."""
+
+    classes: Positive
+    fresh_seeds: Seeds
+    validation_images: Positive
+
+
+class SensitivitySettings(_Section):
+    """What is trained again with other budgets and other rates, to see which conclusions depend on them."""
+
+    classes: Positive
+    recipes: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+    epochs: Annotated[tuple[Positive, ...], OneOrMore, AfterValidator(_all_different)]
+    base_rate_factors: Annotated[tuple[Rate, ...], OneOrMore, AfterValidator(_all_different)]
+
+
+class LocalSettings(_Section):
+    """Training on this machine (configs/launcher/local.yaml)."""
+
+    name: Literal["local"]
+    device: Literal["auto", "cuda", "mps", "cpu"]
+    workers: Positive | Literal["auto"]
+    together: Positive
+    compile: bool
+    checkpoint_every: Positive
+    max_hours: Annotated[float, Field(ge=0)]
+
+
+class SlurmSettings(LocalSettings):
+    """Training in tasks of SLURM job arrays (configs/launcher/slurm.yaml); "auto" falls back on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)  # accounts may be numbers
+
+    name: Literal["slurm", "auto"]  # type: ignore[assignment]
+    trainings_per_task: Positive
+    hours_per_task: Annotated[float, Field(gt=0)] | None
+    parallelism: Positive
+    max_requeues: Annotated[int, Field(ge=0)]
+    partition: SbatchValue | None
+    account: SbatchValue | None
+    qos: SbatchValue | None
+    constraint: SbatchValue | None
+    gpus: Annotated[int, Field(ge=0)]
+    cpus: Positive | None
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None
+    time_hours: Annotated[float, Field(gt=0, le=1e5)]
+    signal_seconds: Positive
+    analysis_partition: SbatchValue | None
+    sbatch: dict[Annotated[str, Field(pattern="^[a-z][a-z-]*$")], SbatchValue | bool]
+
+    @property
+    def time_minutes(self) -> int:
+        """A task's time limit as SLURM takes it."""
+        return max(1, round(self.time_hours * 60))
+
+    @model_validator(mode="after")
+    def _time_to_train(self) -> SlurmSettings:
+        if self.time_minutes * 60 <= self.signal_seconds:
+            raise ValueError(
+                f"launcher.time_hours={self.time_hours:g} ({self.time_minutes} minute(s)) must be longer than launcher."
+                f"signal_seconds={self.signal_seconds}: a task would be told to stop as soon as it starts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sbatch_is_the_sites(self) -> SlurmSettings:
+        if named := sorted(OWN_SBATCH_OPTIONS & self.sbatch.keys()):
+            raise ValueError(
+                f"launcher.sbatch.{named[0]} cannot be set: every task is one process on one node, whose name, log, "
+                "time and order come from the other keys"
+            )
+        if {"clusters", "cluster"} & self.sbatch.keys():
+            raise ValueError(
+                "launcher.sbatch.clusters cannot be set, since jobs of another cluster would not be found in the "
+                "queue: work on a login node of that cluster, or let SLURM_CONF name its slurm.conf"
+            )
+        return self
+
+
+class AnalysisSettings(_Section):
+    """How rankings are compared."""
+
+    column: str | None
+    epochs: Positive
+    test_set: Literal["ori-test", "x-valid", "x-test"]
+    recipe: str
+    control: str
+    top_by: Literal["original", "retrained"]
+    bootstrap_draws: Positive
+    null_draws: Positive
+    largest_moves: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
+class AlgorithmsSettings(_Section):
+    """How search algorithms are replayed on tables of accuracies, and compared."""
+
+    searches: Annotated[int, Field(ge=2)]
+    queries: Positive
+    population: Positive
+    tournament: Positive
+    learning_rate: Rate
+    startup: Positive
+    candidates: Positive
+    good_share: Annotated[float, Field(gt=0, lt=1)]
+    flop_limits: Annotated[tuple[Rate, ...], OneOrMore, AfterValidator(_all_different)]
+    bootstrap_draws: Positive
+    null_draws: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Settings(_Section):
+    """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
+
+    bench: Annotated[BenchSettings | DagSettings, Field(discriminator="name")]
+    dataset: DatasetSettings
+    recipes: Annotated[dict[str, RecipeSettings], Field(min_length=1)]
+    network: NetworkSettings
+    training: TrainingSettings
+    base_rate: BaseRateSettings
+    own_rate: OwnRateSettings | None
+    sensitivity: SensitivitySettings | None
+    launcher: Annotated[LocalSettings | SlurmSettings, Field(discriminator="name")]
+    profile: Literal["full", "dry", "reference"]
+    results_dir: UserPath
+    data_dir: UserPath
+    cells: Annotated[
+        str | tuple[int, ...], BeforeValidator(lambda given: given if isinstance(given, str) else _listed(given))
+    ]
+    sample_seed: int
+    seeds: Seeds
+    seeding: Seeding
+    enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
+    original: UserPath | None
+    retrained: UserPath | None
+    analysis: AnalysisSettings
+    algorithms: AlgorithmsSettings
+
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> Settings:
+        searching = [recipe.learning_rate == "grid" for recipe in self.recipes.values()]
+        if any(searching) and not all(searching):
+            raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
+        if isinstance(self.bench, DagSettings) and not all(searching):
+            raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_fit(self) -> Settings:
+        own = self.own_rate
+        wanted = [name for name, recipe in self.recipes.items() if recipe.learning_rate == "own"]
+        if wanted and own is None:
+            raise ValueError(
+                f"recipe {wanted[0]} needs the grid that each network's own rate is searched on: set own_rate.lowest, "
+                "highest and all else that configs/profile/reference.yaml has there"
+            )
+        if own is not None and own.validation_images >= self.dataset.train_images:
+            raise ValueError(
+                f"own_rate.validation_images {own.validation_images} leaves nothing of the "
+                f"{self.dataset.train_images} training images"
+            )
+        # With the search's seeds luck would be rewarded; with those of other recipes at the same rate, it would be the
+        # same training, and its noise would pass for agreement.
+        if own is not None and set(own.fresh_seeds) & (set(own.seeds) | set(self.seeds)):
+            raise ValueError("own_rate.fresh_seeds must be none of own_rate.seeds and of seeds")
+        if named := [name for name in self.recipes if is_search(name)]:
+            raise ValueError(f"recipe {named[0]}: names that end in {SEARCH} are those of searches")
+        if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
+            raise ValueError(f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes")
+        if self.sensitivity and any(
+            self.recipes[name].learning_rate in ("own", "grid") for name in self.sensitivity.recipes
+        ):
+            raise ValueError("sensitivity.recipes: a recipe that searches each network's rate cannot be varied")
+        if self.sensitivity and (
+            self.training.epochs in self.sensitivity.epochs or 1 in self.sensitivity.base_rate_factors
+        ):
+            raise ValueError("sensitivity: leave out training.epochs and a factor of 1, which the recipes have already")
+        return self
+
+    def identity(self, recipe: str) -> dict[str, Any]:
+        """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
+        # Files with the published contents are the usual case, which is not mentioned.
+        verified = {"verify"} if self.dataset.verify else set()
+        return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
+            "bench": self.bench.model_dump(),
+            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"} | verified),
+            "network": self.network.model_dump(),
+            "training": self.training.model_dump(),
+            "recipe": self.recipes[recipe].model_dump(),
+        }
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """A short hash of settings, the same for the same values on any machine."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def to_settings(composed: DictConfig) -> Settings:
+    """Check a composed configuration; raises NasRetrainError naming every key at fault."""
+    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = "".join(f"\n  {_fault(dict(fault), values)}" for fault in error.errors())
+        raise NasRetrainError(f"Settings that cannot be used:{faults}\nSee configs/ for each key's meaning.") from None
+
+
+def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a composed file holds
+    # Pydantic's place also has which of several types the value was checked as, which is no part of the key.
+    parts = []
+    for part in fault["loc"]:
+        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int)):
+            values = values[part]
+            parts.append(str(part))
+    if fault["type"] == "missing":
+        parts.append(str(fault["loc"][-1]))
+    key = ".".join(parts) or "settings"
+    if fault["type"] == "extra_forbidden":
+        told = no_such_key(key)
+    else:
+        got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        told = f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
+    # A recipe is most often a file of its own, copied from another.
+    return f"{told} (in recipe/{parts[1]}.yaml)" if parts[:1] == ["recipes"] and len(parts) > 1 else told
+
+
+def no_such_key(key: str) -> str:
+    """That there is no such key, and which ones may have been meant."""
+    known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if key.startswith(("recipes.", "recipe.")):
+        name = key.split(".")[1]
+        known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]
+        if key in known or key == f"recipes.{name}":
+            return f"{key}: {name} is none of the recipes chosen. Choose it with recipe=[{name},...]."
+    likeness = {name: _likeness(key, name) for name in known}
+    best = max(likeness.values())
+    if best < WORTH_ASKING:
+        return f"{key}: there is no such key."
+    meant = [name for name in sorted(known, key=lambda name: -likeness[name]) if likeness[name] > best - 0.02][:3]
+    return f"{key}: there is no such key. Did you mean {' or '.join(meant)}?"
+
+
+def _likeness(key: str, known: str) -> float:
+    """How alike two keys are, from 0 to 1; the sections of the known one may have been left out."""
+    parts = known.split(".")
+    endings = [".".join(parts[first:]) for first in range(len(parts))]
+    return max(difflib.SequenceMatcher(None, key, ending).ratio() for ending in endings)
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections(field.annotation):
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[_Section]]:  # noqa: ANN401 - any annotation of a field
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        yield annotation
+    elif getattr(annotation, "__origin__", None) is not dict:  # the keys of recipes are names
+        for part in get_args(annotation):
+            yield from _sections(part)

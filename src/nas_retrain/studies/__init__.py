@@ -1,0 +1,1 @@
+"""What is found in trainings, and the reports on it."""

@@ -1,0 +1,1 @@
+"""Two rankings of one benchmark."""

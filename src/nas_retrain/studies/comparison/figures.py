@@ -1,0 +1,236 @@
+"""The figures of a comparison, as PNG and PDF. Colours are Okabe and Ito's, which the colour-blind can tell apart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.reports.markup import visible
+from nas_retrain.studies.comparison.tables import Findings
+from nas_retrain.trainings.store import replacing
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,
+}
+EDGE_COLOURS = {
+    "skip_connect": GREY,
+    "nor_conv_1x1": BLUE,
+    "nor_conv_3x3": ORANGE,
+    "avg_pool_3x3": GREEN,
+}
+
+
+def drawn_name(name: str) -> str:
+    """A name from outside as it is to be drawn: what matplotlib takes for a formula is none."""
+    return visible(name).replace("$", r"\$")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write <name>.png and <name>.pdf; raises NasRetrainError if the folder cannot be written."""
+    for suffix in ("png", "pdf"):
+        metadata = {"CreationDate": None} if suffix == "pdf" else {}
+        with replacing(folder / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+
+
+def draw_all(findings: Findings, folder: Path) -> list[str]:
+    """Draw every figure that the findings allow; returns their names, in the order of the report."""
+    with rc_context(STYLE):
+        drawn = {
+            "ranking_change": _three_panels(findings),
+            "accuracy_gain": _gains(findings),
+            "largest_moves": _moves(findings),
+        }
+        for name, figure in drawn.items():
+            if figure is not None:
+                save(figure, folder, name)
+    return [name for name, figure in drawn.items() if figure is not None]
+
+
+def _three_panels(findings: Findings) -> Figure:
+    """The paper's figure 4: accuracies, tau among the top K percent, spread among the top K percent."""
+    figure = Figure(figsize=(10.0, 3.2), layout="constrained")
+    scatter, tau, gap = figure.subplots(1, 3)
+    _scatter(scatter, findings)
+    _tau(tau, findings)
+    _gap(gap, findings)
+    return figure
+
+
+def _scatter(axes: Axes, findings: Findings) -> None:
+    original, retrained = findings.comparison.original, findings.comparison.retrained
+    many = len(original.accuracy) > 500
+    x_low, y_low = _low_end(original.accuracy), _low_end(retrained.accuracy)
+    shown = (original.accuracy >= x_low) & (retrained.accuracy >= y_low)
+    size, alpha = (2, 0.3) if many else (5, 0.7)
+    x, y = original.accuracy[shown], retrained.accuracy[shown]
+    axes.plot(x, y, ".", color=BLUE, markeredgewidth=0, rasterized=True, markersize=size, alpha=alpha)
+    low = max(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = min(axes.get_xlim()[1], axes.get_ylim()[1])
+    if low < high:
+        axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, label="equal")
+        axes.legend(loc="upper left")
+    axes.set(xlabel=f"{drawn_name(original.name)}, accuracy (%)", ylabel=f"{drawn_name(retrained.name)}, accuracy (%)")
+    hidden = int((~shown).sum())
+    axes.set_title(f"{len(shown):,} cells" + (f" ({hidden:,} weak ones outside)" if hidden else ""))
+
+
+def _low_end(accuracy: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Where the axis starts: outliers far below the rest would squeeze what is to be seen."""
+    quarter, middle = np.quantile(accuracy, [0.1, 0.5])
+    return float(quarter - 1.5 * (middle - quarter)) if middle > quarter else float(accuracy.min())
+
+
+def _tau(axes: Axes, findings: Findings) -> None:
+    table = findings.ranking_change
+    x = table["top_percent"]
+    axes.fill_between(x, table["tau_low"], table["tau_high"], color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(x, table["kendall_tau"], "o-", color=BLUE, markersize=3, label="tau, 95 % interval")
+    if findings.ceiling is not None:
+        axes.fill_between(x, table["ceiling_low"], table["ceiling_high"], color=ORANGE, alpha=0.25, linewidth=0)
+        axes.plot(x, table["tau_ceiling"], "--", color=ORANGE, label="noise ceiling, 95 % of retrainings")
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.set(xlabel="top K % of cells", ylabel="Kendall's tau", xlim=(103, -2), ylim=(None, 1.02))
+    axes.legend(loc="lower left")
+    axes.set_title("Agreement of the rankings")
+
+
+def _gap(axes: Axes, findings: Findings) -> None:
+    table = findings.performance_gap
+    for name, colour, marker in (("original", GREY, "o"), ("retrained", BLUE, "s")):
+        side = getattr(findings.comparison, name)
+        low, high = table[f"std_{name}_low"], table[f"std_{name}_high"]
+        axes.fill_between(table["top_percent"], low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            table["top_percent"],
+            table[f"std_{name}"],
+            marker=marker,
+            markersize=3,
+            color=colour,
+            label=drawn_name(side.name),
+        )
+    axes.set(
+        xlabel="top K % of cells, by own ranking", ylabel="standard deviation of accuracy (points)", xlim=(103, -2)
+    )
+    values = table[["std_original", "std_retrained"]].to_numpy()
+    if values.min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="lower left")
+    axes.set_title("Spread among the best")
+
+
+def _gains(findings: Findings) -> Figure:
+    figure = Figure(figsize=(10.0, 3.5), layout="constrained")
+    decile, factor = figure.subplots(1, 2)
+    table = findings.accuracy_gain
+    rows = table[table["grouping"] == "decile"]
+    _bars(decile, rows, rows["group"].astype(float).tolist())
+    if rows["selection"].notna().any():
+        decile.plot(
+            rows["group"].astype(int),
+            rows["selection"],
+            "_",
+            color=ORANGE,
+            markersize=14,
+            label="from sorting by noise alone",
+        )
+        figure.legend(*decile.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    decile.set(xlabel="decile of the original accuracy (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11))
+    overall = table.iloc[0]
+    decile.set_title(
+        f"Mean gain {overall['mean_gain']:+.2f} [{overall['gain_low']:+.2f}, {overall['gain_high']:+.2f}] points, "
+        f"{overall['share_improved']:.0%} of cells improve"
+    )
+    rows = table[table["grouping"] == "learning_rate_factor"]
+    _bars(factor, rows, rows["group"].astype(float).tolist())
+    factor.set(xlabel="learning-rate factor of the cell", ylabel="mean gain (points)", xscale="log")
+    factor.set_title("By learning-rate factor")
+    factor.set_xticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"])
+    factor.xaxis.set_minor_formatter("")
+    return figure
+
+
+def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
+    gain = rows["mean_gain"].to_numpy()
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.vlines(x, rows["gain_low"], rows["gain_high"], color=BLUE, linewidth=1.5)
+    axes.plot(x, gain, "o", color=BLUE, markersize=4, label="mean, 95 % interval")
+
+
+def _moves(findings: Findings) -> Figure | None:
+    """The cells that rise and fall most, drawn."""
+    table = findings.largest_moves
+    rising, falling = table[table["move"] > 0].head(4), table[table["move"] < 0].head(4)
+    if table.empty:
+        return None
+    columns = max(len(rising), len(falling))
+    rows = [part for part in (rising, falling) if len(part)]
+    figure = Figure(figsize=(2.5 * columns + 0.2, 1.9 * len(rows) + 0.5), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[union-attr,call-arg]
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, part in zip(grid, rows, strict=True):
+        for axes in line:
+            axes.axis("off")
+        for axes, (_, cell) in zip(line, part.iterrows(), strict=False):
+            draw_cell(axes, str(cell["arch"]))
+            axes.set_title(
+                f"cell {cell['index']}: rank {_rank(cell['rank_original'])} to {_rank(cell['rank_retrained'])}\n"
+                f"{cell['accuracy_original']:.2f} % to {cell['accuracy_retrained']:.2f} %"
+            )
+    handles = [
+        FancyArrowPatch((0, 0), (1, 0), color=colour, label=name, arrowstyle="-", linewidth=2)
+        for name, colour in EDGE_COLOURS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _rank(rank: float) -> str:
+    return f"{math.floor(rank):,}"
+
+
+def draw_cell(axes: Axes, arch: str) -> None:
+    """Draw a cell: vertices 0 (input) to 3 (output), edges coloured by operation, those without effect thin and
+    dotted."""
+    live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
+    places = {0: (0.0, 0.0), 1: (1.0, 0.75), 2: (2.0, -0.75), 3: (3.0, 0.0)}
+    for (source, target), name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True):
+        if name == "none":
+            continue
+        alive = (source, target) in live
+        axes.add_patch(
+            FancyArrowPatch(
+                places[source],
+                places[target],
+                arrowstyle="-|>",
+                mutation_scale=9,
+                shrinkA=7,
+                shrinkB=7,
+                connectionstyle="arc3,rad=0.0",
+                color=EDGE_COLOURS[name],
+                linewidth=2 if alive else 0.8,
+                linestyle="-" if alive else ":",
+            )
+        )
+    for vertex, (x, y) in places.items():
+        axes.plot(x, y, "o", markersize=13, color="white", markeredgecolor="black", markeredgewidth=0.8)
+        axes.annotate(str(vertex), (x, y), ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.4, 3.4), ylim=(-1.15, 1.15))
+    axes.set_aspect("equal")

@@ -1,0 +1,66 @@
+"""The page to explore a comparison: every cell's accuracies in one HTML file that needs no other and no network."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.reports.markup import render
+from nas_retrain.statistics.noise import ranks
+from nas_retrain.statistics.rankings import Comparison, Floats, Side
+from nas_retrain.studies.comparison.tables import learning_rate_factors
+from nas_retrain.trainings.store import replacing
+
+
+def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:
+    """Write the page: explore.html of this package with the comparison inside, some 50 bytes a cell.
+
+    noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
+    None where it is unknown. Raises NasRetrainError if `path` cannot be written.
+    """
+    content = render("explore.html", comparison=_content(comparison, title, noise))
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _content(comparison: Comparison, title: str, noise: Floats | None) -> dict[str, Any]:
+    """What the page reads: lists for the few, packed columns for what each cell has."""
+    cells = [nas_bench_201.cell_at(index) for index in comparison.cells]
+    names = list(nas_bench_201.OPERATIONS)
+    operations = [[names.index(name) for name in nas_bench_201.parse_operations(arch)] for arch in cells]
+    live = [{(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges} for arch in cells]
+    factors = learning_rate_factors(comparison)
+    distinct = np.unique(factors[np.isfinite(factors)])
+    return {
+        "title": title,
+        "operations": names,
+        "edges": nas_bench_201.EDGES,
+        "factors": distinct.tolist(),
+        "index": _packed(comparison.cells, "Uint16"),
+        "network_class": _packed(comparison.classes, "Uint16"),
+        "edge_operations": _packed(operations, "Uint8"),
+        "edge_live": _packed([[edge in edges for edge in nas_bench_201.EDGES] for edges in live], "Uint8"),
+        # Its place among the distinct factors; their number where there is no path, hence no factor.
+        "factor": _packed(np.searchsorted(distinct, factors), "Uint8"),
+        "original": _side(comparison.original),
+        "retrained": _side(comparison.retrained),
+        "noise": None if noise is None else _packed(noise, "Float32"),
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "accuracy": _packed(side.accuracy, "Float32"),
+        "rank": _packed(ranks(side.accuracy), "Float32"),
+    }
+
+
+def _packed(values: Any, kind: str) -> dict[str, str]:  # noqa: ANN401 - whatever numpy makes an array of
+    """A column as the bytes of JavaScript's typed array of that kind (little-endian), in base64."""
+    array = np.asarray(values).astype(np.dtype(kind.lower()).newbyteorder("<"))
+    return {"kind": kind, "bytes": base64.b64encode(array.tobytes()).decode()}

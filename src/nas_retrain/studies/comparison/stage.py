@@ -1,0 +1,121 @@
+"""The analysis stage: which accuracies are compared, and where the report goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.settings import Settings
+from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics.accuracies import Accuracies
+from nas_retrain.studies.comparison import report, tables
+from nas_retrain.studies.search_algorithms import report as algorithms
+from nas_retrain.trainings.version import analysis_versions
+
+
+def compare_sources(settings: Settings) -> Path:
+    """Compare `original` with `retrained` (by default this results folder's records); returns the report's folder.
+
+    The report goes to comparisons/<original>_to_<retrained> below the results folder. Raises NasRetrainError for a
+    source that cannot be read.
+    """
+    original, retrained, paths = _sources(settings)
+    folder = settings.results_dir / "comparisons" / f"{original.name}_to_{retrained.name}"
+    return _report(original, retrained, folder, settings, paths)
+
+
+def replay_algorithms(settings: Settings) -> Path:
+    """Replay search algorithms on `original` and `retrained`; returns the report's folder, below algorithms/.
+
+    Raises NasRetrainError for a source that cannot be read or lacks a cell.
+    """
+    original, retrained, _ = _sources(settings)
+    folder = settings.results_dir / "algorithms" / f"{original.name}_to_{retrained.name}"
+    return algorithms.study(original, retrained, settings.algorithms, folder)
+
+
+def _sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]:
+    """The two sources, and where they are."""
+    if settings.original is None:
+        raise NasRetrainError("There is nothing to compare with: give ORIGINAL=path (original=path).")
+    chosen = settings.analysis
+    retrained_path = settings.retrained or settings.results_dir / "runs.parquet"
+    original, retrained = (
+        benchmark.read(
+            path,
+            settings.dataset.name,
+            recipe=chosen.recipe,
+            column=chosen.column,
+            epochs=chosen.epochs,
+            test_set=chosen.test_set,
+        )
+        for path in (settings.original, retrained_path)
+    )
+    return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}
+
+
+def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
+    """Compare the control recipe with each other recipe of `frame`; returns the folders of the reports.
+
+    frame: the run records that these settings ask for, as far as they are there. The report of `analysis.recipe` (or
+    of the only other recipe) stands in the results folder itself, others below comparisons/. Empty if the control
+    and another recipe do not have two cells in common.
+    """
+    control, recipes = settings.analysis.control, [name for name in settings.recipes if name in set(frame["recipe"])]
+    arms = {name: benchmark.from_runs(frame[frame["recipe"] == name], name) for name in recipes}
+    cells = {name: set(arm.runs["index"]) for name, arm in arms.items()}
+    others = [name for name in arms if name != control and len(cells.get(control, set()) & cells[name]) > 1]
+    if not others:
+        return []
+    main = settings.analysis.recipe if settings.analysis.recipe in others else others[0]
+    whole = [name for name in others if settings.recipes[name].learning_rate != "own"]  # which has some classes only
+    attribution = tables.attribution({name: arms[name] for name in (control, *whole)}, control)
+    folders = []
+    for name in others:
+        compared = frame[frame["recipe"].isin([control, name])]
+        particulars = {
+            "records": f"{len(compared):,} of {settings.results_dir / 'runs.parquet'}",
+            "trainings": ", ".join(f"{n:,} {status}" for status, n in compared["status"].value_counts().items())
+            + "; a diverged or disconnected one counts with the accuracy of chance",
+            "epochs": str(settings.training.epochs),
+            "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
+        }
+        folder = settings.results_dir if name == main else settings.results_dir / "comparisons" / f"{control}_to_{name}"
+        table = attribution if name == main else None
+        folders.append(_report(arms[control], arms[name], folder, settings, particulars, table))
+    return folders
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """What every report says of how it was made."""
+    return {
+        "data set": settings.dataset.name
+        + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
+        "versions": analysis_versions(),
+    }
+
+
+def _report(
+    original: Accuracies,
+    retrained: Accuracies,
+    folder: Path,
+    settings: Settings,
+    particulars: dict[str, str],
+    attribution: pd.DataFrame | None = None,
+) -> Path:
+    chosen = settings.analysis
+    findings = tables.find(original, retrained, chosen)
+    made_with = (
+        particulars
+        | {
+            "top K % by": f"the {chosen.top_by} ranking",
+            "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
+            f"seed {chosen.seed}",
+        }
+        | facts(settings)
+    )
+    title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
+    report.write(findings, folder, title=title, facts=made_with, attribution=attribution)
+    return folder

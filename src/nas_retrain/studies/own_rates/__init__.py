@@ -1,0 +1,1 @@
+"""Each network's own best learning rate."""

@@ -1,0 +1,105 @@
+"""Which conclusions depend on the budget and on the base rate? Gains and rankings of a few classes under each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nas_retrain.settings import AnalysisSettings
+from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics.means import mean_interval
+from nas_retrain.statistics.noise import ceiling, noise_level
+from nas_retrain.statistics.rankings import (
+    bootstrap_taus,
+    bootstrap_weights,
+    compare,
+    kendall_tau,
+    middle,
+    shared_parts,
+    tau_excess,
+    tau_interval,
+)
+
+EPOCHS, BASE_RATE_FACTOR = "epochs", "base rate factor"
+
+
+def compare_variants(
+    frame: pd.DataFrame, recipes: Sequence[str], epochs: int, settings: AnalysisSettings
+) -> pd.DataFrame:
+    """A row for each budget or factor and pair of recipes, of which the first is the control: the mean gain in points,
+    Kendall's tau between the two rankings, each with its 95 % interval over network classes (which count shared seeds,
+    see `means` and `luck`), and tau's noise ceiling.
+
+    frame: records with the columns of `RunRecord` and `variant` (see `plan.Training`), "" for the recipes themselves,
+    of which only the classes that have variants count. epochs: of the recipes themselves.
+    """
+    classes = set(frame.loc[frame["variant"] != "", "cell"])
+    frame = frame[frame["cell"].isin(classes)]
+    rows = []
+    for what, value, recipe, control, varied, fixed in _pairs(frame, recipes, epochs):
+        ours, theirs = benchmark.from_runs(varied, recipe), benchmark.from_runs(fixed, control)
+        comparison = compare(theirs, ours)
+        weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
+        x, y = comparison.original.accuracy, comparison.retrained.accuracy
+        shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
+        gain_low, gain_high = mean_interval(y - x, comparison.classes, shared)
+        tau = kendall_tau(x, y)
+        excess = tau_excess(comparison.original, comparison.retrained, comparison.classes, (100,))
+        tau_low, tau_high = tau_interval(
+            tau,
+            bootstrap_taus(x, y, weights, (100,))[0],
+            len(np.unique(comparison.classes)),
+            [(part[0], free) for part, free in excess],
+        )
+        noise, noise_of_ours = noise_level(theirs), noise_level(ours)
+        again = None
+        if noise is not None and noise_of_ours is not None:
+            again = ceiling(
+                comparison, noise, noise_of_ours, draws=settings.null_draws, seed=settings.seed, percents=(100,)
+            )
+        rows.append(
+            {
+                "varied": what,
+                "value": value,
+                "recipe": recipe,
+                "control": control,
+                "cells": len(comparison),
+                "mean_accuracy": float(y.mean()),
+                "mean_gain": float((y - x).mean()),
+                "gain_low": gain_low,
+                "gain_high": gain_high,
+                "kendall_tau": tau,
+                "tau_low": tau_low,
+                "tau_high": tau_high,
+                "tau_ceiling": np.nan if again is None else float(again.taus.mean()),
+                "ceiling_low": np.nan if again is None else float(middle(again.taus, axis=1)[0, 0]),
+                "ceiling_high": np.nan if again is None else float(middle(again.taus, axis=1)[1, 0]),
+                "p_value": np.nan if again is None else float(again.p_values(np.array([tau]))[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _pairs(
+    frame: pd.DataFrame, recipes: Sequence[str], epochs: int
+) -> Iterator[tuple[str, float, str, str, pd.DataFrame, pd.DataFrame]]:
+    """What is varied, its value, recipe and control, and the records of each. A budget is varied on both sides, the
+    base rate on the recipe's only."""
+    found = {(str(name), str(variant)): part for (name, variant), part in frame.groupby(["recipe", "variant"])}
+    for control, recipe in itertools.combinations(recipes, 2):
+        for what, prefix, unvaried in ((EPOCHS, "epochs=", epochs), (BASE_RATE_FACTOR, "base_rate*", 1)):
+            variants = {
+                float(variant.removeprefix(prefix)): variant
+                for name, variant in found
+                if name == recipe and variant.startswith(prefix)
+            }
+            if not variants:
+                continue
+            for value, variant in sorted((variants | {float(unvaried): ""}).items()):
+                fixed = found.get((control, variant if what == EPOCHS else ""))
+                varied = found.get((recipe, variant))
+                if fixed is not None and varied is not None:
+                    yield what, value, recipe, control, varied, fixed

@@ -1,0 +1,1 @@
+"""Predicted learning rates against searched ones."""

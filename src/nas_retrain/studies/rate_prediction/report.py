@@ -1,0 +1,235 @@
+"""The report of a verification: predicted against searched rates, the arms' losses, and the coordinate check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.settings import Settings
+from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.studies.comparison.report import as_markdown, with_interval, write_tables
+from nas_retrain.studies.rate_prediction.findings import (
+    LOUD,
+    ONE_RATE,
+    PAPERS_R,
+    RULES,
+    Verification,
+    main_rule,
+    slopes,
+    without_loud,
+)
+from nas_retrain.theory.scaling import InDegree, Initialisation
+from nas_retrain.trainings.store import replacing
+
+COLOURS = (BLUE, GREEN, ORANGE)
+SWEEPS = {
+    "depth": "layers of a chain",
+    "width": "width of a chain of 3 layers",
+    "graph": "sum over paths of depth³, random graphs",
+    "kernel": "kernel size of a chain of 3 layers",
+}
+LABELS = {
+    "he": "He's",
+    "mup": "muP's",
+    "source": "the paper's, in-degree of the source",
+    "target": "the paper's, in-degree of the target",
+    "released": "the paper's, in-degree of the source with dead edges counted",
+}
+
+
+def write(found: Verification, coordinates: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]) -> Path:
+    """Write tables/*.csv, figures/* and report.md below the results folder; returns the report's path.
+
+    coordinates: see `coordinates.measure`; None where it was not measured. Raises NasRetrainError if the folder cannot
+    be written.
+    """
+    folder, rule = settings.results_dir, main_rule(settings.bench)
+    tables = {"rates": found.rates, "rules": found.rules, "arms": found.arms(rule)}
+    if coordinates is not None:
+        tables |= {"coordinates": coordinates, "coordinate_slopes": slopes(coordinates)}
+    write_tables(tables, folder)
+    with rc_context(STYLE):
+        save(_predicted(found, rule, settings), folder / "figures", "predicted_rates")
+        if coordinates is not None:
+            save(_coordinates(coordinates), folder / "figures", "coordinates")
+    path = folder / "report.md"
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(_sections(found, tables, settings, facts)) + "\n", encoding="utf-8")
+    return path
+
+
+def statements(found: Verification, settings: Settings) -> list[str]:
+    """What the numbers show, in plain sentences."""
+    bench, rule = settings.bench.name, main_rule(settings.bench)
+    said = []
+    conventions: tuple[Initialisation, ...] = get_args(InDegree)
+    for initialisation in conventions:
+        row = found.judged(initialisation, rule)
+        if row is None:
+            continue
+        ceiling = found.ceiling[initialisation]
+        said.append(
+            f"With {LABELS[initialisation]}: predicted and searched rates correlate with Pearson's r = "
+            + _with_interval(row, "pearson")
+            + (f", beside the paper's {PAPERS_R[bench]} on CIFAR-10" if bench in PAPERS_R else "")
+            + f"; on logarithms {_with_interval(row, 'pearson_log')}, on ranks {_with_interval(row, 'spearman')}. "
+            f"The median prediction is {2 ** row['off_by_octaves']:.2f} times off."
+            + (
+                ""
+                if math.isnan(ceiling)
+                else f" The search is noisy itself: a perfect prediction would reach about {ceiling:.2f} on logarithms."
+            )
+        )
+        loud, r = without_loud(found, initialisation, rule)
+        if loud:
+            said.append(
+                f"There, {loud} networks start with a signal at their last vertex of more than {LOUD:g} times the base "
+                "network's, since skips add up copies of one signal, which no variance of a layer makes up for and the "
+                f"rule for the rate does not see. Without them r = {r:.3f}."
+            )
+    edges = found.rates["at_edge"]
+    if edges.any():
+        said.append(
+            f"{edges.sum()} of {len(edges)} searches chose the lowest or highest rate of the grid, so that their best "
+            "rate may lie outside: widen base_rate.lowest or base_rate.highest."
+        )
+    varied = found.rules[found.rules["spearman"].notna()].sort_values("spearman", ascending=False, kind="stable")
+    said += [
+        f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]} "
+        f"initialisation: Spearman's {_with_interval(row, 'spearman')}."
+        for _, row in varied.drop_duplicates("initialisation").iterrows()
+    ]
+    cheapest = found.rules.sort_values("excess_loss", kind="stable").drop_duplicates("initialisation")
+    said += [
+        f"'{row['rule']}' costs least with {LABELS[row['initialisation']]} initialisation: "
+        f"{_with_interval(row, 'excess_loss')} of training loss above each network's best rate."
+        for _, row in cheapest.iterrows()
+    ]
+    return said
+
+
+def _with_interval(row: Mapping[str, float] | pd.Series[float], name: str) -> str:
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".3f")
+
+
+def _sections(
+    found: Verification, tables: Mapping[str, pd.DataFrame], settings: Settings, facts: Mapping[str, str]
+) -> list[str]:
+    networks = found.rates["cell"].nunique()
+    search = settings.base_rate
+    loss = ["arm", "off_by_octaves", "excess_loss", "excess_loss_low", "excess_loss_high", "loss"]
+    agreement = ["pearson", "pearson_log", "spearman"]
+    columns = ["initialisation", "rule", *(f"{name}{end}" for name in agreement for end in ("", "_low", "_high"))]
+    parts = [
+        f"# {escaped(f'{settings.bench.name} on {settings.dataset.name}')}: predicted against searched learning rates",
+        bullets(statements(found, settings)),
+        "![Predicted against searched rates](figures/predicted_rates.png)",
+        f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "
+        f"{search.lowest:g} to {search.highest:g}: the largest of the smallest training loss after {search.epochs} "
+        f"epoch(s), over {len(search.seeds)} seeds. A prediction is the base network's searched rate times a rule's "
+        "factor; the base network itself is drawn, but has no part in the numbers. "
+        "Larger dots: the seeds alone would choose rates further apart. Hollow: the search ended at the grid's "
+        "edge.*",
+        "## What each way of setting hyperparameters costs",
+        as_markdown(tables["arms"][loss]),
+        "*off_by_octaves: median distance of predicted and searched rate in factors of two. excess_loss: mean training "
+        "loss at the predicted rate over that at each network's best rate with the same initialisation, in nats, with "
+        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. loss: "
+        "the mean itself, which compares initialisations too.*",
+        "## Rules",
+        as_markdown(tables["rules"][columns]),
+        "\n".join(f"- {name}: {RULES[name]}" for name in dict.fromkeys(tables["rules"]["rule"])),
+        "*Correlations of predicted and searched rates, of their logarithms and of their ranks, with 95 % intervals "
+        "from resampled networks. Losses of all: tables/rules.csv; network by network: tables/rates.csv.*",
+    ]
+    if "coordinates" in tables:
+        parts += [
+            "## Coordinate check",
+            "![Coordinate check](figures/coordinates.png)",
+            as_markdown(tables["coordinate_slopes"]),
+            "*Mean square of the last vertex's pre-activations at the start, and of their change in one step of "
+            "gradient descent over the square of the base rate. Slopes are exponents: 0 is flat, as the theory wants. "
+            "A skip adds a signal that no variance makes up for, so graphs with skips scatter. Every vertex: "
+            "tables/coordinates.csv.*",
+        ]
+    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
+
+
+def _of_seeds(settings: Settings) -> str:
+    return ", which counts the luck of seeds that all share" if settings.seeding == "shared" else ""
+
+
+def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
+    panels = [name for name in get_args(InDegree) if name in set(found.rates["initialisation"])]
+    panels = panels or list(dict.fromkeys(found.rates["initialisation"]))
+    figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        rates = found.rates[found.rates["initialisation"] == name]
+        sizes = 12 + 60 * rates["seeds_deviation"]
+        inside = ~rates["at_edge"]
+        for chosen, face in ((inside, BLUE), (~inside, "none")):
+            axes.scatter(
+                rates.loc[chosen, "searched_rate"],
+                rates.loc[chosen, rule],
+                s=sizes[chosen],
+                facecolor=face,
+                edgecolor=BLUE,
+                alpha=0.6,
+                linewidth=0.8,
+            )
+        base = rates[ONE_RATE].iloc[0]
+        axes.plot(base, base, "D", color=ORANGE, markersize=5, label="base network")
+        both = rates[["searched_rate", rule, ONE_RATE]].to_numpy(dtype=float)
+        ends = [both.min() / 1.3, both.max() * 1.3]
+        axes.plot(ends, ends, color=GREY, linewidth=0.8, label="equal")
+        axes.set(xscale="log", yscale="log", xlabel="searched learning rate", ylabel="predicted learning rate")
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        axes.set_aspect("equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+        row = found.judged(name, rule)
+        assert row is not None
+        axes.set_title(
+            f"{LABELS[name]}\nr = {_with_interval(row, 'pearson')}"
+            + (f", paper {PAPERS_R[settings.bench.name]}" if settings.bench.name in PAPERS_R else "")
+        )
+        axes.legend(loc="upper left")
+    return figure
+
+
+def _coordinates(coordinates: pd.DataFrame) -> Figure:
+    sweeps = list(dict.fromkeys(coordinates["sweep"]))
+    arms = list(dict.fromkeys(coordinates["arm"]))
+    figure = Figure(figsize=(3.0 * len(sweeps), 5.2), layout="constrained")
+    grid = figure.subplots(2, len(sweeps), squeeze=False, sharey="row")
+    last = coordinates[coordinates["last"]]
+    for column, sweep in enumerate(sweeps):
+        for line, what in enumerate(("size", "change")):
+            axes: Axes = grid[line][column]
+            for arm, colour, marker in zip(arms, COLOURS, "osx", strict=False):
+                rows = last[(last["sweep"] == sweep) & (last["arm"] == arm)].sort_values("x")
+                style = "" if sweep == "graph" else "-"
+                axes.plot(rows["x"], rows[what], marker + style, color=colour, markersize=4, alpha=0.8, label=arm)
+            axes.set(xscale="log", yscale="log")
+            if sweep != "graph":
+                ticks = np.unique(last.loc[last["sweep"] == sweep, "x"])
+                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.xaxis.set_minor_formatter("")
+        grid[1][column].set_xlabel(SWEEPS[sweep])
+    grid[0][0].set_ylabel("mean square, at the start")
+    grid[1][0].set_ylabel("mean square of the first step's\nchange / base rate²")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(arms))
+    return figure

@@ -1,0 +1,1 @@
+"""Search algorithms on two tables of one benchmark."""

@@ -1,0 +1,105 @@
+"""The paper's two rules, as pure functions of a cell graph: initial variances and the learning rate.
+
+Source: Chen, Wu, Wang, Hanin, "Principled Architecture-aware Scaling of Hyperparameters", ICLR 2024
+(arXiv 2402.17440).
+
+Contract: on the base network the rules change nothing. Every variance factor is He's 2.0 and the learning-rate
+factor is 1.0, both exactly. The theory covers the first step of networks without normalisation layers; nothing here
+depends on width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Literal, get_args
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.theory.graph import CellGraph, Edge
+
+InDegree = Literal["source", "target", "released"]
+"""Which in-degree divides a layer's variance, see `variance_factors`."""
+
+Activation = Literal["relu", "gelu"]
+
+Initialisation = Literal["stock", "he", "mup", "source", "target", "released"]
+"""How weights are drawn: as PyTorch does; He's normal distribution throughout; the same with the readout's deviation,
+not its variance, going as 1 / width (muP, and what the paper's rules take for granted); the paper's, which is muP's
+with variances over an in-degree."""
+
+HE_GAIN_SQUARED = 2.0
+"""E[relu(z)^2] = E[z^2] / 2 for symmetric z, so a variance of 2 / fan-in keeps the signal's scale (He et al. 2015)."""
+
+GAIN_SQUARED: dict[Activation, float] = {
+    "relu": HE_GAIN_SQUARED,
+    "gelu": 1 / (1 / 3 + 1 / (2 * math.sqrt(3) * math.pi)),
+}
+"""1 / E[activation(z)^2] for a standard normal z (GELU's by Stein's lemma; it keeps the scale only while that is 1)."""
+
+
+def in_degree_of(initialisation: Initialisation) -> InDegree | None:
+    """Whose in-degree divides the variances, if any does."""
+    return next((convention for convention in get_args(InDegree) if convention == initialisation), None)
+
+
+def variance_factors(
+    graph: CellGraph, in_degree: InDegree | None, gain_squared: float = HE_GAIN_SQUARED
+) -> dict[Edge, float]:
+    """The factor C of each layer that has weights: they are drawn with variance C / fan-in.
+
+    in_degree: whose in-degree divides. "target", C(l', l) = 2 / d_in(l), is what appendix A derives (eq. 12) and
+    what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed.
+    "released" is "source" as the paper's released code counts it: edges from vertices that the input does not reach
+    are counted too. They agree where every vertex has one incoming edge. None: nothing divides.
+    gain_squared: in place of 2 for another activation than ReLU, see `GAIN_SQUARED`.
+
+    Layers of constants (`CellGraph.constant_layers`) have the factors of their vertices like all others, and are not
+    counted by "source" and "target": where training starts, biases are 0 and such layers put out nothing.
+    """
+    layers = graph.layers + graph.constant_layers
+    if in_degree is None:
+        return dict.fromkeys(layers, gain_squared)
+    degrees = graph.in_degrees_of_all_edges if in_degree == "released" else graph.in_degrees
+    return {edge: gain_squared / degrees[edge.target if in_degree == "target" else edge.source] for edge in layers}
+
+
+def learning_rate_factor(
+    graph: CellGraph,
+    base: CellGraph,
+    *,
+    depth_offset: int = 1,
+    kernel_factor: bool = False,
+    base_kernel_size: float = 3.0,
+) -> float:
+    """The maximal learning rate over the base network's (paper eq. 8, with `kernel_factor` eq. 9).
+
+    factor = [sum_p L_p^3 / sum_base L_p^3]^(-1/2) * q_base / q, where p runs over all input-to-output paths, L_p is
+    `depth_offset` plus the layers on the path, and q is the mean kernel size of the live layers. Cells without
+    layers have no kernel of their own and keep the base network's.
+
+    Raises NasRetrainError for a cell without a path from input to output: no rate exists for it.
+    """
+    depths, base_depths = graph.path_depths(depth_offset), base.path_depths(depth_offset)
+    if not depths or not base_depths:
+        raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
+    factor = _root_of_ratio(sum_of_cubes(base_depths), sum_of_cubes(depths))
+    if kernel_factor:
+        factor *= _mean_kernel_size(base, base_kernel_size) / _mean_kernel_size(graph, base_kernel_size)
+    return factor
+
+
+def sum_of_cubes(depths: Counter[int]) -> int:
+    """The sum of L_p^3 over paths, from how many paths have each depth."""
+    return sum(paths * depth**3 for depth, paths in depths.items())
+
+
+def _root_of_ratio(numerator: int, denominator: int) -> float:
+    """sqrt(numerator / denominator), by logarithms where the ratio itself may be beyond a float."""
+    if abs(numerator.bit_length() - denominator.bit_length()) < 1000:
+        return math.sqrt(numerator / denominator)
+    return math.exp((math.log(numerator) - math.log(denominator)) / 2)
+
+
+def _mean_kernel_size(graph: CellGraph, without_layers: float) -> float:
+    sizes = [edge.operation.kernel_size for edge in graph.layers]
+    return sum(sizes) / len(sizes) if sizes else without_layers

@@ -1,0 +1,1 @@
+"""Trainings that ended, as they are stored."""

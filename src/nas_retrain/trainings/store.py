@@ -1,0 +1,569 @@
+"""Run records: append-only JSON Lines, one file per writing process, merged to Parquet.
+
+Every record is one flushed line, so a process killed at any moment loses at most the line it was writing. Readers
+tolerate and report such torn lines. Every other file appears whole, by rename. What a results folder holds is what its
+lines and its table hold together (`read_runs`), and nothing that it holds is ever dropped (`merge`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from nas_retrain.errors import NasRetrainError, cannot_write
+from nas_retrain.files import locks
+from nas_retrain.files.leftovers import temporary_prefix
+from nas_retrain.trainings.schema import Checked, Schema, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Status = Literal["finished", "diverged", "disconnected"]
+
+
+class RunKey(NamedTuple):
+    """What identifies a training; two records with one key are the same training twice."""
+
+    bench: str
+    dataset: str
+    recipe: str
+    network_class: int
+    seed: int
+    config_hash: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The result of one training. Accuracies in percent, losses in nats, times in seconds or as ISO 8601 UTC.
+
+    learning_rate is None for a disconnected cell, in_degree None under stock initialisation. A diverged training and
+    a disconnected cell have no losses and the accuracy of chance. Under <recipe>_search of a recipe with a rate for
+    each network, test_loss and test_accuracy are of validation images. gradient_norm: of the first step's gradient;
+    relative_gradient: the root mean square over layers of its norm as a share of the weights' (neither depends on the
+    learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
+    seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
+    resumed: where the training stood each time that it went on from a checkpoint, as "epoch.step", with spaces between.
+
+    A field with a default is one that older versions did not write: the default is what is read then.
+    """
+
+    bench: str
+    dataset: str
+    recipe: str
+    cell: int
+    arch: str
+    network_class: int
+    seed: int
+    epochs: int
+    learning_rate: float | None
+    in_degree: str | None
+    status: Status
+    train_loss: float | None
+    train_accuracy: float
+    test_loss: float | None
+    test_accuracy: float
+    seconds: float
+    images_per_second: float | None
+    device: str
+    torch: str
+    code_version: str
+    config_hash: str
+    started: str
+    finished: str
+    gradient_norm: float | None = None
+    relative_gradient: float | None = None
+    group: str = ""
+    seeding: str = "shared"
+    resumed: str = ""
+
+    @property
+    def key(self) -> RunKey:
+        """The training that this is the result of."""
+        return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(RunRecord))
+
+SCHEMA = Schema.of(
+    RunRecord,
+    {
+        "cell": (0, math.inf),
+        "network_class": (0, math.inf),
+        "epochs": (1, math.inf),
+        "train_accuracy": (0, 100),
+        "test_accuracy": (0, 100),
+        **dict.fromkeys(("learning_rate", "train_loss", "test_loss", "seconds", "images_per_second"), (0, math.inf)),
+        **dict.fromkeys(("gradient_norm", "relative_gradient"), (0, math.inf)),
+    },
+)
+"""The columns of a table of records, and what each may hold: the one check of lines and of tables."""
+
+TABLE = "runs.parquet"
+_BLOCK = 2_000
+"""Lines that are Python objects at a time."""
+
+_TOLD = 3
+"""Faults of one file that are told one by one."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, whole, when the block ends without an exception.
+
+    The file gets the permissions that the user's umask gives. Raises NasRetrainError, naming `path`, if the folder
+    cannot be written or the disk is full; whatever stood at `path` is left as it was. After a power loss either the
+    old or the new file is there, whole.
+    """
+    try:
+        _make_folder(path.parent)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlive a power loss."""
+    absent = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in absent:
+        _flush(made.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # not every file system can
+            raise
+    finally:
+        os.close(handle)
+
+
+class RunWriter:
+    """Appends run records to a file of its own in `folder`, and holds it locked against other writers.
+
+    The file is the first of name-0.jsonl, name-1.jsonl, ... that no living process writes to, so restarts do not
+    multiply files. Raises NasRetrainError if the folder or file cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        try:
+            _make_folder(folder)
+            self._lock = self._open(folder, name)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+        self.path, self._file = self._lock.path, self._lock.file
+
+    @staticmethod
+    def _open(folder: Path, name: str) -> locks.Lock:
+        for number in itertools.count():
+            lock = locks.take(folder / f"{name}-{number}.jsonl")
+            if lock is not None:
+                return lock
+        raise AssertionError
+
+    def check(self) -> None:
+        """Raise NasRetrainError if the file, or a folder above it, was moved or removed since it was opened."""
+        self._lock.check()
+
+    def append(self, *records: RunRecord) -> None:
+        """Write a line for each, at once. Raises NasRetrainError if the disk is full (what was written survives) or if
+        the file was moved or removed; in a moved one the records are written first."""
+        lines = b"".join(json.dumps(dataclasses.asdict(record), allow_nan=False).encode() + b"\n" for record in records)
+        try:
+            if self._ends_torn():
+                lines = b"\n" + lines
+            written = self._file.write(lines)
+            if written != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self.check()
+
+    def _ends_torn(self) -> bool:
+        if self._file.seek(0, os.SEEK_END) == 0:
+            return False
+        self._file.seek(-1, os.SEEK_END)
+        return self._file.read(1) != b"\n"
+
+    def close(self) -> None:
+        """Close the file and release its lock."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRuns:
+    """The records of a folder, one a key: a table with the columns of `RunRecord` and those that a newer version
+    added; and a sentence for each thing that was wrong or is worth knowing."""
+
+    table: pa.Table
+    problems: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Self:
+        """The same for records that no folder holds; of several with one key the first stands."""
+        table, _ = _first_of_each(SCHEMA.of_instances(list(records)))
+        return cls(table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, key: RunKey) -> bool:
+        return key in self.rows
+
+    @cached_property
+    def rows(self) -> dict[tuple[object, ...], int]:
+        """The row of each key."""
+        return dict(zip(_keys(self.table), range(len(self.table)), strict=True))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The values of a column, in the order of the rows; a missing number is NaN, a missing text None."""
+        if name not in self._columns:
+            self._columns[name] = self.table[name].to_numpy()
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def only(self, which: NDArray[np.bool_]) -> StoredRuns:
+        """The records of some rows."""
+        return StoredRuns(self.table.filter(pa.array(which)))
+
+    def frame(self, keys: Iterable[RunKey] | None = None) -> pd.DataFrame:
+        """As a data frame: all, or those of some keys as far as they are stored; a missing number is NaN."""
+        table = self.table
+        if keys is not None:
+            table = table.take(pa.array(sorted(self.rows[key] for key in set(keys) if key in self), pa.int64()))
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """One object a record, made anew at each call; slow where there are many."""
+        return [RunRecord(*row) for row in zip(*(self.table[name].to_pylist() for name in COLUMNS), strict=True)]
+
+
+def read_runs(folder: Path) -> StoredRuns:
+    """All that a results folder holds: runs/*.jsonl, and runs.parquet as far as no line has the same key.
+
+    A line or row that is no record is skipped and reported, never an error. Of several records with one key the first
+    in (file, line) order stands; a report is made if they differ in test accuracy. Only names order files, never
+    clocks. Raises NasRetrainError for what may hold records and cannot be read at all, since these would be trained
+    again: a file or folder that the system does not give, and a damaged table without any lines beside it.
+    """
+    return _read(folder).runs
+
+
+class _Source(NamedTuple):
+    """Where some lines or rows come from: stretches of files, each with the number of its first and how many it has."""
+
+    stretches: list[tuple[Path, int, int]]
+
+    def of(self, place: int) -> tuple[Path, str]:
+        """The file of the place-th of them, and what to call it."""
+        for path, number, count in self.stretches:
+            if place < count:
+                return path, f"{path}, {'row' if path.name == TABLE else 'line'} {number + place}"
+            place -= count
+        raise AssertionError("every line comes from a file")
+
+
+class _Read(NamedTuple):
+    """What a folder holds. table: what its runs.parquet holds, as the file has it; None if there is no such file or it
+    cannot be read. lost: whether that file holds something that `runs` lacks, damaged or not. stamp: which file it
+    was."""
+
+    runs: StoredRuns
+    table: pa.Table | None
+    lost: bool
+    stamp: object
+
+
+def _read(folder: Path) -> _Read:
+    parts: list[tuple[Checked, _Source]] = [
+        (SCHEMA.from_lines(lines), source) for lines, source in _blocks(_run_files(folder))
+    ]
+    lines = sum(len(checked.table) for checked, _ in parts)
+    path = folder / TABLE
+    stamp = _stamp(path)
+    problems: list[str] = []
+    merged: Checked | None = None
+    try:
+        merged = _read_table(path)
+    except ValueError as error:
+        if lines == 0:
+            raise NasRetrainError(
+                f"{path} cannot be read as a table of run records: {error}. Is it whole? Nothing else holds records of "
+                "this folder: put a good copy in its place, or move it away to begin anew."
+            ) from error
+        problems.append(
+            f"{path} cannot be read as a table of run records: {error}. A good copy in its place keeps what only it "
+            "holds from being trained again; the next merge puts it aside under another name"
+        )
+    if merged is not None:
+        parts.append((merged, _Source([(path, 1, len(merged.table) + len(merged.faults))])))
+    problems += _faults(parts)
+    together = joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)])
+    table, repeats = _first_of_each(together)
+    accuracies = together["test_accuracy"].to_numpy()
+    differing = repeats[accuracies[repeats[:, 0]] != accuracies[repeats[:, 1]]]
+    for row, first in differing[:_TOLD].tolist():
+        problems.append(
+            f"{_origin(row, parts)}: the same training gave {accuracies[row]} here and {accuracies[first]} before; the "
+            "first is kept"
+        )
+    if len(differing) > _TOLD:
+        problems.append(f"{folder}: {len(differing) - _TOLD:,} more trainings gave two accuracies; the first are kept")
+    if unknown := SCHEMA.unknown(table):
+        problems.append(
+            f"{folder}: written by a newer version: the records have fields that this one does not know "
+            f"({', '.join(unknown)}), which are kept"
+        )
+    lost = merged is None or bool(merged.faults) or bool((differing[:, 0] >= lines).any())
+    return _Read(StoredRuns(table, problems), merged.table if merged else None, lost and stamp is not None, stamp)
+
+
+def _faults(parts: Sequence[tuple[Checked, _Source]]) -> list[str]:
+    """A sentence for each of the first few faults of each file, and one for how many more there are."""
+    told: dict[Path, list[str]] = {}
+    for checked, source in parts:
+        for place, fault in checked.faults.items():
+            path, name = source.of(place)
+            told.setdefault(path, []).append(f"{name}: {fault}; it is skipped, and counts as not trained")
+    sentences = []
+    for path, faults in told.items():
+        sentences += faults[:_TOLD]
+        if len(faults) > _TOLD:
+            sentences.append(f"{path}: {len(faults) - _TOLD:,} more of the kind")
+    return sentences
+
+
+def _run_files(folder: Path) -> list[Path]:
+    runs = folder / "runs"
+    try:
+        names = sorted(os.listdir(runs))  # noqa: PTH208 - Path.iterdir does not raise before it is used
+    except (FileNotFoundError, NotADirectoryError) as error:
+        no_folder = isinstance(error, NotADirectoryError) and os.path.lexists(runs)
+        if no_folder or runs.is_symlink():  # a link to what is not there now
+            raise _cannot_read(runs, error) from error
+        return []
+    except OSError as error:
+        raise _cannot_read(runs, error) from error
+    return [runs / name for name in names if name.endswith(".jsonl") and not name.startswith(".")]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A regular file to read from; raises NasRetrainError if it is none or the system does not give it."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a folder holds no lines
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: OSError) -> NasRetrainError:
+    return NasRetrainError(
+        f"{path} cannot be read: {error.strerror or error}. Going on would pass over what it holds. Make it readable, "
+        "or move it out of the results folder to go on without it."
+    )
+
+
+def read_whole(path: Path) -> bytes | None:
+    """What a file holds, None if there is none. Raises NasRetrainError if it is no regular file or the system does not
+    give it; a link to what is not there is such a file."""
+    if not os.path.lexists(path):
+        return None
+    with _opened(path) as file:
+        return file.read()
+
+
+def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
+    """The lines of all files, many at a time, and where they come from."""
+    lines: list[bytes] = []
+    source = _Source([])
+    for path in paths:
+        number = 1
+        with _opened(path) as file:
+            while more := list(islice(file, _BLOCK - len(lines))):
+                source.stretches.append((path, number, len(more)))
+                lines += more
+                number += len(more)
+                if len(lines) == _BLOCK:
+                    yield lines, source
+                    lines, source = [], _Source([])
+    if lines:
+        yield lines, source
+
+
+def _stamp(path: Path) -> object:
+    """Tells a file from what is put in its place; None if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read_table(path: Path) -> Checked | None:
+    """The records of a table of ours, None if there is none; raises ValueError if it is damaged or foreign."""
+    content = read_whole(path)
+    if content is None:
+        return None
+    try:
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
+        if parquet.metadata.num_rows > 8 * len(content):
+            raise ValueError(f"it cannot hold the {parquet.metadata.num_rows:,} rows that it declares")
+        table = parquet.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    return SCHEMA.from_table(table.replace_schema_metadata(None))
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[object, ...]]:
+    columns = [pc.dictionary_encode(table[name].combine_chunks()) for name in RunKey._fields]
+    # Every text is one object, however many rows it is in.
+    return zip(
+        *(np.array(one.dictionary.to_pylist(), object)[one.indices.to_numpy()].tolist() for one in columns), strict=True
+    )
+
+
+def _firsts(table: pa.Table) -> NDArray[np.int64]:
+    """For each row the first row that has the same key."""
+    numbers, kinds = np.zeros(len(table), np.int64), 1
+    for name in RunKey._fields:
+        column = pc.dictionary_encode(table[name].combine_chunks())
+        if kinds * len(column.dictionary) >= 2**63:  # numbers that fit again
+            known, numbers = np.unique(numbers, return_inverse=True)
+            kinds = len(known)
+        numbers = numbers * len(column.dictionary) + column.indices.to_numpy()
+        kinds *= max(1, len(column.dictionary))
+    _, firsts, places = np.unique(numbers, return_index=True, return_inverse=True)
+    return firsts[places]
+
+
+def _first_of_each(table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The first row of each key; and of every other row its number and that of the first of its key, in two columns."""
+    rows = np.arange(len(table))
+    firsts = _firsts(table)
+    repeats = np.column_stack([rows, firsts])[firsts != rows]
+    if not len(repeats):
+        return table, repeats
+    which = rows[firsts == rows]
+    # Where the table repeats the lines, as after every merge, there is nothing to copy.
+    kept = table.slice(0, len(which)) if which[-1] == len(which) - 1 else table.take(pa.array(which))
+    for name in SCHEMA.unknown(table):  # what a first row lacks of these, a later one may have
+        values = table[name].to_pylist()
+        for row, known in repeats.tolist():
+            if values[known] is None:
+                values[known] = values[row]
+        place = kept.schema.get_field_index(name)
+        kept = kept.set_column(place, name, pa.array([values[row] for row in which.tolist()], table[name].type))
+    return kept, repeats
+
+
+def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:
+    for checked, source in parts:
+        if row < len(checked.places):
+            return source.of(checked.places[row])[1]
+        row -= len(checked.places)
+    raise AssertionError("every row comes from a file")
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file, link or folder another name beside it, which nothing has yet, and return that name.
+
+    Raises NasRetrainError if the folder cannot be written.
+    """
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"{path.stem}.set-aside-{number}{path.suffix}")):
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return aside
+
+
+def merge(folder: Path) -> StoredRuns:
+    """Write all that the folder holds to runs.parquet, sorted by key, and return it.
+
+    What was in runs.parquet stays in it. A file there that holds something which cannot be kept in the new one (it is
+    damaged, or has another accuracy for a training) is put aside under another name first. Nothing is written if it
+    would be the same.
+    """
+    path = folder / TABLE
+    while True:
+        read = _read(folder)
+        table = read.runs.table.sort_by([(name, "ascending") for name in RunKey._fields])
+        same = table.equals(read.table) if read.table is not None else not len(table)
+        if same and not read.lost:
+            return StoredRuns(table, read.runs.problems)
+        told = list(read.runs.problems)
+        try:
+            with replacing(path) as temporary:
+                pq.write_table(table, temporary)
+                if _stamp(path) != read.stamp:
+                    raise _Overtaken
+                if read.lost:
+                    told.append(f"{path} was put aside as {set_aside(path).name}")
+        except _Overtaken:
+            continue
+        return StoredRuns(table, told)
+
+
+class _Overtaken(Exception):  # noqa: N818 - nothing went wrong
+    """Another process wrote the table since it was read."""
