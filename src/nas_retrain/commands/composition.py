@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nas_retrain.benches import registry
 from nas_retrain.commands.command_line import CONFIGS, ROOT
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings, no_such_key, to_settings
@@ -136,7 +137,9 @@ for _plugin in (_Files, _Folders):
 def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
     with _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
-        return to_settings(hydra.compose(config, overrides=[escape(override) for override in overrides]))
+        return to_settings(
+            hydra.compose(config, overrides=[escape(override) for override in overrides]), registry.settings_kinds()
+        )
 
 
 def from_command_line(arguments: Sequence[str], config: str = "config") -> list[Settings]:
@@ -157,7 +160,7 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
         overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *map(escape, settings)]
         with _command_line([*_flags(asked), *overrides]):
             take()
-        return [to_settings(one) for one in composed]
+        return [to_settings(one, registry.settings_kinds()) for one in composed]
 
 
 def escape(override: str) -> str:

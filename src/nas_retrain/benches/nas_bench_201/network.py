@@ -25,10 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches import build as build_module
+from nas_retrain.benches.nas_bench_201.space import STAGES
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.settings import BenchSettings
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.scaling import HE_GAIN_SQUARED, InDegree, Initialisation, in_degree_of, variance_factors
-
-STAGES = 3
 
 JOINED_AT_MOST = 6_000_000
 """Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
@@ -226,7 +228,7 @@ class Reduction(nn.Module):
         return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
 
 
-class Network(nn.Module):
+class Network(build_module.Network):
     """The whole network of a connected cell, or of several members side by side."""
 
     def __init__(
@@ -239,14 +241,14 @@ class Network(nn.Module):
         image_channels: int,
         members: int = 1,
     ) -> None:
-        super().__init__()
-        self.sizes = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "classes": classes,
-            "image_channels": image_channels,
-        }
-        self.graph, self.members = graph, members
+        super().__init__(
+            graph,
+            members=members,
+            channels=channels,
+            cells_per_stage=cells_per_stage,
+            classes=classes,
+            image_channels=image_channels,
+        )
         self.stem = _convolution(image_channels, channels, 3, members)
         self.stem_norm = nn.BatchNorm2d(members * channels)
         blocks: list[nn.Module] = []
@@ -269,6 +271,17 @@ class Network(nn.Module):
         weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
         logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
         return logits.flatten(1) + self.readout.bias
+
+
+def build(graph: CellGraph, _bench: BenchSettings, sizes: Sizes) -> Network:
+    """The network of a cell, with PyTorch's initialisation."""
+    return Network(
+        graph,
+        channels=sizes.channels,
+        cells_per_stage=sizes.cells_per_stage,
+        classes=sizes.classes,
+        image_channels=sizes.image_channels,
+    )
 
 
 def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.benches.registry import Space
+from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import SEARCH, AnalysisSettings, Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import luck
@@ -89,7 +89,7 @@ def own_recipe(settings: Settings) -> str | None:
     return next((name for name, recipe in settings.recipes.items() if recipe.learning_rate == "own"), None)
 
 
-def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> OwnRates:
+def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Bench) -> OwnRates:
     """Compare all recipes with `own`.
 
     frame: records of the recipes and of own's search, with the columns of `RunRecord`. Recipes that do not have two
@@ -106,8 +106,8 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> Ow
     return OwnRates(
         own=own,
         control=chosen.control,
-        rankings=_rankings(frame, own, others, chosen),
-        regret=_regret(frame, own, others),
+        rankings=_rankings(frame, own, others, chosen, space),
+        regret=_regret(frame, own, others, space),
         curves=_curves(grid),
         by_rate=grid.accuracy.mean(2),
         classes=classes,
@@ -152,7 +152,7 @@ def _lean(rates: Floats, accuracy: Floats) -> Floats:
     return slope
 
 
-def _classes(grid: _Grid, stock: pd.DataFrame, settings: Settings, space: Space) -> pd.DataFrame:
+def _classes(grid: _Grid, stock: pd.DataFrame, settings: Settings, space: Bench) -> pd.DataFrame:
     mean = grid.accuracy.mean(2)
     best = len(grid.rates) - 1 - mean[:, ::-1].argmax(1)  # of equal ones the largest rate, as in the search
     graphs = [space.graph_at(int(cell)) for cell in grid.cells]
@@ -173,7 +173,7 @@ def _classes(grid: _Grid, stock: pd.DataFrame, settings: Settings, space: Space)
     return table
 
 
-def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str, float]:
+def _quantities(graph: CellGraph, settings: Settings, space: Bench) -> dict[str, float]:
     """What the graph tells before training."""
     depths = graph.path_depths(settings.bench.depth_offset)
     live = graph.live.edges
@@ -189,15 +189,17 @@ def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str,
         "pools": sum(edge.operation.kind == "pool" for edge in live),
         "output's in-degree": graph.in_degrees[-1],
         "mean in-degree": sum(inner) / len(inner),
-        "FLOPs": space.flops(graph, settings.network, settings.dataset),
+        "FLOPs": space.flops(graph, Sizes.of(settings)),
     }
 
 
-def _rankings(frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings) -> pd.DataFrame:
-    right = benchmark.from_runs(frame[frame["recipe"] == own], own)
+def _rankings(
+    frame: pd.DataFrame, own: str, others: Sequence[str], chosen: AnalysisSettings, space: Bench
+) -> pd.DataFrame:
+    right = benchmark.from_runs(frame[frame["recipe"] == own], own, space)
     tables, draws, sides = [], {}, {}
     for name in others:
-        recipe = benchmark.from_runs(frame[frame["recipe"] == name], name)
+        recipe = benchmark.from_runs(frame[frame["recipe"] == name], name, space)
         comparison = compare(right, recipe)
         sides[name] = comparison
         table = agreement(comparison, chosen.bootstrap_draws, chosen.seed)
@@ -264,12 +266,12 @@ def _difference(
     )
 
 
-def _regret(frame: pd.DataFrame, own: str, others: Sequence[str]) -> pd.DataFrame:
-    right = benchmark.from_runs(frame[frame["recipe"] == own], own)
+def _regret(frame: pd.DataFrame, own: str, others: Sequence[str], space: Bench) -> pd.DataFrame:
+    right = benchmark.from_runs(frame[frame["recipe"] == own], own, space)
     gradients = frame[frame["cell"].isin(right.runs["index"])].groupby("recipe")["relative_gradient"].mean()
     rows = []
     for name in others:
-        comparison = compare(right, benchmark.from_runs(frame[frame["recipe"] == name], name))
+        comparison = compare(right, benchmark.from_runs(frame[frame["recipe"] == name], name, space))
         regret = comparison.original.accuracy - comparison.retrained.accuracy
         shared = shared_parts([(1.0, comparison.original), (-1.0, comparison.retrained)])
         low, high = mean_interval(regret, comparison.classes, shared)
