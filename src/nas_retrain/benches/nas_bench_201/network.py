@@ -26,25 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.theory.graph import CellGraph, Edge
-from nas_retrain.theory.scaling import HE_GAIN_SQUARED, InDegree, Initialisation, in_degree_of, variance_factors
+from nas_retrain.theory.scaling import (
+    HE_GAIN_SQUARED,
+    REDUCTION_DEGREES,
+    Initialisation,
+    in_degree_of,
+    variance_factors,
+)
 
 STAGES = 3
 
 JOINED_AT_MOST = 6_000_000
 """Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
 BatchNorm's backward pass takes more than the joined call saves (measured on two cores, `make bench`)."""
-
-REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
-    "source": (2, 1, 2),
-    "target": (1, 2, 2),
-    "released": (2, 1, 2),
-    None: (1, 1, 1),
-}
-"""In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
-
-"target" is the rule: the second convolution and the shortcut meet in one sum. The others are what the paper's
-experiments ran, which is not the in-degree of the source vertex (that would be 1 throughout).
-"""
 
 
 class Vertex(nn.Module):
