@@ -6,7 +6,7 @@ and judged by test accuracies, which are the same where there is one accuracy on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from scipy import stats
 from nas_retrain.benches.registry import Space
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
-from nas_retrain.statistics.rate_grid import RateGrid, lean
+from nas_retrain.statistics.rate_grid import RateGrid, best_places, lean
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import learning_rate_factor
@@ -235,3 +235,83 @@ def gained(grid: RateGrid, gain: Floats) -> dict[str, float]:
     """The mean of gains by class and seed, (classes, seeds), and its interval."""
     low, high = grid.mean_interval(gain)
     return {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}
+
+
+def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
+    """How sure each class's own rate is: own_rate_low and own_rate_high, between which 95 % of the own rates are that
+    other trainings would give, and certainty, the share of these that are the same rate. A row a class.
+
+    Other trainings are drawn about the means that were seen, with the variance that seeds show at each rate, what they
+    share set aside (a parametric bootstrap). All NaN where there is one seed.
+    """
+    if grid.seeds < 2:
+        return pd.DataFrame(np.nan, range(len(grid)), ["own_rate_low", "own_rate_high", "certainty"])
+    mean = grid.valid.mean(2)
+    scatter = grid.valid - mean[:, :, None] - (grid.valid.mean(0) - mean.mean(0)[:, None])
+    deviation = np.sqrt((scatter**2).mean((0, 2)) / (grid.seeds - 1))  # of a mean over seeds, by rate
+    generator = np.random.default_rng(seed)
+    drawn = np.stack([best_places(mean + deviation * generator.standard_normal(mean.shape)) for _ in range(draws)])
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0, method="nearest").astype(int)
+    return pd.DataFrame(
+        {"own_rate_low": grid.rates[low], "own_rate_high": grid.rates[high], "certainty": (drawn == grid.own).mean(0)}
+    )
+
+
+def permuted_gains(
+    grid: RateGrid, factors: Mapping[str, Floats], classes: pd.DataFrame, seed: int, permutations: int
+) -> pd.DataFrame:
+    """A row a rule: what its factors of the learning rate gain over one rate, with one scalar tuned, beside the same
+    factors shuffled between classes.
+
+    rate = scalar x factor, the scalar fitted by validation accuracy on one half of the classes and judged by test
+    accuracy on the other, both ways, as the one rate is. permuted_gain: the mean over permutations, each with scalars
+    of its own, and 95 % of them; p_value: how often shuffled factors gain as much, p_holm adjusted for the number of
+    rules. factors: (classes,) by rule. rho: the rank correlation of a rule's factors with the own rates.
+    """
+    halves = halves_of(len(grid), seed)
+    x = np.log2(grid.rates)
+    valid = grid.valid.mean(2, keepdims=True)
+    own = np.log2(classes["own_rate"].to_numpy())
+    reference = np.empty((len(grid), grid.seeds))
+    for fitted, judged in (halves, halves[::-1]):
+        reference[judged] = grid.test[judged, grid.valid[fitted].mean((0, 2)).argmax()]
+    rows = []
+    for name, factor in factors.items():
+        distinct, kind = np.unique(np.log2(factor), return_inverse=True)
+        levels = np.linspace(x[0] - distinct[-1], x[-1] - distinct[0], 8 * len(x))
+        everyone = np.arange(len(grid))
+        # Of each class with each factor at each scalar, so that a permutation only looks up: (classes, kinds, levels).
+        tuned, truly = (
+            np.stack(
+                [
+                    np.stack(
+                        [accuracy_at(grid.rates, table, np.full(len(grid), level + one), everyone) for level in levels],
+                        1,
+                    )
+                    for one in distinct
+                ],
+                1,
+            )
+            for table in (valid, grid.test)
+        )
+
+        def gain_of(kinds: Integers, tuned: Floats = tuned, truly: Floats = truly) -> Floats:
+            gain = np.empty((len(grid), grid.seeds))
+            for fitted, judged in (halves, halves[::-1]):
+                level = tuned[fitted, kinds[fitted], :, 0].mean(0).argmax()
+                gain[judged] = truly[judged, kinds[judged], level] - reference[judged]
+            return gain
+
+        generator = np.random.default_rng(seed)
+        null = np.array([gain_of(generator.permutation(kind)).mean() for _ in range(permutations)])
+        gain = gain_of(kind)
+        low, high = np.quantile(null, [0.025, 0.975])
+        rows.append(
+            {"rule": name, "rho": float(rank_correlation(np.log2(factor), own))}
+            | gained(grid, gain)
+            | {"permuted_gain": float(null.mean()), "permuted_low": float(low), "permuted_high": float(high)}
+            | {"p_value": (1 + int((null >= gain.mean() - 1e-12).sum())) / (1 + permutations)}
+        )
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p_value"].to_numpy())
+    return table

@@ -58,6 +58,7 @@ class OwnRates:
     accuracy that it gains there over the best one rate for all.
     reliability: rank correlation that a perfect prediction of the own rate, or of the lean, would have with what was
     measured from so many seeds.
+    judged_by: what gains are points of.
     """
 
     own: str
@@ -70,6 +71,7 @@ class OwnRates:
     explained: pd.DataFrame
     rules: pd.DataFrame
     reliability: dict[str, float]
+    judged_by: str = "validation accuracy"
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables by the names of their files."""
