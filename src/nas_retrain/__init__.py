@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be run with any Python
+    raise ImportError(f"nas-retrain needs Python 3.11 or later, and this is {sys.version.split()[0]}.")
 
 if TYPE_CHECKING:
     from nas_retrain.own_network.tracing import scale as scale
