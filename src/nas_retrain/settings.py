@@ -339,6 +339,16 @@ class AlgorithmsSettings(_Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RateTableSettings(_Section):
+    """How a table of trainings at several learning rates is analysed (make own-rates)."""
+
+    batch_size: Positive | None
+    epochs: Positive | None
+    benchmark_rate: Rate
+    redraws: Positive
+    permutations: Positive
+
+
 class Settings(_Section):
     """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
 
@@ -365,6 +375,7 @@ class Settings(_Section):
     retrained: UserPath | None
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
+    rate_table: RateTableSettings
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:

@@ -17,7 +17,7 @@ from nas_retrain.studies.comparison.tables import learning_rate_factors
 
 
 def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:
-    """Write the page: explore.html of this package with the comparison inside, some 50 bytes a cell.
+    """Write the page: explore.html of the room reports with the comparison inside, some 50 bytes a cell.
 
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
     None where it is unknown. Raises NasRetrainError if `path` cannot be written.

@@ -18,7 +18,8 @@ from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
-from nas_retrain.studies.own_rates.findings import BEST, HINDSIGHT, MEASURED, OWN, PAPERS, OwnRates
+from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
+from nas_retrain.studies.own_rates.findings import OwnRates
 from nas_retrain.studies.own_rates.sensitivity import BASE_RATE_FACTOR, EPOCHS
 
 FOLDER = "whose_ranking"
