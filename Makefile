@@ -22,7 +22,7 @@ $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(va
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
 test: export PYTEST_ADDOPTS := -m 'not slow' $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
-test-all: export PYTEST_ADDOPTS := --durations=25 $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
+test-all: export PYTEST_ADDOPTS := $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 
 override RUN := "$$VENV"/bin/python
 override DEFAULTS :=
@@ -130,5 +130,5 @@ release-check: install ## Build the packages, install the wheel in a venv of its
 lint: install ## Check style, types and which room imports from which
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m importlinter.cli lint
+	"$$VENV"/bin/lint-imports
 	$(RUN) -m mypy

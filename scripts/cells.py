@@ -2,8 +2,8 @@
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import run
+from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
-from nas_retrain.trainings.store import replacing
 
 
 def cells(settings: Settings) -> None:

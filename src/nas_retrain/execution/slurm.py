@@ -29,9 +29,10 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import slurm_commands as commands
 from nas_retrain.execution import workers as launch
+from nas_retrain.files.atomic import replacing
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings, SlurmSettings
-from nas_retrain.trainings.store import read_runs, replacing
+from nas_retrain.trainings.store import read_runs
 from nas_retrain.trainings.training import Slot, Training
 
 Purpose = Literal["base-rate", "training", "analysis"]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json
 
-from nas_retrain.trainings.store import StoredRuns, replacing
+from nas_retrain.files.atomic import replacing
+from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 
 
