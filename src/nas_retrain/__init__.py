@@ -6,8 +6,12 @@ for, so that importing the package needs neither torch nor pandas.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be run with any Python
+    raise ImportError(f"nas-retrain needs Python 3.11 or later, and this is {sys.version.split()[0]}.")
 
 if TYPE_CHECKING:
     from nas_retrain.commands.command_line import compose

@@ -17,12 +17,12 @@ from nas_retrain.studies.comparison.tables import learning_rate_factors
 
 
 def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:
-    """Write the page: explore.html of the room reports with the comparison inside, some 50 bytes a cell.
+    """Write the page: explore.html of this package with the comparison inside, some 50 bytes a cell.
 
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
     None where it is unknown. Raises NasRetrainError if `path` cannot be written.
     """
-    content = render("explore.html", comparison=_content(comparison, title, noise))
+    content = render("explore.html", package=__package__, comparison=_content(comparison, title, noise))
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
