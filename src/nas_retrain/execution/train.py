@@ -30,11 +30,12 @@ from nas_retrain.benches import registry as spaces
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
-from nas_retrain.plan.plan import Training, group_name
+from nas_retrain.plan.plan import group_name
 from nas_retrain.seeding import generator_seed
 from nas_retrain.settings import Settings, TrainingSettings
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings.store import RunRecord, Status
+from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
