@@ -249,6 +249,7 @@ class LocalSettings(_Section):
     together: Positive
     compile: bool
     checkpoint_every: Positive
+    checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
 
 
