@@ -517,14 +517,20 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
         }
     )
     found = export_module._Chosen(records, None, {"recipe": name})
-    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
+    card = export_module._data_card(
+        export_module._table(export_module._by_cell(found, settings), settings), found, settings
+    )
     fences = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
     codes = [code for kind, code in fences.findall(card) if kind == "python"]
     called = [
         node.args[0] for code in codes for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.args
     ]
     said = {node.value for node in called if isinstance(node, ast.Constant)}
-    assert {export_module._nats_name(settings), export_module._pth_name(settings), name} <= said
+    assert {
+        export_module._nats_name(settings, NAS_BENCH_201.published),
+        export_module._pth_name(settings),
+        name,
+    } <= said
     seen = Seen(markdown.markdown(fences.sub("", card)))
     assert set(seen.elements) <= {"h1", "h2", "p", "ul", "li", "strong", "code"}
     shown = seen.text.replace("\\", "")

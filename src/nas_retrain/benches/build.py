@@ -1,5 +1,5 @@
 """From a cell's graph to a network. Each benchmark's own module `network` has the two functions that do it:
-`build(graph, bench, sizes)` and `initialise(network, initialisation)`."""
+`build(graph, settings)` and `initialise(network, initialisation)`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_retrain.benches import registry
+from nas_retrain.benches import parametrised, registry
+from nas_retrain.benches.parametrised import Blocks
 from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 
 
@@ -32,20 +34,37 @@ class Network(nn.Module):
         super().__init__()
         self.graph, self.members, self.sizes = graph, members, sizes
 
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to, in the order of `parameters()`; asked where a rule decides about
+        single layers."""
+        raise NotImplementedError
+
     def pre_activations(self, images: Tensor) -> list[Tensor | None]:
         """What every vertex of the graph holds, None for one that no path visits; asked of benchmarks with a
         coordinate check alone."""
         raise NotImplementedError
 
 
-def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisation, seed: int) -> Network:
-    """A network on the CPU, initialised from `seed` alone and laid out channels-last."""
-    bench = registry.of(settings.bench)
-    module = _module(bench, "network")
+def build(
+    graph: CellGraph,
+    settings: Settings,
+    *,
+    initialisation: Initialisation,
+    seed: int,
+    decided: Parametrisation | None = None,
+) -> Network:
+    """A network on the CPU, initialised from `seed` alone and laid out channels-last.
+
+    decided: what a rule decided; layers that it leaves out are drawn as `initialisation` says.
+    """
+    module = _module(registry.of(settings.bench), "network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: Network = module.build(graph, settings.bench, Sizes.of(settings))
+        network: Network = module.build(graph, settings)
         module.initialise(network, initialisation)
+        if decided is not None:
+            parametrised.initialise(list(network.parameters()), network.parameter_blocks, decided)
         return network.to(memory_format=torch.channels_last)
 
 

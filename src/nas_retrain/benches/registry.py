@@ -16,12 +16,14 @@ from functools import cache, cached_property
 from importlib import import_module
 from itertools import cycle
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from nas_retrain import benches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.theory.graph import CellGraph, Operation, lowest_member
+from nas_retrain.theory.rule import NetworkSize, Peers
 from nas_retrain.theory.scaling import InDegree, Initialisation, in_degree_of, variance_factors
 
 
@@ -198,6 +200,17 @@ class Bench(ABC):
         return tuple(map(self.arch_at, range(self.size)))
 
     @cached_property
+    def numbers(self) -> dict[str, int]:
+        """All cells' numbers, by their strings."""
+        return {arch: index for index, arch in enumerate(self.archs)}
+
+    def index_of(self, arch: str) -> int:
+        """The number of a cell's string; raises NasRetrainError if there is no such cell."""
+        if arch not in self.numbers:
+            raise NasRetrainError(f"{arch[:200]!r} is no cell of {self.title}.")
+        return self.numbers[arch]
+
+    @cached_property
     def connected(self) -> tuple[bool, ...]:
         """Of each cell whether a path leads from input to output."""
         of_class = {index: self.graph_at(index).connected for index in set(self.training_classes(None))}
@@ -222,6 +235,17 @@ class Bench(ABC):
     def _graphs(self) -> list[CellGraph]:
         return [self.graph_at(index) for index in range(self.size)]
 
+    @cached_property
+    def _members(self) -> dict[int, tuple[int, ...]]:
+        members: dict[int, list[int]] = {}
+        for cell, network_class in enumerate(self.training_classes(None)):
+            members.setdefault(network_class, []).append(cell)
+        return {network_class: tuple(cells) for network_class, cells in members.items()}
+
+    def members(self, network_class: int) -> tuple[int, ...]:
+        """The cells of a network class, in order."""
+        return self._members[network_class]
+
     def training_class(self, index: int, initialisation: Initialisation) -> int:
         """The cell whose training stands for this one's, see `training_classes`."""
         self.arch_at(index)
@@ -239,6 +263,22 @@ class Bench(ABC):
                 f"it draws at least 1 of {len(classes):,} connected network classes."
             )
         return tuple(random.Random(seed).sample(classes, number))
+
+    def network_size(self, settings: Settings, peers: Peers) -> NetworkSize:
+        """What scaling rules are told of the networks that the settings ask for, beside their graphs."""
+        channels, stages = settings.network.channels, max(1, self.stages)
+        return NetworkSize(
+            width=channels,
+            readout_width=channels << (stages - 1),
+            inputs=settings.dataset.image_channels * 9,
+            classes=settings.dataset.classes,
+            stages=stages,
+            cells_per_stage=settings.network.cells_per_stage if self.stages else 1,
+            depth_offset=settings.bench.depth_offset,
+            base_kernel_size=settings.bench.base_kernel_size,
+            normalised=settings.network.normalisation == "batch",
+            peers=peers,
+        )
 
     def sweeps(self, _settings: BenchSettings) -> Iterator[Sweep]:
         """The networks of the coordinate check: none where the theory is not that of the benchmark's networks."""
@@ -269,6 +309,12 @@ class Bench(ABC):
         """At which places of the drawing a cell's output depends on what stands there."""
         edges = {(edge.source, edge.target) for edge in self.graph_at(index).effective.edges}
         return tuple(place in edges for place in self.drawing.places)
+
+    @property
+    def rate_sources(self) -> tuple[ModuleType, ModuleType] | None:
+        """The readers of published trainings of its cells at several learning rates: of a folder, and of a table; None
+        where there are none."""
+        return None
 
     def network_config(self, index: int, _sizes: Sizes) -> dict[str, object]:
         """What published files tell of a cell's network beside its number of classes."""
@@ -316,6 +362,17 @@ def _initialised_formula(graph: CellGraph, in_degree: InDegree | None) -> str:
     """A graph's formula with the variances of its layers: equal for networks that are initialised alike."""
     factors = variance_factors(graph, in_degree)
     return graph.formula({edge: f"conv{edge.operation.kernel_size}[{factor:.4g}]" for edge, factor in factors.items()})
+
+
+def graph_of(cell: int, settings: Settings) -> CellGraph:
+    """The graph of the network that the settings make of a cell."""
+    graph = of(settings.bench).graph_at(cell)
+    return graph.without_normalisation if settings.network.normalisation == "none" else graph
+
+
+def size_of(settings: Settings, peers: Peers | None = None) -> NetworkSize:
+    """What scaling rules are told of the networks that the settings ask for, beside their graphs."""
+    return of(settings.bench).network_size(settings, peers or Peers())
 
 
 @cache

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.benches.registry import Sizes
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure only
     import torch

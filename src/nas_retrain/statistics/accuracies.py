@@ -25,7 +25,6 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table, safe_pickle, table_copy
 from nas_retrain.files.file_kind import seems
 from nas_retrain.seeding import Seeding
-from nas_retrain.theory.scaling import InDegree
 
 COLUMNS = ["index", "seed", "accuracy"]
 
@@ -38,21 +37,21 @@ class Accuracies:
 
     name: what reports call them. runs: one row a training with the columns index (the cell's number), seed and
     accuracy (percent); unique in (index, seed). bench: whose cells these are. per_class: whether one row stands for a
-    whole class rather than for one cell. in_degree: the convention by which the networks were initialised, None for
-    the stock one. seeding: whether trainings with one seed share its draws.
+    whole class rather than for one cell. classes: for every cell of the benchmark the class of which all trainings are
+    replicates, named by its lowest cell: its network class if none are given. seeding: whether trainings with one seed
+    share its draws.
     """
 
     name: str
     runs: pd.DataFrame
     bench: Bench
     per_class: bool = False
-    in_degree: InDegree | None = None
+    classes: tuple[int, ...] = ()
     seeding: Seeding = "shared"
 
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """For every cell of the benchmark the class of which all trainings are replicates, named by its lowest cell."""
-        return self.bench.training_classes(self.in_degree)
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", self.bench.training_classes(None))
 
     @property
     def results(self) -> NDArray[np.int64]:
@@ -126,17 +125,18 @@ def _from_table(table: pd.DataFrame, path: Path, dataset: str, bench: Bench, col
     """Accuracies from a table of cells, or from one that `make export` wrote, where a training stands for a class."""
     if plain_table.is_export(table):
         trained = plain_table.own_trainings(table, path, dataset, column)
-        _check_names(zip(trained["cell"], trained["arch"], strict=True), path, bench)
+        check_names(zip(trained["cell"], trained["arch"], strict=True), path, bench)
         return from_runs(trained, str(trained["recipe"].iloc[0]), bench)
     found = plain_table.trainings(table, path, dataset, column)
     runs = checked(found, path, bench)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
-    _check_names(zip(found["index"], found["arch"], strict=True), path, bench)
+    check_names(zip(found["index"], found["arch"], strict=True), path, bench)
     return Accuracies(re.sub(r"(\.csv(\.gz)?|\.parquet)$", "", path.name), runs, bench)
 
 
-def _check_names(cells: Iterable[tuple[int, object]], source: Path, bench: Bench) -> None:
+def check_names(cells: Iterable[tuple[int, object]], source: Path, bench: Bench) -> None:
+    """Raise NasRetrainError, naming `source`, if a cell's string is not that of its index."""
     names = bench.archs
     for index, arch in cells:
         if not 0 <= index < len(names):
@@ -162,7 +162,7 @@ def from_runs(frame: pd.DataFrame, name: str, bench: Bench) -> Accuracies:
         checked(runs, name, bench, foreign=False),
         bench,
         per_class=True,
-        in_degree=conventions.pop() if conventions else None,
+        classes=bench.training_classes(conventions.pop() if conventions else None),
         seeding=seeding_of(frame),
     )
 
@@ -242,13 +242,13 @@ def _published_table(path: Path, bench: Bench) -> pd.DataFrame:
     if table is None:
         rows = _nats_rows(files, path) if path.is_dir() else _official_rows(path, bench)
         table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
-        _check_names(zip(table["index"], table["arch"], strict=True), path, bench)
+        check_names(zip(table["index"], table["arch"], strict=True), path, bench)
         table_copy.write(table, path, known_by)
     return table
 
 
 def _nats_files(folder: Path, bench: Bench) -> list[Path]:
-    """The cells' files of a NATS-Bench folder, by name. That some are missing is told."""
+    """The cells' files of a NATS-Bench folder, sorted by name; warns if some are missing."""
     try:
         paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{1,6}\.pickle\.pbz2", path.name))
     except OSError as error:
@@ -278,7 +278,7 @@ def _cell_of(path: Path) -> int:
 
 
 def _cells_to_be(folder: Path, bench: Bench) -> set[int]:
-    """The cells that a NATS-Bench folder is to hold: those that its meta file names, or all."""
+    """The cells that a NATS-Bench folder should hold: those that its meta file names, or all."""
     path = folder / "meta.pickle.pbz2"
     try:
         evaluated = _unpacked(path)["evaluated_indexes"] if path.is_file() else None

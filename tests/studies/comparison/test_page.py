@@ -401,15 +401,20 @@ def luminance(colour: str) -> float:
 def test_colours_can_be_told_from_the_ground_by_day_and_by_night(scheme: str, tmp_path: Path, explore: Explore) -> None:
     opened = explore(few(tmp_path)[1], color_scheme=scheme)
 
-    def contrast(one: str, other: str) -> float:
-        low, high = sorted(luminance(opened.evaluate("colour", name)) for name in (one, other))
+    def colour(name: str | int) -> str:
+        """A colour by its name, or an operation's by its place."""
+        swatch = "place => getComputedStyle(document.querySelectorAll('.swatch')[place]).getPropertyValue('--colour')"
+        return str(opened.evaluate("colour" if isinstance(name, str) else swatch, name))
+
+    def contrast(one: str | int, other: str) -> float:
+        low, high = sorted(luminance(colour(name)) for name in (one, other))
         return (high + 0.05) / (low + 0.05)
 
     assert (luminance(opened.evaluate("colour", "--ground")) < 0.5) == (scheme == "dark")
     for ground in ("--ground", "--panel"):
         assert contrast("--text", ground) > 7
         assert contrast("--quiet", ground) > 4.5
-        for mark in ("--accent", "--skip_connect", "--nor_conv_1x1", "--nor_conv_3x3", "--avg_pool_3x3"):
+        for mark in ("--accent", 1, 2, 3, 4):  # the operation none, which comes first, is not drawn
             assert contrast(mark, ground) > 3
 
 
@@ -462,5 +467,5 @@ def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        held = wheel.read("nas_retrain/analysis/explore.html")
+        held = wheel.read("nas_retrain/studies/comparison/explore.html")
     assert held == Path(page.__file__).with_name("explore.html").read_bytes()

@@ -19,9 +19,11 @@ from torch.nn import functional
 
 from nas_retrain.benches import build as build_module
 from nas_retrain.benches.dags.space import DagSettings
+from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.benches.registry import Sizes
-from nas_retrain.settings import BenchSettings
+from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
 
 Kind = Literal["mlp", "cnn"]
@@ -71,6 +73,14 @@ class Network(build_module.Network):
         """The edges that the parameters of `layers` belong to, in their order."""
         return [edge for edge in self.edges if edge.operation.kind == "layer"]
 
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to."""
+        of_layers: list[tuple[Layer, nn.Parameter]] = [("first", self.first), ("readout", self.readout)]
+        of_layers += zip(self.layer_edges, self.layers, strict=True)
+        found = {weight: [Block(len(weight) // self.members, layer, last=True)] for layer, weight in of_layers}
+        return [found[parameter] for parameter in self.parameters()]
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, size, size) to logits (batch, members x classes)."""
         last = self.activate(cast("Tensor", self.pre_activations(images)[-1]))
@@ -108,8 +118,9 @@ class Network(build_module.Network):
         return value @ weight.view(self.members, -1, weight.shape[1]).transpose(1, 2)
 
 
-def build(graph: CellGraph, bench: BenchSettings, sizes: Sizes) -> Network:
+def build(graph: CellGraph, settings: Settings) -> Network:
     """The network of a graph, whose weights are still to be drawn."""
+    bench, sizes = settings.bench, Sizes.of(settings)
     assert isinstance(bench, DagSettings)
     return Network(
         graph,

@@ -12,7 +12,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -20,9 +20,10 @@ from pydantic import Field, model_validator
 
 from nas_retrain.benches.registry import Bench, Sizes, Sweep
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import AllDifferent, BenchSettings, OneOrMore, Positive
+from nas_retrain.settings import AllDifferent, BenchSettings, OneOrMore, Positive, Settings
 from nas_retrain.theory.graph import ONE_LAYER, CellGraph, Edge, Operation
-from nas_retrain.theory.scaling import Activation, InDegree, Initialisation, sum_of_cubes
+from nas_retrain.theory.rule import NetworkSize, Peers
+from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, InDegree, Initialisation, sum_of_cubes
 
 _FORM = re.compile(r"(?P<groups>[012]+(_[012]+)*)(/(?P<kernel>\d+))?")
 
@@ -68,6 +69,7 @@ class DagSettings(BenchSettings):
     """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
 
     has_accuracies = False
+    chooses_normalisation = False
     name: Literal["mlp", "cnn"]
     vertices: Annotated[int, Field(ge=2, le=12)]
     kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AllDifferent]
@@ -162,6 +164,10 @@ class DagSpace(Bench):
         nearest = min(range(len(self.kernel_sizes)), key=lambda place: abs(self.kernel_sizes[place] - 3))
         return int(3 ** (self.vertices - 2)) * len(self.kernel_sizes) + nearest
 
+    def members(self, network_class: int) -> tuple[int, ...]:
+        """The network alone, as `training_class` has it."""
+        return (network_class,)
+
     def training_class(self, index: int, _initialisation: Initialisation) -> int:
         """The network whose training stands for this one's: itself, since so large a space is only ever sampled."""
         self.arch_at(index)
@@ -182,6 +188,17 @@ class DagSpace(Bench):
         first = image * (9 if self.kind == "cnn" else sizes.image_size**2)
         layers = sum(channels * edge.operation.kernel_size**2 for edge in graph.layers)
         return channels * (first + layers + sizes.classes)
+
+    def network_size(self, settings: Settings, peers: Peers) -> NetworkSize:
+        """One graph without BatchNorm, whose first layer in "mlp" reads all pixels."""
+        assert isinstance(settings.bench, DagSettings)
+        size, pixels = super().network_size(settings, peers), settings.dataset.image_size**2
+        return replace(
+            size,
+            inputs=settings.dataset.image_channels * pixels if self.kind == "mlp" else size.inputs,
+            normalised=False,
+            gain_squared=GAIN_SQUARED[settings.bench.activation],
+        )
 
     def sweeps(self, settings: BenchSettings) -> Iterator[Sweep]:
         """Networks of growing depth, width, sum of cubed path depths and kernel size."""

@@ -11,6 +11,7 @@ import random
 import re
 from functools import cache, cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nas_retrain.benches import registry
@@ -255,6 +256,17 @@ class NasBench201(Bench):
             classes=sizes.classes,
             image_channels=sizes.image_channels,
         )
+
+    def index_of(self, arch: str) -> int:
+        """See `index_of`."""
+        return index_of(arch)
+
+    @property
+    def rate_sources(self) -> tuple[ModuleType, ModuleType]:
+        """NAS-HPO-Bench-II's folder and JAHS-Bench-201's table."""
+        from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench  # which read this module
+
+        return nas_hpo_bench, jahs_bench
 
     def network_config(self, index: int, sizes: Sizes) -> dict[str, object]:
         """The width, the number of cells in a stage and the cell's string."""
