@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from nas_retrain.benches.dags import network as dags
 from nas_retrain.benches.nas_bench_201 import network as nas_bench_201
@@ -31,7 +32,7 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
                 image_size=dataset.image_size,
             )
             dags.initialise(dag, initialisation)
-            return dag.to(memory_format=torch.channels_last)
+            return _laid_out(dag)
         network = nas_bench_201.Network(
             graph,
             channels=channels,
@@ -40,7 +41,7 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
             image_channels=dataset.image_channels,
         )
         nas_bench_201.initialise(network, initialisation)
-        return network.to(memory_format=torch.channels_last)
+        return _laid_out(network)
 
 
 def join(networks: Sequence[Network]) -> Network:
@@ -48,11 +49,27 @@ def join(networks: Sequence[Network]) -> Network:
     if len(networks) == 1:
         return networks[0]
     first = networks[0]
-    joined: Network = type(first)(first.graph, **first.sizes, members=len(networks))
-    states = [network.state_dict() for network in networks]
-    stacked = {
-        name: value if value.ndim == 0 else torch.cat([state[name] for state in states])
-        for name, value in states[0].items()
-    }
-    joined.load_state_dict(stacked)
-    return joined.to(memory_format=torch.channels_last)
+    joined = _laid_out(type(first)(first.graph, **first.sizes, members=len(networks)))
+    load(joined, stacked([network.state_dict() for network in networks]))
+    return joined
+
+
+def stacked(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those of several networks of one graph and size stacked along the first
+    dimension."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def load(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Write parameters and buffers by name into a network, each into the memory where it lies."""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(state[name])
+
+
+def _laid_out(network: Network) -> Network:
+    """The network with its weights laid out channels-last, and without BatchNorm's counters of batches: nothing reads
+    them where the running statistics have a momentum, and each is a kernel a step."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = None
+    return network.to(memory_format=torch.channels_last)

@@ -60,7 +60,7 @@ class Vertex(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, len(group) * channels, _kernel_size(group[0]), members) for group in self.joined
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(members * len(group) * channels) for group in self.joined)
+        self.norms = nn.ModuleList(_BatchNorm(members * len(group) * channels) for group in self.joined)
 
     def forward(self, value: Tensor, *, ours: bool) -> list[tuple[int, Tensor, bool]]:
         """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex.
@@ -74,6 +74,7 @@ class Vertex(nn.Module):
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             rectified = functional.relu(value, inplace=ours and not sent)
+            rectified = rectified.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
             for group, convolution, norm in self._layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
@@ -103,7 +104,7 @@ class Vertex(nn.Module):
         for edge, (kernel, mean, variance, scale, shift) in zip(group, parts, strict=True):
             convolved = functional.conv2d(rectified, kernel, padding=kernel.shape[-1] // 2)
             normalised = functional.batch_norm(
-                convolved, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
+                convolved.to(scale.dtype), mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
             )
             sent.append((edge.target, normalised, True))
         return sent
@@ -136,7 +137,7 @@ class Constants(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(members * channels) for _ in self.layer_edges)
+        self.norms = nn.ModuleList(_BatchNorm(members * channels) for _ in self.layer_edges)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """What they come to at each vertex, for the cell's input of shape (batch, channels, height, width).
@@ -214,9 +215,9 @@ class Reduction(nn.Module):
     def __init__(self, channels: int, members: int) -> None:
         super().__init__()
         self.first = _convolution(channels, 2 * channels, 3, members, stride=2)
-        self.first_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.first_norm = _BatchNorm(members * 2 * channels)
         self.second = _convolution(2 * channels, 2 * channels, 3, members)
-        self.second_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.second_norm = _BatchNorm(members * 2 * channels)
         self.shortcut = _convolution(channels, 2 * channels, 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -248,7 +249,7 @@ class Network(nn.Module):
         }
         self.graph, self.members = graph, members
         self.stem = _convolution(image_channels, channels, 3, members)
-        self.stem_norm = nn.BatchNorm2d(members * channels)
+        self.stem_norm = _BatchNorm(members * channels)
         blocks: list[nn.Module] = []
         for stage in range(STAGES):
             if stage:
@@ -256,24 +257,40 @@ class Network(nn.Module):
                 channels *= 2
             blocks += [Cell(graph, channels, members) for _ in range(cells_per_stage)]
         self.blocks = nn.Sequential(*blocks)
-        self.last_norm = nn.BatchNorm2d(members * channels)
+        self.last_norm = _BatchNorm(members * channels)
         self.readout = nn.Linear(channels, members * classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
         features = self.blocks(self.stem_norm(self.stem(images)))
         pooled = functional.relu(self.last_norm(features)).mean((2, 3))
+        weight, bias = self.readout.weight, self.readout.bias
+        pooled = pooled.to(weight.dtype)
         if self.members == 1:
-            return cast("Tensor", self.readout(pooled))
+            return functional.linear(pooled, weight, bias.to(weight.dtype))
         by_member = pooled.view(len(pooled), self.members, -1)
-        weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
+        weight = weight.view(self.members, -1, self.readout.in_features)
         logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
-        return logits.flatten(1) + self.readout.bias
+        return logits.flatten(1) + bias
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution in the precision of its weights, whatever its input's is."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """BatchNorm in the precision of its parameters, whatever its input's is."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
 
 
 def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias for each member, that keeps the image's size but for its stride."""
-    return nn.Conv2d(
+    return _Convolution(
         members * channels,
         members * outputs,
         kernel_size,
