@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_retrain.benches.dags import network as dags
 from nas_retrain.benches.nas_bench_201 import network as nas_bench_201
@@ -32,16 +32,17 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
                 image_size=dataset.image_size,
             )
             dags.initialise(dag, initialisation)
-            return _laid_out(dag)
+            return dag.to(memory_format=torch.channels_last)
         network = nas_bench_201.Network(
             graph,
             channels=channels,
             cells_per_stage=settings.network.cells_per_stage,
             classes=dataset.classes,
             image_channels=dataset.image_channels,
+            normalised=settings.network.normalisation == "batch",
         )
         nas_bench_201.initialise(network, initialisation)
-        return _laid_out(network)
+        return network.to(memory_format=torch.channels_last)
 
 
 def join(networks: Sequence[Network]) -> Network:
@@ -49,7 +50,8 @@ def join(networks: Sequence[Network]) -> Network:
     if len(networks) == 1:
         return networks[0]
     first = networks[0]
-    joined = _laid_out(type(first)(first.graph, **first.sizes, members=len(networks)))
+    joined: Network = type(first)(first.graph, **first.sizes, members=len(networks))
+    joined.to(memory_format=torch.channels_last)
     load(joined, stacked([network.state_dict() for network in networks]))
     return joined
 
@@ -64,12 +66,3 @@ def load(network: Network, state: Mapping[str, Tensor]) -> None:
     """Write parameters and buffers by name into a network, each into the memory where it lies."""
     for name, tensor in network.state_dict().items():
         tensor.copy_(state[name])
-
-
-def _laid_out(network: Network) -> Network:
-    """The network with its weights laid out channels-last, and without BatchNorm's counters of batches: nothing reads
-    them where the running statistics have a momentum, and each is a kernel a step."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.num_batches_tracked = None
-    return network.to(memory_format=torch.channels_last)
