@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import render
 from nas_retrain.statistics.noise import ranks
 from nas_retrain.statistics.rankings import Comparison, Floats, Side
 from nas_retrain.studies.comparison.tables import learning_rate_factors
-from nas_retrain.trainings.store import replacing
 
 
 def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:
@@ -22,7 +22,7 @@ def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | Non
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
     None where it is unknown. Raises NasRetrainError if `path` cannot be written.
     """
-    content = render("explore.html", comparison=_content(comparison, title, noise))
+    content = render("explore.html", package=__package__, comparison=_content(comparison, title, noise))
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
