@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 import nas_retrain
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
+from nas_retrain.trainings.store import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -88,6 +89,31 @@ def test_links_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)\s#]+)", text)
     missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
     assert missing == []
+
+
+def test_every_target_that_a_page_names_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (page, name)
+        for page in PAGES
+        for name in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), FENCED)
+    }
+    assert len(named) > 30
+    assert {(page, name) for page, name in named if name not in targets} == set()
+
+
+def test_every_column_of_a_record_is_described_and_no_other() -> None:
+    text = (DOCS / "results.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \| (?:.*) \| (?:.*) \|$", text[text.index("## The record") :], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(COLUMNS)
+
+
+def test_every_file_of_a_group_of_settings_is_listed() -> None:
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+) \|", (DOCS / "retraining.md").read_text(), re.MULTILINE)
+    for group in ("bench", "dataset", "recipe", "profile", "launcher"):
+        (listed,) = (choices for name, choices in rows if name == group)
+        files = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", listed)) == files
 
 
 @pytest.mark.slow
