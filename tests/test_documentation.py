@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbclient import NotebookClient
@@ -17,6 +18,7 @@ from nbclient import NotebookClient
 import nas_retrain
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
+from nas_retrain.data.own import ARRAYS
 from nas_retrain.trainings.store import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -49,15 +51,25 @@ def test_the_examples_of_a_page_run_one_after_the_other(
         exec(compile(example, page, "exec"), names)
 
 
-def test_the_recipe_s_command_takes_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written("docs/extend/recipe.md", tmp_path)
-    (command,) = re.findall(r"^make retrain (.*)$", (DOCS / "extend" / "recipe.md").read_text(), re.MULTILINE)
-    given = {f"NAS_RETRAIN_{word.split('=')[0]}": word.split("=", 1)[1] for word in shlex.split(command)}
+def test_the_commands_of_a_page_find_the_files_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    pages = {page: (DOCS / "extend" / f"{page}.md").read_text() for page in ("recipe", "dataset")}
+    for page in pages:
+        written(f"docs/extend/{page}.md", tmp_path)
+    images, labels = np.eye(4, dtype=np.uint8)[None], np.zeros(1, dtype=int)
+    np.savez("dataset/scans.npz", **dict(zip(ARRAYS, (images, labels, images, labels), strict=True)))
+    (given,) = re.findall(r"^make retrain (.*)$", pages["recipe"], re.MULTILINE)
+    given = {f"NAS_RETRAIN_{word.split('=')[0]}": word.split("=", 1)[1] for word in shlex.split(given)}
     (settings,) = composition.from_command_line(given_to_make(given))
-    assert list(settings.recipes) == ["benchmark", "half_rate"]
-    assert settings.recipes["half_rate"].learning_rate == 0.05
-    assert str(settings.results_dir) == "results/half_rate"
+    assert {name: recipe.learning_rate for name, recipe in settings.recipes.items()} == {
+        "benchmark": 0.1, "half_rate": 0.05, "gentle": 0.02,
+    }  # fmt: skip
+    assert str(settings.results_dir) == "results/rates"
+    commands = re.findall(r"^nas-retrain (?:plan|retrain) ([^#\n]*)", pages["dataset"], re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        (settings,) = composition.from_command_line(command.split())
+        assert (settings.dataset.name, settings.profile) == ("scans", "dry")
 
 
 def test_the_readme_s_example_is_a_part_of_one_that_runs() -> None:
