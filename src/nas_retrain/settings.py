@@ -131,10 +131,14 @@ class DagSettings(BenchSettings):
         return self
 
 
+PUBLISHED = ("cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist")
+"""The data sets that come with readers of their files."""
+
+
 class DatasetSettings(_Section):
     """A data set, its preparation, and its base learning rate if one is recorded (configs/dataset)."""
 
-    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist"]
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     classes: Positive
     image_channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Positive
@@ -148,14 +152,30 @@ class DatasetSettings(_Section):
     dry_train_subset: Positive | None
     base_rate: Rate | None
     verify: bool
+    source: str | None = None
+    """Of a data set of the user's own: an .npz file or a function (see `data.own`). No shipped file has this key."""
+    checksum: str | None = None
+    """SHA-256 of the source's file, which is found out and never set."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSettings:
+        if self.source is None and self.name not in PUBLISHED:
+            raise ValueError(
+                f"there is no data set {self.name}: there are {', '.join(PUBLISHED)}. One of your own has a source, an "
+                ".npz file or a function"
+            )
         if not len(self.mean) == len(self.std) == self.image_channels:
             raise ValueError(f"mean and std need one value for each of the {self.image_channels} image channels")
         if self.train_subset is not None and self.train_subset > self.train_images:
             raise ValueError(f"train_subset {self.train_subset} is larger than the {self.train_images} training images")
         return self
+
+    @property
+    def undeciding(self) -> set[str]:
+        """The keys that decide no result: that of another profile, and where a file lies whose checksum is known.
+        Published data sets have neither source nor checksum."""
+        own = {"checksum": self.checksum, "source": None if self.checksum else self.source}
+        return {"dry_train_subset"} | {key for key, value in own.items() if value is None}
 
     @property
     def images_per_epoch(self) -> int:
@@ -277,6 +297,7 @@ class LocalSettings(_Section):
     together: Positive
     compile: bool
     checkpoint_every: Positive
+    checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
 
 
@@ -454,7 +475,7 @@ class Settings(_Section):
         batch_norm = {"normalisation"} if self.network.normalisation == "batch" else set()
         return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
-            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"} | verified),
+            "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
             "network": self.network.model_dump(exclude=batch_norm),
             "training": self.training.model_dump(),
             "recipe": self.recipes[recipe].model_dump(),

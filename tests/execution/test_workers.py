@@ -107,10 +107,10 @@ def kill_at_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None
     begin = launch._Worker.__init__
 
     def patch(numbers: list[int]) -> None:
-        def begin_and_kill(worker: launch._Worker, settings: Settings, number: int) -> None:
-            begin(worker, settings, number)
-            if number in numbers:
-                numbers.remove(number)
+        def begin_and_kill(worker: launch._Worker, settings: Settings, place: launch.Place) -> None:
+            begin(worker, settings, place)
+            if place.number in numbers:
+                numbers.remove(place.number)
                 worker.process.kill()
 
         monkeypatch.setattr(launch._Worker, "__init__", begin_and_kill)

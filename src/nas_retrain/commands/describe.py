@@ -168,7 +168,7 @@ def missing_data(settings: Settings) -> list[str]:
     missing = sources.missing_files(settings.dataset, settings.data_dir)
     if not missing:
         return []
-    source = sources.SOURCES[settings.dataset.name]
+    source = sources.source_of(settings.dataset)
     downloads = source.downloads(settings.data_dir)
     how = "they will be downloaded if the network allows" if downloads else source.remedy
     return [f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}"]

@@ -22,7 +22,7 @@ from nas_retrain.plan.claims import other_settings
 from nas_retrain.plan.plan import Plan, make_plan
 from nas_retrain.purpose import is_search
 from nas_retrain.settings import Settings, SlurmSettings
-from nas_retrain.trainings.failures import read_failures
+from nas_retrain.trainings.failures import first_line, read_failures
 from nas_retrain.trainings.store import RunKey, StoredRuns, read_runs
 from nas_retrain.trainings.training import Slot
 
@@ -62,7 +62,7 @@ def status(settings: Settings) -> None:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
         if training.key in failures and training.slot not in queue.slots:
-            say(f"failed: {training.label}: {failures[training.key].strip().splitlines()[-1]}")
+            say(f"failed: {training.label}: {first_line(failures[training.key])}")
     _tell_lost_tasks(made, queue, folder)
 
 

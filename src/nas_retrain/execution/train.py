@@ -142,7 +142,7 @@ def _train(
             raise Stopped
         if not any(map(math.isfinite, progress.losses)):
             break
-        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
+        if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
             kept.save(_state(group, network, optimiser.momenta, progress))
     return _records(group, started, progress, network, data, settings)
 

@@ -83,7 +83,7 @@ def _file(settings: Settings) -> Path:
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": {"dry_train_subset"}})
+    return settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": settings.dataset.undeciding})
 
 
 def _read(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Space
 from nas_retrain.settings import AnalysisSettings, RateTableSettings, Settings
 from nas_retrain.statistics.accuracies import Accuracies
@@ -111,6 +112,18 @@ def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
         permuted=by_rate.permuted_gains(grid, rules, classes, chosen.seed, asked.permutations),
         budgets=_budgets(table, budget, rules[PAPERS], settings),
     )
+
+
+def recipes_of(table: RateTable, settings: Settings) -> dict[str, Accuracies]:
+    """Accuracies of the budget that the settings name under each way to set the rate, and at own rates, chosen for each
+    seed by the others."""
+    asked = settings.rate_table
+    grid = table.grids[table.chosen(asked.batch_size, asked.epochs)]
+    space = registry.of(settings.bench)
+    factor = factors([space.graph_at(int(cell)) for cell in grid.cells], space, settings.bench.depth_offset)[PAPERS]
+    sides = {name: _at(grid, places) for name, places in _ways(grid, factor, asked, settings.analysis.seed).items()}
+    sides |= {OWN: _crossed_own(grid)}
+    return {name: _accuracies(name, side, grid, table.classes) for name, side in sides.items()}
 
 
 def _ways(grid: RateGrid, factor: Floats, asked: RateTableSettings, seed: int) -> dict[str, Integers]:
