@@ -520,6 +520,12 @@ def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a 
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
+        name = key.split(".")[1]
+        return (
+            f"{key}: a parameter that the recipe's file does not have is added with a plus, "
+            f"+recipes.{name}.rule_parameters.<parameter>=<value>."
+        )
     if key.startswith(("recipes.", "recipe.")):
         name = key.split(".")[1]
         known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]
