@@ -1,7 +1,6 @@
 """Compare rankings: two sources of accuracies, or the recipes of a results folder. Trains nothing."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.retrain import analyse
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(analyse)
+    run_command("analyze")

@@ -1,36 +1,6 @@
 """Measure training speed on this machine against the straightforward way of training, and what the benchmark costs."""
 
-import tempfile
-from pathlib import Path
-
-from nas_retrain.commands import speed, speed_results
-from nas_retrain.commands.command_line import compose, run
-from nas_retrain.files.atomic import replacing
-from nas_retrain.settings import Settings
-
-
-def bench(digits: Settings) -> None:
-    """Write tables and a summary into the folder `speed` beside the results folder; minutes on two cores."""
-    full = compose("dataset=cifar10", "profile=full", "launcher=local", f"launcher.device={digits.launcher.device}")
-    folder = digits.results_dir.parent / "speed"
-    cells = speed.sample_of_cells(24)
-    steps = speed.measure_steps(full, cells)
-    workers = speed.measure_workers(digits, cells[:8])
-    data, peaks = speed.measure_data(full), speed.measure_peaks(full)
-    profile = speed.measure_profile(full, cells[:8])
-    with tempfile.TemporaryDirectory() as scratch:
-        results = speed_results.measure_results(Path(scratch))
-    tables = {
-        "steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile, "results": results,
-    }  # fmt: skip
-    for name, table in tables.items():
-        with replacing(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.5g")
-    text = f"{speed.summary(steps, workers, data, peaks, profile, full)}\n{speed_results.summary(results)}"
-    with replacing(folder / "README.md") as temporary:
-        temporary.write_text(text)
-    print(f"{text}\n{folder}")
-
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(bench)
+    run_command("bench")

@@ -1,7 +1,6 @@
 """Cancel the jobs of a retraining, and no others."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.retrain import cancel
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(cancel)
+    run_command("cancel")

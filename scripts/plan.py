@@ -1,7 +1,6 @@
 """Print what retraining would do and cost; starts and writes nothing."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.retrain import print_plan
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(print_plan)
+    run_command("plan")

@@ -1,7 +1,6 @@
 """Tell where a retraining stands."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.status import status
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(status)
+    run_command("status")

@@ -181,6 +181,7 @@ class NetworkSettings(_Section):
 
     channels: Positive
     cells_per_stage: Positive
+    normalisation: Literal["batch", "none"]
 
 
 class TrainingSettings(_Section):
@@ -383,6 +384,11 @@ class Settings(_Section):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
         if isinstance(self.bench, DagSettings) and not all(searching):
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
+        if isinstance(self.bench, DagSettings) and self.network.normalisation == "none":
+            raise ValueError(
+                f"network.normalisation is for bench 201: the layers of bench {self.bench.name} have no BatchNorm "
+                "whatever it says"
+            )
         return self
 
     @model_validator(mode="after")
@@ -421,10 +427,11 @@ class Settings(_Section):
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
         # Files with the published contents are the usual case, which is not mentioned.
         verified = {"verify"} if self.dataset.verify else set()
+        batch_norm = {"normalisation"} if self.network.normalisation == "batch" else set()
         return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
             "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"} | verified),
-            "network": self.network.model_dump(),
+            "network": self.network.model_dump(exclude=batch_norm),
             "training": self.training.model_dump(),
             "recipe": self.recipes[recipe].model_dump(),
         }

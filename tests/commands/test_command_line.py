@@ -25,6 +25,43 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
+def test_every_command_can_be_loaded_and_has_a_thin_door() -> None:
+    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(cli.COMMANDS)
+    for name, command in cli.COMMANDS.items():
+        assert callable(command.load())
+        assert (cli.CONFIGS / f"{command.config}.yaml").is_file()
+        assert f'run_command("{name}")' in (ROOT / "scripts" / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("", 2), ("retrian", 2)])
+def test_the_help_has_a_line_for_each_command(
+    flag: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nas-retrain", *([flag] if flag else [])])
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == code
+    else:
+        cli.main()
+    told = capsys.readouterr()
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name:<10}  {command.summary}\n" in (told.err if code else told.out)
+    assert ("Did you mean retrain?" in told.err) == (flag == "retrian")
+
+
+@pytest.mark.parametrize("arguments", [["cells", "results_dir=r/s"], ["cells", "--help"], ["--help"]])
+def test_a_reader_that_has_gone_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "nas_retrain.commands.command_line", *arguments],
+            stdout=gone, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, "")
+
+
 def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["nas-retrain", "--version"])
     cli.main()
@@ -110,7 +147,10 @@ def test_a_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
         copy = tmp_path / name / source.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
-    code = "from nas_retrain import cli; print(cli.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
+    code = (
+        "from nas_retrain.commands import command_line as cli\n"
+        "print(cli.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / name, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(tmp_path / name / "src"), "PYTHONUTF8": "1"},

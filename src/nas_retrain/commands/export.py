@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
-from nas_retrain.commands.retrain import read_store
+from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
 from nas_retrain.plan.plan import has_constants, identity, make_plan
@@ -55,6 +55,11 @@ class _Chosen:
     records: list[RunRecord]
     in_degree: InDegree | None
     identity: dict[str, Any]
+
+
+def print_export(settings: Settings) -> None:
+    """Export, and say where the data card is."""
+    say(f"{export(settings)}/README.md")
 
 
 def export(settings: Settings) -> Path:

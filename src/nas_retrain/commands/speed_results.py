@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas_retrain.commands.command_line import ROOT, compose
+from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan.plan import Training, make_plan
 from nas_retrain.settings import Settings
@@ -95,7 +95,7 @@ towards the most that the other held."""
 
 
 def _run(stage: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *overrides(folder)]
+    command = [sys.executable, "-m", "nas_retrain.commands.command_line", stage, *overrides(folder)]
     done = subprocess.run([sys.executable, "-c", _MEASURED, *command], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise NasRetrainError(f"{' '.join(command)} failed.\n{done.stderr}")

@@ -83,9 +83,10 @@ def to_html(text: str) -> Markup:
     return Markup(converter.convert(text))  # noqa: S704 - what came from outside is escaped
 
 
-def render(template: str, **values: object) -> str:
-    """A page from a template of this package; its `policy` is made here. A value is escaped unless it is Markup."""
-    source = resources.files("nas_retrain.reports").joinpath(template).read_text(encoding="utf-8")
+def render(template: str, *, package: str = __package__, **values: object) -> str:
+    """A page from a template that lies in `package`; its `policy` is made here. A value is escaped unless it is
+    Markup."""
+    source = resources.files(package).joinpath(template).read_text(encoding="utf-8")
     return _ENVIRONMENT.from_string(source).render(policy=_policy(source), **values)
 
 

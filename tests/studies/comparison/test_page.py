@@ -459,5 +459,5 @@ def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        held = wheel.read("nas_retrain/analysis/explore.html")
+        held = wheel.read("nas_retrain/studies/comparison/explore.html")
     assert held == Path(page.__file__).with_name("explore.html").read_bytes()

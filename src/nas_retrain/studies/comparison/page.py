@@ -22,7 +22,7 @@ def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | Non
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
     None where it is unknown. Raises NasRetrainError if `path` cannot be written.
     """
-    content = render("explore.html", comparison=_content(comparison, title, noise))
+    content = render("explore.html", package=__package__, comparison=_content(comparison, title, noise))
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
