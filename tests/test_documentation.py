@@ -23,24 +23,34 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")))
 TABLES = ROOT / "results" / "reference" / "201" / "fashion_mnist" / "whose_ranking" / "tables"
 
-EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCED = re.DOTALL | re.MULTILINE
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", FENCED)
 WITH_EXAMPLES = [page for page in PAGES if page != "README.md" and EXAMPLE.search((ROOT / page).read_text())]
 
 
+def written(page: str, folder: Path) -> None:
+    """Write the files that a page shows: the examples that begin with the file's path as a comment."""
+    shown = re.findall(r"^```(?:yaml|python)\n# (\S+\.(?:yaml|py))\b.*?\n(.*?)^```$", (ROOT / page).read_text(), FENCED)
+    for name, text in shown:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
-def test_the_examples_of_a_page_run_one_after_the_other(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_examples_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(page, tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": page}
     for example in EXAMPLE.findall((ROOT / page).read_text()):
         exec(compile(example, page, "exec"), names)
 
 
-def test_the_example_of_a_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "extend" / "recipe.md").read_text()
-    for name, text in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(text)
-    (command,) = re.findall(r"^make retrain (.*)$", page, re.MULTILINE)
+def test_the_recipe_s_command_takes_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written("docs/extend/recipe.md", tmp_path)
+    (command,) = re.findall(r"^make retrain (.*)$", (DOCS / "extend" / "recipe.md").read_text(), re.MULTILINE)
     given = {f"NAS_RETRAIN_{word.split('=')[0]}": word.split("=", 1)[1] for word in shlex.split(command)}
     monkeypatch.chdir(tmp_path)
     (settings,) = composition.from_command_line(given_to_make(given))

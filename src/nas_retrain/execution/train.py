@@ -30,11 +30,12 @@ from nas_retrain.benches import registry as spaces
 from nas_retrain.data.batches import DeviceData, training_batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
-from nas_retrain.plan.plan import Training, group_name
+from nas_retrain.plan.plan import group_name
 from nas_retrain.seeding import generator_seed
 from nas_retrain.settings import Settings, TrainingSettings
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings.store import RunRecord, Status
+from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
@@ -141,7 +142,7 @@ def _train(
             raise Stopped
         if not any(map(math.isfinite, progress.losses)):
             break
-        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
+        if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
             kept.save(_state(group, network, optimiser.momenta, progress))
     return _records(group, started, progress, network, data, settings)
 

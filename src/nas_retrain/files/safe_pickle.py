@@ -100,7 +100,7 @@ def load(file: Readable, path: Path) -> Any:  # noqa: ANN401 - a pickle holds an
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Spare Python the search for circles of containers while many are made, of which none is in a circle."""
+    """Keep Python from searching for reference cycles while many containers are made, none of which is in a cycle."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -111,7 +111,7 @@ def _without_collector() -> Iterator[None]:
 
 
 class _Token:
-    """A name in a pickle. Nothing can be done with it but what `_CALLS` says, and to name the class of an array."""
+    """A name in a pickle. It serves only for the calls in `_CALLS` and as the class of an array."""
 
     __slots__ = ("name",)
 
@@ -166,7 +166,7 @@ _MOST_TUPLE_KEYS = 1000
 
 _LONGEST_INTEGER = 256
 _LONGEST = 1 << 30
-"""Of text or bytes; a damaged length must not have all of a large file read at once."""
+"""The longest text or bytes that are read: with a damaged length, all of a large file would be read at once."""
 
 _BLOCK = 1 << 20
 _MARGIN = 512
@@ -206,7 +206,7 @@ def tensors_refused(path: Path, advice: str) -> Iterator[None]:
 
 
 class Bounded:
-    """What is unpacked from an archive, as long as it is no more than `most` bytes; then ValueError."""
+    """What is unpacked from an archive; raises ValueError once that is more than `most` bytes."""
 
     def __init__(self, file: Readable, most: int) -> None:
         self._file, self._left = file, most

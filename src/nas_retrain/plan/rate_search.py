@@ -12,16 +12,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic_core import from_json
 
 from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings.store import StoredRuns
-
-if TYPE_CHECKING:
-    from nas_retrain.plan.plan import Training
+from nas_retrain.trainings.training import Training
 
 
 @dataclass(frozen=True)
