@@ -167,7 +167,7 @@ def statements(findings: Findings) -> list[str]:
     original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
     overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
     tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
-    found = [f"Over {overall['cells']:,.0f} cells the two rankings agree with Kendall's tau = {tau}."]
+    found = [f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."]
     if findings.ceiling is None:
         found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
     else:
@@ -221,8 +221,8 @@ def _of_seeds(comparison: Comparison) -> list[str]:
     if unknown:
         said.append(
             f"{' and '.join(unknown)} {'does' if len(unknown) == 1 else 'do'} not tell several seeds apart: if all "
-            "networks shared their seeds, as those of published benchmarks do, that luck is not in the intervals, which are "
-            "then too narrow."
+            "networks shared their seeds, as those of published benchmarks do, that luck is not in the intervals, "
+            "which are then too narrow."
         )
     return said
 
