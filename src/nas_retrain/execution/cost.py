@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.benches import registry as spaces
-from nas_retrain.settings import BenchSettings, DatasetSettings, NetworkSettings, Settings
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 
@@ -100,13 +101,13 @@ def estimate(
 
 
 def _flops(cell: int, settings: Settings) -> int:
-    return _cached_flops(cell, settings.bench, settings.network, settings.dataset)
+    return _cached_flops(cell, settings.bench, Sizes.of(settings))
 
 
 @cache
-def _cached_flops(cell: int, bench: BenchSettings, network: NetworkSettings, dataset: DatasetSettings) -> int:
+def _cached_flops(cell: int, bench: BenchSettings, sizes: Sizes) -> int:
     space = spaces.of(bench)
-    return space.flops(space.graph_at(cell), network, dataset)
+    return space.flops(space.graph_at(cell), sizes)
 
 
 def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:
