@@ -267,7 +267,7 @@ def on_stub(library: Path, folder: Path, *overrides: str, **faults: object) -> t
     program = folder / "program.py"
     program.write_text(PROGRAM)
     paths = (f"results_dir={folder / 'results'}", f"data_dir={folder / 'data'}")
-    done = stub.run(library, program, *CHOSEN, *paths, *overrides, devices=2, timeout=300, **faults)
+    done = stub.run(library, program, *CHOSEN, *paths, *overrides, devices=2, timeout=300, zeros=True, **faults)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -291,7 +291,7 @@ def test_a_training_that_memory_was_too_small_for_is_done_once_it_is_alone(cuda_
     once = tmp_path / "once"
     once.touch()
     counts, told = on_stub(
-        cuda_stub, tmp_path, "seeds=[1]", "network.channels=16", "training.epochs=1", memory=16_000_000, once=once
+        cuda_stub, tmp_path, "seeds=[1]", "network.channels=16", "training.epochs=1", memory=3_000_000, once=once
     )
     assert counts == {"recorded": 4, "failed": 0, "stored": 4}
     assert "was too small. It is tried once more at the end" in told

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nas_retrain.errors import NasRetrainError, cannot_write
-from nas_retrain.execution import devices
+from nas_retrain.execution import devices, gpu_verdicts
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
 from nas_retrain.plan.plan import Training
@@ -183,6 +183,8 @@ def run_here(
     """
     groups = [tuple(group) for group in work]
     device = devices.found(settings.launcher.device)
+    if device.type == "cuda" and (unchecked := gpu_verdicts.missing(gpu_verdicts.FILE)):
+        print(f"WARNING: {unchecked}", file=sys.stderr, flush=True)  # noqa: T201
     workers, present = worker_count(settings, device), devices.count(device)
     names = [f"cuda:{index}" for index in range(present)] if device.type == "cuda" else [device.type]
     places = [
