@@ -23,9 +23,9 @@ from nas_retrain.execution import checkpoints
 from nas_retrain.execution import train as training
 from nas_retrain.execution.checkpoints import Unusable, kept_at, sealed
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import LocalSettings, Settings
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU, one_training, run, saved, timeless
 

@@ -15,10 +15,10 @@ import pytest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import workers as launch
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import read_failures
 from nas_retrain.trainings.store import StoredRuns, read_runs
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.trainings.test_store import a_record
 

@@ -38,7 +38,7 @@ from nas_retrain.execution import train as training
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
+from nas_retrain.trainings.training import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line
 

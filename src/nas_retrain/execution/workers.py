@@ -39,10 +39,10 @@ from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.execution import devices, gpu_verdicts
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line
 from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns
+from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:  # torch takes seconds to import, and those who only ask for the state of a run need not have it
     import torch
@@ -466,8 +466,7 @@ def forget_recorded(groups: Iterable[Sequence[Training]], stored: StoredRuns, se
     """Remove the checkpoints of trainings whose records are stored: a process that was killed between the two left
     them. groups: those still to train, whose checkpoints stay."""
     kept = {checkpoint_path(group, settings) for group in groups}
-    columns = [stored.column(name) for name in ("recipe", "network_class", "seed", "config_hash")]
-    recorded = {"-".join(map(str, row)) for row in zip(*columns, strict=True)}
+    recorded = {RunKey._make(key).label for key in stored.rows}
     for path in (settings.results_dir / "checkpoints").glob("*.pt"):
         named = _CHECKPOINT_NAME.fullmatch(path.name)
         if named and named[1] in recorded and path not in kept:
