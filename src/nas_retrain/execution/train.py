@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from nas_retrain.benches import build as networks
