@@ -3,7 +3,8 @@
 A training depends on its seed and settings only, never on what ran before it in the process: every epoch draws its
 shuffling and augmentation from a generator seeded by the training's seed (see `seeding`) and the epoch. So a checkpoint
 needs no generator state, and a killed and resumed training ends with the same bits as one that was never killed, on the
-same machine. Which trainings are in a group with it changes nothing but the order in which floats are added.
+same kind of CPU, or on the same kind of GPU with the same driver, torch and cuDNN. On a CPU, which trainings are in a
+group with it changes the order in which floats are added and nothing else; on a GPU it changes nothing.
 """
 
 from __future__ import annotations
