@@ -17,7 +17,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(fil
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV TORCH FUZZ_SECONDS
 
-override STAGES := retrain plan status cancel verify analyze algorithms export cells bench
+override STAGES := retrain plan status cancel verify analyze algorithms export cells bench roofline
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
@@ -108,6 +108,10 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 .PHONY: bench
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
 	$(RUN) scripts/bench.py profile=dry dataset=digits
+
+.PHONY: roofline
+roofline: install ## Bound a step's time on a GPU below by its figures: ARGS="gpu=a100 cells=sample:30 training.precision=tf32"
+	$(RUN) scripts/roofline.py launcher=local
 
 .PHONY: browser
 browser: install
