@@ -366,6 +366,19 @@ class SlurmSettings(LocalSettings):
         return self
 
 
+class GpuSettings(_Section):
+    """A GPU's figures, of which make roofline makes a bound (configs/gpu)."""
+
+    name: str
+    gigabytes_per_second: Rate
+    teraflops: dict[Literal["float32", "tf32", "bfloat16"], Rate]
+
+    @property
+    def short_name(self) -> str:
+        """The name's first word, in small letters."""
+        return re.sub(r"[^a-z0-9]", "", self.name.lower().partition(" ")[0])
+
+
 class AnalysisSettings(_Section):
     """How rankings are compared."""
 
@@ -433,6 +446,7 @@ class Settings(_Section):
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
     original: UserPath | None
     retrained: UserPath | None
+    gpu: GpuSettings
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
     rate_table: RateTableSettings

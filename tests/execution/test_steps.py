@@ -1,4 +1,4 @@
-"""The training step: the same as a straightforward one, and on a GPU one captured graph (on the stub of tests/cuda_stub)."""
+"""The training step: the same as a straightforward one, and on a GPU one captured graph (shown on tests/cuda_stub)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.execution import roofline
 from nas_retrain.execution import train as training
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.steps import Stepper, epoch_seed
@@ -47,8 +48,8 @@ def settings(make_settings: MakeSettings) -> Settings:
 def straightforward(
     network: networks.Network, rates: list[float], seeds: list[int], settings: Settings, data: batches.DeviceData
 ) -> tuple[list[float], list[int]]:
-    """Train eagerly with torch's optimiser, batches that are drawn as they are needed and rates that are numbers; returns
-    the last epoch's summed losses and hits."""
+    """Train eagerly with torch's optimiser, batches drawn as they are needed and rates that are numbers; returns summed
+    losses and hits of the last epoch."""
     recipe, parameters = settings.training, list(network.parameters())
     several = len(rates) > 1
     optimiser = torch.optim.SGD(
@@ -182,6 +183,8 @@ def counted(act, times):
     return {name: (count - counts[name]) / times for name, count in stub.counts().items()} | {"seconds": spent}
 """
 
+LIBRARY = ("convolution", "convolution_backward", "cudnn_batch_norm", "cudnn_batch_norm_backward", "product")
+
 WHOLE_STEP = """
 found = {}
 for precision in ("float32", "tf32", "bfloat16"):
@@ -250,7 +253,8 @@ def on_the_stub(library: Path, settings: Settings, folder: Path, program: str, *
 def test_a_captured_step_is_one_call_of_the_driver(cuda_stub: Path, tmp_path: Path) -> None:
     """On the full network of the cell with most convolutions. Kernels do not run: this tells numbers, not speeds."""
     cell = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
-    settings = compose("dataset=cifar10", "profile=full", "launcher=local")
+    full = ("dataset=cifar10", "profile=full", "launcher=local")
+    settings = compose(*full)
     found = on_the_stub(cuda_stub, settings, tmp_path, WHOLE_STEP, cell)
     convolutions = 3 * 5 * 3 + 2 * 3 + 1  # a cell's six in three calls, two reduction blocks, the stem
     norms = 3 * 5 * 3 + 2 * 2 + 2
@@ -262,14 +266,16 @@ def test_a_captured_step_is_one_call_of_the_driver(cuda_stub: Path, tmp_path: Pa
         assert library["tf32"] == (convolutions if precision == "tf32" else 0)
         assert not library.get("native_batch_norm")
         assert not library["benchmarked"]
+        counted = roofline.work_of_step(cell, compose(*full, f"training.precision={precision}")).kernels
+        in_library = sum(library[name] for name in LIBRARY)
+        assert eager["launches"] + in_library == pytest.approx(counted, abs=5)  # the update is some kernels, not one
         assert eager["syncs"] == eager["h2d"] == eager["d2h"] == 0
         for replay in of_step["replays"]:
             done = {name: count for name, count in replay.items() if count and name != "seconds"}
             assert done == {"replays": 1}
             assert replay["seconds"] < eager["seconds"] / 20
     assert found["float32"]["eager"] | {"seconds": 0} == found["tf32"]["eager"] | {"seconds": 0}
-    assert found["float32"]["eager"]["launches"] <= 220
-    assert found["bfloat16"]["eager"]["launches"] <= 440
+    assert found["float32"]["eager"]["launches"] <= 400  # beside the library's
 
 
 def test_members_train_side_by_side_and_memory_is_flat_over_many_classes(
