@@ -95,6 +95,12 @@ UserPath = Annotated[Path, BeforeValidator(_home_found)]
 WORTH_ASKING = 0.7
 """How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
 
+REMOVED = {
+    "launcher.compile": "this key is no more. On a GPU every training step is captured as one CUDA graph without being "
+    "asked to, and on a CPU compiling did not pay: leave the key out."
+}
+"""Keys of older versions, and what to do instead."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -245,7 +251,7 @@ class TrainingSettings(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
 
 
 class GridSettings(_Section):
@@ -304,7 +310,6 @@ class LocalSettings(_Section):
     device: Literal["auto", "cuda", "mps", "cpu"]
     workers: Positive | Literal["auto"]
     together: Positive
-    compile: bool
     checkpoint_every: Positive
     checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
@@ -359,6 +364,19 @@ class SlurmSettings(LocalSettings):
                 "queue: work on a login node of that cluster, or let SLURM_CONF name its slurm.conf"
             )
         return self
+
+
+class GpuSettings(_Section):
+    """A GPU's figures, of which make roofline makes a bound (configs/gpu)."""
+
+    name: str
+    gigabytes_per_second: Rate
+    teraflops: dict[Literal["float32", "tf32", "bfloat16"], Rate]
+
+    @property
+    def short_name(self) -> str:
+        """The name's first word, in small letters."""
+        return re.sub(r"[^a-z0-9]", "", self.name.lower().partition(" ")[0])
 
 
 class AnalysisSettings(_Section):
@@ -428,6 +446,7 @@ class Settings(_Section):
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
     original: UserPath | None
     retrained: UserPath | None
+    gpu: GpuSettings
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
     rate_table: RateTableSettings
@@ -526,6 +545,8 @@ def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a 
 
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
     if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
         name = key.split(".")[1]

@@ -114,8 +114,8 @@ def read_csv(path: Path, dataset: str, bench: Bench, column: str | None = None) 
     """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
 
     column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
-    is there. A column seed tells the trainings of a cell apart; without one, a row is one training as far as anyone
-    can tell, even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
+    is there. A column seed distinguishes the trainings of a cell; without one, each row counts as one training,
+    even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
     records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
     return _from_table(plain_table.read_csv(path), path, dataset, bench, column)
@@ -168,7 +168,7 @@ def from_runs(frame: pd.DataFrame, name: str, bench: Bench) -> Accuracies:
 
 
 def seeding_of(frame: pd.DataFrame) -> Seeding:
-    """How the trainings of run records were seeded; records that do not tell are old ones, with shared seeds."""
+    """How the trainings of run records were seeded; old records do not say it, and have shared seeds."""
     return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 

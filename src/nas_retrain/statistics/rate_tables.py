@@ -36,7 +36,7 @@ _OPTIONAL = ("epochs", "batch_size", "weight_decay")
 
 @dataclass(frozen=True)
 class Budget:
-    """What the trainings of one grid have in common; None where the table does not tell."""
+    """What the trainings of one grid have in common; None where the table does not say."""
 
     epochs: int | None = None
     batch_size: int | None = None

@@ -76,8 +76,8 @@ class Vertex(nn.Module):
             pooled = _pool(value)
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
-            rectified = functional.relu(value, inplace=ours and not sent)
-            rectified = rectified.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
+            lowered = value.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
+            rectified = functional.relu(lowered, inplace=lowered is not value or (ours and not sent))
             for group, convolution, norm in self.layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
