@@ -176,8 +176,8 @@ def initialise(network: Network, initialisation: Initialisation) -> None:
         return
     in_degree = in_degree_of(initialisation)
     first, second, shortcut = REDUCTION_DEGREES[in_degree]
-    factors: dict[Layer | None, float] = {
-        **variance_factors(network.graph, in_degree),
+    cell: dict[Layer | None, float] = dict(variance_factors(network.graph, in_degree).items())
+    factors = cell | {
         None: 1.0,
         "first": HE_GAIN_SQUARED,
         "reduction_first": HE_GAIN_SQUARED / first,
