@@ -396,10 +396,8 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:
-        searching = [isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values()]
-        if any(searching) and not all(searching):
-            raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
-        if isinstance(self.bench, DagSettings) and not all(searching):
+        searching = all(isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values())
+        if isinstance(self.bench, DagSettings) and not searching:
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
         if isinstance(self.bench, DagSettings) and self.network.normalisation == "none":
             raise ValueError(

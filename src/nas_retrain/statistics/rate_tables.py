@@ -19,7 +19,7 @@ from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
-from nas_retrain.settings import SEARCH
+from nas_retrain.purpose import SEARCH
 from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
 from nas_retrain.statistics.rate_grid import RateGrid
