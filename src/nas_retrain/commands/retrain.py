@@ -33,7 +33,7 @@ say: Callable[..., None] = partial(print, flush=True)
 
 
 def print_plan(settings: Settings) -> None:
-    """Say what `retrain` would do, what it would cost and what stands in its way; starts and writes nothing."""
+    """Say what `retrain` would do, what it would cost and what blocks it; starts and writes nothing."""
     stored = read_store(settings)
     made = make_plan(settings, stored)
     launcher = _on_slurm(settings)
@@ -46,7 +46,7 @@ def print_plan(settings: Settings) -> None:
         queue = slurm.queue(settings.results_dir)
         _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
     for obstacle in obstacles:
-        say(f"  in the way     {obstacle}")
+        say(f"  blocked by     {obstacle}")
 
 
 def retrain(settings: Settings) -> None:
