@@ -45,7 +45,7 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
     own, control = findings.own_recipe(settings), settings.analysis.control
     if own is None:
         return None
-    frame = records.frame()
+    bench, frame = registry.of(settings.bench), records.frame()
     varying = frame["purpose"].map(lambda purpose: isinstance(purpose, Variant)).astype(bool)
     recipes = frame[~varying]
     both = recipes[recipes["recipe"].isin([own, control])].groupby("cell")["recipe"].nunique()
@@ -54,7 +54,7 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
     varied = None
     if settings.sensitivity is not None and varying.any():
         varied = sensitivity.compare_variants(
-            frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
+            frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis, bench
         )
     dataset = settings.dataset
     made_with = facts(settings) | {
@@ -64,7 +64,7 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
         "images": f"{dataset.images_per_epoch:,} of {dataset.image_size} x {dataset.image_size} pixels, batches of "
         f"{settings.training.batch_size}",
     }
-    judged = findings.judge(recipes, own, settings, registry.of(settings.bench))
+    judged = findings.judge(recipes, own, settings, bench)
     return Judged(judged, varied, settings, made_with)
 
 

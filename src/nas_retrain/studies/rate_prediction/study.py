@@ -11,7 +11,7 @@ from nas_retrain.plan.rate_search import finished_search
 from nas_retrain.plan.study import Found, NothingYet, Records, Study
 from nas_retrain.purpose import RateGrid
 from nas_retrain.rate_policy import Grid
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.settings import Settings
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.training import Training
 
@@ -69,7 +69,7 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
     if len({one.cell for one in finished}) <= FEWEST:
         raise NothingYet(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
     checked, signals = None, {}
-    if isinstance(settings.bench, DagSettings):
+    if any(True for _ in bench.sweeps(settings.bench)):
         data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
         checked = coordinates.measure(settings, data)
         signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
