@@ -38,6 +38,7 @@ from nas_retrain.execution import checkpoints, devices
 from nas_retrain.execution import train as training
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
+from nas_retrain.execution.steps import Stepper
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line
@@ -145,7 +146,7 @@ def environment(subject: Subject) -> Finding:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": devices.cudnn_version(),
         "driver": _nvidia_smi("driver_version"),
         "compute_mode": _nvidia_smi("compute_mode"),
         "ecc_errors": _nvidia_smi("ecc.errors.uncorrected.volatile.total"),
@@ -368,7 +369,7 @@ def graph_and_eager(subject: Subject) -> Finding:
     return _judged(not differing, f"cells that differ: {', '.join(differing) or 'none'}")
 
 
-def _steppers(cell: int, subject: Subject) -> list[training.Stepper]:
+def _steppers(cell: int, subject: Subject) -> list[Stepper]:
     graph = spaces.of(subject.settings.bench).graph_at(cell)
     network = networks.build(graph, subject.settings, initialisation="stock", seed=1)
     steppers = training.steppers_for([network], [RATE], [1], subject.settings, subject.data())
