@@ -150,7 +150,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         as_markdown(own.classes.nsmallest(MOST_CLASSES, "cell")[shown], 3),
         f"*The first {MOST_CLASSES}; tables/classes.csv has all. own_rate_low, own_rate_high: where 95 % of the "
         "own rates are that "
-        "other trainings would give; certainty: how many of these are the same rate.*",
+        "other trainings would give; certainty: how many of these are the same rate, at most.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]
