@@ -139,6 +139,7 @@ def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
         (["dry-run"], ["scripts/retrain.py", "profile=dry", "dataset=digits", "launcher=local"]),
         (["dry-run", "PLAN=1"], ["scripts/plan.py", "profile=dry", "dataset=digits", "launcher=local"]),
         (["bench"], ["scripts/bench.py", "profile=dry", "dataset=digits"]),
+        (["gpu-check"], ["scripts/gpu_check.py", "dataset=cifar10", "profile=full", "launcher=local"]),
     ],
 )
 def test_a_target_runs_its_script(checkout: Path, arguments: list[str], command: list[str] | None) -> None:

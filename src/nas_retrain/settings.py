@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.purpose import SEARCH, is_search
@@ -180,6 +190,24 @@ class RecipeSettings(_Section):
     initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
+    rule: str | None = None  # what most recipes have none of need not stand in their files
+    rule_parameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _rule_decides(self) -> RecipeSettings:
+        if self.rule is not None and (self.initialisation == "in_degree" or self.kernel_factor):
+            raise ValueError(
+                "a recipe with a rule takes initialisation stock, he or mup, for the layers of which the rule decides "
+                "no variance, and kernel_factor false: give in_degree and kernel_factor in rule_parameters"
+            )
+        if self.rule is None and self.rule_parameters:
+            raise ValueError("rule_parameters are given, but no rule")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_rule_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        return {key: value for key, value in written.items() if self.rule is not None or not key.startswith("rule")}
 
     @property
     def rate_policy(self) -> RatePolicy:
@@ -493,6 +521,12 @@ def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a 
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
+        name = key.split(".")[1]
+        return (
+            f"{key}: a parameter that the recipe's file does not have is added with a plus, "
+            f"+recipes.{name}.rule_parameters.<parameter>=<value>."
+        )
     if key.startswith(("recipes.", "recipe.")):
         name = key.split(".")[1]
         known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]

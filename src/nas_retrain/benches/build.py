@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from nas_retrain.benches import parametrised
 from nas_retrain.benches.dags import network as dags
@@ -66,10 +67,18 @@ def join(networks: Sequence[Network]) -> Network:
         return networks[0]
     first = networks[0]
     joined: Network = type(first)(first.graph, **first.sizes, members=len(networks))
-    states = [network.state_dict() for network in networks]
-    stacked = {
-        name: value if value.ndim == 0 else torch.cat([state[name] for state in states])
-        for name, value in states[0].items()
-    }
-    joined.load_state_dict(stacked)
-    return joined.to(memory_format=torch.channels_last)
+    joined.to(memory_format=torch.channels_last)
+    load(joined, stacked([network.state_dict() for network in networks]))
+    return joined
+
+
+def stacked(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those of several networks of one graph and size stacked along the first
+    dimension."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def load(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Write parameters and buffers by name into a network, each into the memory where it lies."""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(state[name])

@@ -15,11 +15,13 @@ import numpy as np
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
 from nas_retrain.rate_policy import ByRule, Fixed, Grid, Own, Tuned
 from nas_retrain.settings import GridSettings, OwnRateSettings, Settings, digest
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Slot, Training
@@ -70,9 +72,9 @@ def recipe_trainings(
 
     base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
     one. only: leave out other network classes. Members of one network class share one training, named after the
-    class's lowest index. Under conventions by which members of a class are initialised differently, it is split (see
-    `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
-    since predictions start from its best rate.
+    class's lowest index. Under conventions by which members of a class are initialised differently, and under rules
+    that decide differently for them, it is split (see `nas_bench_201.training_classes` and `Decisions`). Where grids
+    are all that a recipe trains, the base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []
     space = spaces.of(settings.bench)
@@ -80,11 +82,12 @@ def recipe_trainings(
     if any(isinstance(recipe.rate_policy, Grid) for recipe in settings.recipes.values()):
         cells.append(space.base_cell)
     own = set(_own_classes(settings))
-    of_class = _class_trainings(settings, base_rate, found)
+    decisions = Decisions(settings, chosen_cells(settings))
+    of_class = _class_trainings(settings, base_rate, found, decisions)
     done: set[tuple[str, int]] = set()
     for cell in cells:
         for name, recipe in settings.recipes.items():
-            network_class = space.training_class(cell, recipe.drawn_as)
+            network_class = decisions.training_class(name, cell)
             if (name, network_class) in done or (only is not None and network_class not in only):
                 continue
             done.add((name, network_class))
@@ -96,6 +99,7 @@ def recipe_trainings(
                     settings.base_rate,
                     settings.base_rate.epochs,
                     recipe.drawn_as,
+                    decisions.of(name, network_class),
                 )
             elif not isinstance(recipe.rate_policy, Own) or network_class in own:
                 trainings += of_class(Recipe(name), network_class)
@@ -111,7 +115,7 @@ def sensitivity_trainings(
     if wanted is None:
         return []
     trainings: list[Training] = []
-    of_class = _class_trainings(settings, base_rate, found)
+    of_class = _class_trainings(settings, base_rate, found, Decisions(settings, chosen_cells(settings)))
     for network_class in _first_classes(settings, wanted.classes):
         if only is not None and network_class not in only:
             continue
@@ -149,12 +153,14 @@ def identity(
     learning_rate: float | None,
     constants: bool,
     epochs: int | None = None,
+    decided: Parametrisation | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what a recipe's training comes to, save the cell and the seed: its hash is config_hash.
 
     base_rate: of the rule, if the recipe follows it. learning_rate: what a search found, if the recipe searches.
     epochs: in place of training.epochs. constants: see `has_constants`. Version 0.1.0 trained networks without these
     parts, so an entry tells its records of such cells from those of the whole network; all others keep their hash.
+    decided: by the recipe's rule, if it has one. The factor of a rate that is each network's own does not count.
     """
     found = settings.identity(name)
     match settings.recipes[name].rate_policy:
@@ -166,6 +172,9 @@ def identity(
             found |= {"rate": learning_rate}
     if epochs is not None:
         found["training"] |= {"epochs": epochs}
+    if decided is not None:
+        own = isinstance(settings.recipes[name].rate_policy, Own)
+        found |= {"decided": decided.layers_as_plain() if own else decided.as_plain()}
     return found | _CONSTANTS if constants else found
 
 
@@ -173,7 +182,7 @@ _CONSTANTS = {"constants": True}
 
 
 def _class_trainings(
-    settings: Settings, base_rate: float | None, found: Rates | None
+    settings: Settings, base_rate: float | None, found: Rates | None, decisions: Decisions
 ) -> Callable[[Recipe | Variant, int], list[Training]]:
     """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
     thousand trainings, most share their hash with all of their recipe."""
@@ -191,26 +200,39 @@ def _class_trainings(
         )
 
     def learning_rate(name: str, network_class: int) -> float:
+        decided = decisions.of(name, network_class)
+        decided_factor = 1.0 if decided is None else decided.learning_rate
         match policies[name]:
             case Fixed(rate):
-                return rate
+                return rate * decided_factor
             case ByRule() as policy:
                 assert base_rate is not None
-                return base_rate * factor_of(policy, network_class)
+                return base_rate * (factor_of(policy, network_class) if decided is None else decided_factor)
             case policy if found is None:
                 raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
             case Tuned():
-                return found[RateSearch(name), space.base_cell]
+                return found[RateSearch(name), space.base_cell] * decided_factor
             case _:
                 return found[RateSearch(name, validated=True), network_class]
 
     @cache
     def config_hash(
-        name: str, base_rate: float | None, learning_rate: float | None, constants: bool, epochs: int | None
+        name: str,
+        base_rate: float | None,
+        learning_rate: float | None,
+        constants: bool,
+        epochs: int | None,
+        decided: Parametrisation | None,
     ) -> str:
         return digest(
             identity(
-                settings, name, base_rate=base_rate, learning_rate=learning_rate, constants=constants, epochs=epochs
+                settings,
+                name,
+                base_rate=base_rate,
+                learning_rate=learning_rate,
+                constants=constants,
+                epochs=epochs,
+                decided=decided,
             )
         )
 
@@ -228,6 +250,7 @@ def _class_trainings(
             rate if isinstance(policy, Tuned | Own) else None,
             has_constants(settings, network_class),
             epochs,
+            decisions.of(name, network_class),
         )
         arch = space.arch_at(network_class)
         return [
@@ -243,6 +266,7 @@ def _class_trainings(
                 learning_rate=rate,
                 initialisation=settings.recipes[name].drawn_as,
                 config_hash=made_with,
+                decided=decisions.of(name, network_class),
             )
             for seed in (fresh_seeds if isinstance(policy, Own) else settings.seeds)
         ]
@@ -256,17 +280,20 @@ def search_trainings(settings: Settings, only: Collection[int] | None = None) ->
     is wanted."""
     base, own = settings.base_rate, settings.own_rate
     base_cell = spaces.of(settings.bench).base_cell
+    decisions = Decisions(settings, chosen_cells(settings))
     trainings = []
     if needs_base_rate(settings):
         trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree)
     for name, recipe in settings.recipes.items():
         if isinstance(recipe.rate_policy, Tuned):
-            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as)
+            decided = decisions.of(name, base_cell)
+            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decided)
         if isinstance(recipe.rate_policy, Own) and own is not None:
             search = RateSearch(name, validated=True)
             for cell in _own_classes(settings):
                 if only is None or cell in only:
-                    trainings += _grid(settings, search, cell, own, settings.training.epochs, recipe.drawn_as)
+                    epochs, decided = settings.training.epochs, decisions.of(name, cell)
+                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decided)
     return trainings
 
 
@@ -277,8 +304,12 @@ def _grid(
     grid: GridSettings,
     epochs: int,
     initialisation: Initialisation,
+    decided: Parametrisation | None = None,
 ) -> list[Training]:
-    """One network at each rate of a grid with each seed; none for a disconnected cell."""
+    """One network at each rate of a grid with each seed; none for a disconnected cell.
+
+    decided: by the recipe's rule, if it has one; its factor of the learning rate has no part in this.
+    """
     space = spaces.of(settings.bench)
     if not space.graph_at(cell).connected:
         return []
@@ -288,7 +319,9 @@ def _grid(
         shared["validation_images"] = grid.validation_images
     if has_constants(settings, cell):
         shared |= _CONSTANTS
-    how = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
+    how: dict[str, Any] = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
+    if decided is not None and (of_layers := decided.layers_as_plain()):
+        how["decided"] = of_layers
     return [
         Training(
             bench=settings.bench.name,
@@ -302,6 +335,7 @@ def _grid(
             learning_rate=rate,
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
+            decided=decided,
         )
         for rate in grid.grid
         for seed in grid.seeds

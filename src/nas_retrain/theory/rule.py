@@ -126,7 +126,11 @@ class Parametrisation:
 
     def as_plain(self) -> dict[str, Any]:
         """What it decides for gradient descent as text and numbers, sorted: equal for equal decisions."""
-        found: dict[str, Any] = {"learning_rate": self.learning_rate}
+        return {"learning_rate": self.learning_rate} | self.layers_as_plain()
+
+    def layers_as_plain(self) -> dict[str, Any]:
+        """The same without the factor of the learning rate."""
+        found: dict[str, Any] = {}
         for name in ("layer_rates", "variances", "multipliers"):
             if decided := getattr(self, name):
                 found[name] = dict(sorted((layer_name(layer), value) for layer, value in decided.items()))

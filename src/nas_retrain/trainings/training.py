@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from nas_retrain.purpose import Purpose, RateGrid, RateSearch, Variant
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import RunKey
 
@@ -37,7 +38,8 @@ class Training:
     """One training to do, with every choice of the recipe resolved to a number.
 
     cell: the official index of the network class's representative. learning_rate is None where no path leads from
-    input to output: nothing is trained then.
+    input to output: nothing is trained then. decided: what the recipe's rule decided, if it has one; its factor of the
+    learning rate is in learning_rate already.
     """
 
     bench: str
@@ -51,6 +53,7 @@ class Training:
     learning_rate: float | None
     initialisation: Initialisation
     config_hash: str
+    decided: Parametrisation | None = None
 
     @property
     def recipe(self) -> str:

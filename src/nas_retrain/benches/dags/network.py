@@ -88,6 +88,7 @@ class Network(nn.Module):
 
         Of shape (batch, members x channels, size, size) in "cnn" and (members, batch, channels) in "mlp".
         """
+        images = images.to(self.first.dtype)  # every layer is computed in the precision of the weights
         if self.kind == "mlp":
             images = images.reshape(len(images), self.members, -1).transpose(0, 1)
         values: list[Tensor | None] = [self._layer(images, self.first)] + [None] * (self.graph.vertices - 1)

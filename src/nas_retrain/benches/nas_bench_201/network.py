@@ -75,6 +75,7 @@ class Vertex(nn.Module):
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             rectified = functional.relu(value, inplace=ours and not sent)
+            rectified = rectified.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
             for group, convolution, norm in self.layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
@@ -106,7 +107,7 @@ class Vertex(nn.Module):
                 state = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
                 mean, variance, scale, shift = (cast("Tensor", tensor).chunk(len(group))[place] for tensor in state)
                 value = functional.batch_norm(
-                    value, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
+                    value.to(scale.dtype), mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
                 )
             sent.append((edge.target, value, True))
         return sent
@@ -139,7 +140,7 @@ class Constants(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(members * channels) for _ in self.layer_edges)
+        self.norms = nn.ModuleList(_BatchNorm(members * channels) for _ in self.layer_edges)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """What they come to at each vertex, for the cell's input of shape (batch, channels, height, width).
@@ -307,17 +308,38 @@ class Network(nn.Module):
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
         features = self.blocks(self.stem_norm(self.stem(images)))
         pooled = functional.relu(self.last_norm(features)).mean((2, 3))
+        weight, bias = self.readout.weight, self.readout.bias
+        pooled = pooled.to(weight.dtype)
         if self.members == 1:
-            return cast("Tensor", self.readout(pooled))
+            return functional.linear(pooled, weight, bias.to(weight.dtype))
         by_member = pooled.view(len(pooled), self.members, -1)
-        weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
+        weight = weight.view(self.members, -1, self.readout.in_features)
         logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
-        return logits.flatten(1) + self.readout.bias
+        return logits.flatten(1) + bias
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution in the precision of its weights, whatever its input's is."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """BatchNorm in the precision of its parameters, whatever its input's is. It does not count batches: nothing reads
+    the counter where running statistics have a momentum, and each is a kernel a step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
 
 
 def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias for each member, that keeps the image's size but for its stride."""
-    return nn.Conv2d(
+    return _Convolution(
         members * channels,
         members * outputs,
         kernel_size,
@@ -329,7 +351,7 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
 
 
 def _normalisation(channels: int, *, normalised: bool) -> nn.Module:
-    return nn.BatchNorm2d(channels) if normalised else nn.Identity()
+    return _BatchNorm(channels) if normalised else nn.Identity()
 
 
 def _pool(value: Tensor) -> Tensor:
