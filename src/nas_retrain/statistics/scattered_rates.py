@@ -89,10 +89,16 @@ class _Sums:
 
     @staticmethod
     def of(unit: Integers, t: Floats, residual: Floats, units: int) -> _Sums:
-        columns = (np.ones_like(t), t, t * t, residual, t * residual)
-        count, sum_t, sum_tt, sum_r, sum_tr = (np.bincount(unit, column, minlength=units) for column in columns)
+        def summed(values: Floats) -> Floats:
+            return np.bincount(unit, values, minlength=units).astype(float)
+
         return _Sums(
-            *(sums.astype(float) for sums in (count, sum_t, sum_tt, sum_r, sum_tr)), float(residual @ residual)
+            count=summed(np.ones_like(t)),
+            t=summed(t),
+            tt=summed(t * t),
+            r=summed(residual),
+            tr=summed(t * residual),
+            squares=float(residual @ residual),
         )
 
     @property
