@@ -29,9 +29,9 @@ def own_rates(settings: Settings) -> None:
         raise NasRetrainError(
             f"Tables of trainings are of NAS-Bench-201's cells; bench {settings.bench.name} has none."
         )
-    table = rate_tables.read(settings.original, settings.dataset.name, settings.analysis.column)
-    found = table_findings.judge(table, settings, spaces.of(settings.bench))
     chosen, asked = settings.analysis, settings.rate_table
+    table = rate_tables.read(settings.original, settings.dataset.name, chosen.column, chosen.recipe)
+    found = table_findings.judge(table, settings, spaces.of(settings.bench))
     facts = {
         "table": str(settings.original),
         "budget": str(found.budget),

@@ -18,7 +18,7 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
-from nas_retrain.statistics.rate_grid import RateGrid
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rate_tables import RateTable
 from nas_retrain.studies.own_rates import by_rate, table_findings, table_report
 from nas_retrain.studies.own_rates.table_findings import TableFindings
@@ -130,7 +130,7 @@ def test_permuted_factors_are_the_same_ones_and_a_true_one_beats_them() -> None:
     distance = np.log2(rates) - (np.log2(factor) - 2)[:, None]
     truth = 80 - distance**2
     grids = [truth[:, :, None] + random.normal(0, 0.3, (networks, 7, seeds)) for _ in range(2)]
-    grid = RateGrid(np.arange(networks), rates, *grids, shared=False)
+    grid = AccuracyGrid(np.arange(networks), rates, *grids, shared=False)
     classes = pd.DataFrame({"own_rate": rates[grid.own]})
     drawn = random.integers(0, networks, (100, networks))
     found = by_rate.permuted_gains(grid, {"true": factor, "its own": factor[::-1]}, classes, drawn, 0, 300)
@@ -148,7 +148,7 @@ def test_own_rates_of_other_trainings_lie_where_they_are_said_to() -> None:
     rates, networks = 2.0 ** np.arange(-6, 1), 300
     truth = 80 - 0.5 * (np.log2(rates) - random.uniform(-4, -2, networks)[:, None]) ** 2
     first, second = (truth[:, :, None] + random.normal(0, 0.4, (networks, 7, 3)) for _ in range(2))
-    grids = [RateGrid(np.arange(networks), rates, table, table, shared=False) for table in (first, second)]
+    grids = [AccuracyGrid(np.arange(networks), rates, table, table, shared=False) for table in (first, second)]
     sure = by_rate.own_rate_intervals(grids[0], 400, 0)
     again = rates[grids[1].own]
     held = (sure["own_rate_low"] <= again) & (again <= sure["own_rate_high"])
@@ -156,7 +156,7 @@ def test_own_rates_of_other_trainings_lie_where_they_are_said_to() -> None:
     same = (again == rates[grids[0].own]).mean()
     assert 0 <= sure["certainty"].mean() - same < 0.1
     assert by_rate.own_rate_intervals(
-        RateGrid(np.arange(9), rates, first[:9, :, :1], first[:9, :, :1], shared=False), 9, 0
+        AccuracyGrid(np.arange(9), rates, first[:9, :, :1], first[:9, :, :1], shared=False), 9, 0
     ).isna().all(axis=None)  # fmt: skip
 
 

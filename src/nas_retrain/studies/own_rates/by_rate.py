@@ -1,7 +1,7 @@
 """What a grid of accuracies by learning rate tells: each class's own best rate, what explains it, what a rule gains.
 
 One code for the searches of our own records and for published tables. Everything is chosen by validation accuracies
-and judged by test accuracies, which are the same where there is one accuracy only (see `rate_grid.RateGrid`).
+and judged by test accuracies, which are the same where there is one accuracy only (see `accuracy_grid.AccuracyGrid`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from scipy import stats
 
 from nas_retrain.benches.registry import Space
 from nas_retrain.settings import Settings
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places, lean
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
-from nas_retrain.statistics.rate_grid import RateGrid, best_places, lean
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import learning_rate_factor
@@ -27,7 +27,7 @@ MEASURED = ("gradient norm", "relative gradient")
 """What is measured at the first step, see `RunRecord`; all else is known from the graph."""
 
 
-def describe_classes(grid: RateGrid, settings: Settings, space: Space) -> pd.DataFrame:
+def describe_classes(grid: AccuracyGrid, settings: Settings, space: Space) -> pd.DataFrame:
     """A row a class: cell, arch, own_rate, at_edge (whether that is an end of the grid), lean, and what its graph tells
     before training."""
     best = grid.own
@@ -65,7 +65,7 @@ def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str,
     }
 
 
-def curves(grid: RateGrid) -> pd.DataFrame:
+def curves(grid: AccuracyGrid) -> pd.DataFrame:
     """See `findings.OwnRates`."""
     mean = grid.valid.mean(2)
     low, high = np.transpose([grid.mean_interval(by_seed) for by_seed in np.moveaxis(grid.valid, 1, 0)])
@@ -121,7 +121,7 @@ def _reliability_of(by_seed: Floats) -> float:
     return float(np.sqrt(seeds * single / (1 + (seeds - 1) * single)))  # Spearman and Brown
 
 
-def reliability(grid: RateGrid) -> dict[str, float]:
+def reliability(grid: AccuracyGrid) -> dict[str, float]:
     """The rank correlation that a perfect prediction of the own rate, or of the lean, would have with what was measured
     from so many seeds."""
     by_seed = np.stack([lean(grid.rates, seed) for seed in np.moveaxis(grid.valid, 2, 0)], 1)
@@ -148,7 +148,7 @@ def halves_of(number: int, seed: int) -> tuple[Integers, Integers]:
     return np.sort(order[: number // 2]), np.sort(order[number // 2 :])
 
 
-def rules(grid: RateGrid, classes: pd.DataFrame, quantities: Sequence[str], seed: int) -> pd.DataFrame:
+def rules(grid: AccuracyGrid, classes: pd.DataFrame, quantities: Sequence[str], seed: int) -> pd.DataFrame:
     """Rules of one line, log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), each fitted on one half of
     the classes, at random, and judged on the other, both ways round. The paper's has b = 1, and only a is fitted.
 
@@ -196,7 +196,7 @@ def rules(grid: RateGrid, classes: pd.DataFrame, quantities: Sequence[str], seed
 SLOPES = np.linspace(-3, 3, 25)
 
 
-def _fit(grid: RateGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[float, float]:
+def _fit(grid: AccuracyGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[float, float]:
     """Intercept and slope of the line of log2 rates that gives these classes the best mean accuracy."""
     centre = x[fitted].mean()
     mean = grid.valid.mean(2, keepdims=True)
@@ -209,7 +209,7 @@ def _fit(grid: RateGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[fl
     return best[1], best[2]
 
 
-def hindsight_gain(grid: RateGrid) -> Floats:
+def hindsight_gain(grid: AccuracyGrid) -> Floats:
     """What each class gains at its own best rate over the best one rate for all, judged by the seeds that chose them:
     (classes, seeds)."""
     own = np.take_along_axis(grid.test, grid.valid.mean(2).argmax(1)[:, None, None], 1)[:, 0]
@@ -217,7 +217,7 @@ def hindsight_gain(grid: RateGrid) -> Floats:
     return gain
 
 
-def own_gain(grid: RateGrid) -> Floats:
+def own_gain(grid: AccuracyGrid) -> Floats:
     """What each class gains at its own best rate over the best one rate for all, each chosen by some seeds and judged
     by the others: (classes, seeds that judge)."""
     if grid.seeds < 2:
@@ -231,13 +231,13 @@ def own_gain(grid: RateGrid) -> Floats:
     return np.stack(gains, axis=1)
 
 
-def gained(grid: RateGrid, gain: Floats) -> dict[str, float]:
+def gained(grid: AccuracyGrid, gain: Floats) -> dict[str, float]:
     """The mean of gains by class and seed, (classes, seeds), and its interval."""
     low, high = grid.mean_interval(gain)
     return {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}
 
 
-def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
+def own_rate_intervals(grid: AccuracyGrid, draws: int, seed: int) -> pd.DataFrame:
     """How sure each class's own rate is: own_rate_low and own_rate_high, between which 95 % of the own rates are that
     other trainings would give, and certainty, the share of these that are the same rate. A row a class.
 
@@ -261,7 +261,7 @@ def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
 
 
 def permuted_gains(
-    grid: RateGrid,
+    grid: AccuracyGrid,
     factors: Mapping[str, Floats],
     classes: pd.DataFrame,
     drawn: NDArray[np.int64],

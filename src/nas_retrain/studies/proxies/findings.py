@@ -15,7 +15,8 @@ import pandas as pd
 from nas_retrain.benches.nas_bench_201 import nas_hpo_bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
-from nas_retrain.settings import AnalysisSettings, Settings, is_search
+from nas_retrain.purpose import is_search
+from nas_retrain.settings import AnalysisSettings, Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import rate_tables
 from nas_retrain.statistics.accuracies import Accuracies
