@@ -38,9 +38,9 @@ from nas_retrain.execution import train as training
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.plan import plan
+from nas_retrain.trainings.training import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line
-from nas_retrain.trainings.training import Training
 
 RATE = 0.01
 STEPS = 50
