@@ -39,7 +39,7 @@ def fuzz_nas_hpo_bench(random: randoms.Random, folder: Path) -> None:
         (folder / one).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rate_tables.read(folder, "cifar10")
+        rate_tables.read(folder, "cifar10", space.NasBench201())
 
 
 @functools.cache
@@ -82,4 +82,4 @@ def fuzz_tables_of_rates(random: randoms.Random, folder: Path) -> None:
                 return
             if random.random() < 0.5:
                 path.write_bytes(damaged(path.read_bytes(), random))
-        rate_tables.read(path, "cifar10")
+        rate_tables.read(path, "cifar10", space.NasBench201())

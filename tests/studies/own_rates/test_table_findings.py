@@ -43,7 +43,7 @@ SETTINGS = compose(*QUICK)
 
 def read(folder: Path, dependence: float) -> RateTable:
     published_tables.write_nas_hpo_bench(folder, dependence, batch_sizes=(128, 256), every=7)
-    return rate_tables.read(folder, "cifar10")
+    return rate_tables.read(folder, "cifar10", SPACE)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_own_rates_of_other_trainings_lie_where_they_are_said_to() -> None:
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_are_said_to_be_too_few(seeds: int, tmp_path: Path) -> None:
     published_tables.write_nas_hpo_bench(tmp_path / "few", 0.5, batch_sizes=(256,), seeds=range(seeds), every=40)
-    table = rate_tables.read(tmp_path / "few", "cifar10")
+    table = rate_tables.read(tmp_path / "few", "cifar10", SPACE)
     found = table_findings.judge(table, SETTINGS, SPACE)
     assert np.isnan(found.found.rules.set_index("rule").loc[by_rate.OWN, "gain"]) == (seeds == 1)
     text = table_report.write(found, tmp_path / "out", {}).read_text()
@@ -207,7 +207,7 @@ def test_a_rule_of_ones_own_stands_beside_the_others(
 def test_our_own_searches_and_any_table_go_the_same_way(tmp_path: Path) -> None:
     records = ROOT / "results" / "reference" / "201" / "fashion_mnist"
     settings = compose(*QUICK, "dataset=fashion_mnist")
-    found = table_findings.judge(rate_tables.read(records / "runs.parquet", "fashion_mnist"), settings, SPACE)
+    found = table_findings.judge(rate_tables.read(records / "runs.parquet", "fashion_mnist", SPACE), settings, SPACE)
     committed = pd.read_csv(records / "whose_ranking" / "tables" / "rules.csv").set_index("rule")
     ours = found.found.rules.set_index("rule")
     for name in (by_rate.OWN, by_rate.HINDSIGHT):
@@ -219,7 +219,7 @@ def test_our_own_searches_and_any_table_go_the_same_way(tmp_path: Path) -> None:
         columns=["index", "learning_rate", "seed", "accuracy"],
     )
     table.to_csv(tmp_path / "same.csv", index=False)
-    same = table_findings.judge(rate_tables.read(tmp_path / "same.csv", "fashion_mnist"), settings, SPACE)
+    same = table_findings.judge(rate_tables.read(tmp_path / "same.csv", "fashion_mnist", SPACE), settings, SPACE)
     pd.testing.assert_frame_equal(same.found.rules, found.found.rules, rtol=1e-6)
 
 
