@@ -57,7 +57,7 @@ def _own_rates(found: TableFindings) -> list[str]:
     if grid.seeds > 1:
         sure = float((classes["own_rate_low"] == classes["own_rate_high"]).mean())
         said.append(
-            f"With other seeds {1 - classes['certainty'].mean():.0%} of the networks would have another best "
+            f"With other seeds at least {1 - classes['certainty'].mean():.0%} of the networks would have another best "
             f"rate; it is beyond doubt for {sure:.0%}. Between two rates next to each other the difference is "
             "often less than noise."
         )
