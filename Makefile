@@ -17,7 +17,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(fil
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV TORCH FUZZ_SECONDS
 
-override STAGES := retrain plan status cancel verify analyze algorithms own-rates proxies export cells bench
+override STAGES := retrain plan status cancel verify scoreboard analyze algorithms own-rates proxies export cells bench
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
@@ -88,6 +88,10 @@ cancel: install ## Cancel the retraining's jobs on SLURM, and no others
 .PHONY: verify
 verify: install ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
 	$(RUN) scripts/$(if $(PLANNED),plan.py --config-name verify,verify.py)
+
+.PHONY: scoreboard
+scoreboard: install ## Put every scaling rule through the same tests, on digits: one table and a figure
+	$(RUN) scripts/scoreboard.py
 
 .PHONY: analyze
 analyze: install ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder

@@ -64,7 +64,7 @@ def retrain(settings: Settings) -> None:
     """
     launcher = _on_slurm(settings)
     if launcher is None:
-        _retrain_here(settings)
+        retrain_here(settings, _merge_and_analyse)
     else:
         _retrain_on_slurm(settings, launcher)
 
@@ -77,7 +77,12 @@ def _on_slurm(settings: Settings) -> SlurmSettings | None:
     return None
 
 
-def _retrain_here(settings: Settings) -> None:
+def retrain_here(settings: Settings, analyse: Callable[[Settings], None] | None) -> None:
+    """Train on this machine what is missing, and then merge the records and `analyse` the results folder, if asked to.
+
+    Raises NasRetrainError, before anything is written, if the plan costs more than launcher.max_hours; afterwards, if
+    trainings failed.
+    """
     folder = settings.results_dir
     with locks.exclusive(folder) as lock:  # first of all: a plan holds only while nobody else trains
         stored = read_store(settings)
@@ -96,7 +101,10 @@ def _retrain_here(settings: Settings) -> None:
         try:
             failed = _train_missing(made, settings, lock)
             lock.check()
-            _merge_and_analyse(settings)
+            if analyse is None:
+                _told(store.merge(folder))
+            else:
+                analyse(settings)
         finally:
             leftovers.remove_leftovers(folder)
         lock.check()
@@ -403,7 +411,7 @@ def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) ->
     space = spaces.of(settings.bench)
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in made.recipes:
-        if training.tries_rate:
+        if training.tries_rate and training.decided is None:  # what rules decide is the scoreboard's to judge
             searches.setdefault((training.initialisation, training.cell), []).append(training)
     finished = [
         verification.Searched(initialisation, cell, found)

@@ -61,7 +61,7 @@ def measure(settings: Settings, data: DeviceData) -> pd.DataFrame:
     """
     assert isinstance(settings.bench, DagSettings)
     rows = []
-    for sweep, x, graph, width in _sweeps(settings.bench):
+    for sweep, x, graph, width in sweeps(settings.bench):
         sized = settings.model_copy(update={"network": settings.network.model_copy(update={"channels": width})})
         for arm in ARMS:
             for vertex, size, change in _one_step(graph, arm, sized, data):
@@ -79,7 +79,7 @@ def signal_sizes(
         with torch.no_grad():
             last = network.pre_activations(images)[-1]
         assert last is not None  # disconnected networks are not trained
-        sizes[initialisation, cell] = _mean_square(last)
+        sizes[initialisation, cell] = mean_square(last)
     return sizes
 
 
@@ -93,7 +93,8 @@ def _several(
     return network, data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1)
 
 
-def _sweeps(bench: DagSettings) -> Iterator[tuple[str, float, CellGraph, int]]:
+def sweeps(bench: DagSettings) -> Iterator[tuple[str, float, CellGraph, int]]:
+    """The networks of each sweep (see `measure`): its name, the value on its axis, graph and width."""
     width, kernel = WIDTHS[bench.name], bench.kernel_sizes[0]
     for depth in DEPTHS:
         yield "depth", depth, dags.chain(depth, kernel), width
@@ -134,8 +135,9 @@ def _one_step(graph: CellGraph, arm: Arm, settings: Settings, data: DeviceData) 
         after = network.pre_activations(images)
     for vertex, (old, new) in enumerate(zip(before, after, strict=True)):
         if old is not None and new is not None:
-            yield vertex, _mean_square(old), _mean_square(new - old) / BASE_RATE**2
+            yield vertex, mean_square(old), mean_square(new - old) / BASE_RATE**2
 
 
-def _mean_square(values: Tensor) -> float:
+def mean_square(values: Tensor) -> float:
+    """Over all that the tensor holds."""
     return float(values.square().mean())
