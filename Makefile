@@ -17,7 +17,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(fil
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV TORCH FUZZ_SECONDS
 
-override STAGES := retrain plan status cancel verify scoreboard analyze algorithms own-rates proxies export cells bench
+override STAGES := retrain plan status cancel verify scoreboard analyze algorithms own-rates proxies export cells bench gpu-check
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
@@ -120,6 +120,11 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 .PHONY: bench
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
 	$(RUN) scripts/bench.py profile=dry dataset=digits
+
+.PHONY: gpu-check
+gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local
+gpu-check: install ## See whether trainings on this machine's GPU are right, and tune their launcher, in ten minutes
+	$(RUN) scripts/gpu_check.py $(DEFAULTS)
 
 .PHONY: browser
 browser: install

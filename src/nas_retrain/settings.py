@@ -406,6 +406,7 @@ class RateTableSettings(_Section):
     batch_size: Positive | None
     epochs: Positive | None
     benchmark_rate: Rate
+    rules: Annotated[tuple[str, ...], OneOrMore, AfterValidator(_all_different)]
     redraws: Positive
     permutations: Positive
 

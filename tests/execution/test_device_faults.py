@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from nas_retrain.execution.devices import Device
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line, read_failures
 from nas_retrain.trainings.store import RunRecord, read_runs
+from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
 from tests.execution.test_workers import trainings
 from tests.trainings.test_store import a_record

@@ -1,4 +1,4 @@
-"""A plan in words, before anything starts: what is wanted, stored and to do, what it costs, what is in the way."""
+"""A plan in words, before anything starts: what is wanted, stored and to do, what it costs, what blocks it."""
 
 from __future__ import annotations
 

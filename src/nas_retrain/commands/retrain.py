@@ -39,7 +39,7 @@ FEWEST = 3
 
 
 def print_plan(settings: Settings) -> None:
-    """Say what `retrain` would do, what it would cost and what stands in its way; starts and writes nothing."""
+    """Say what `retrain` would do, what it would cost and what blocks it; starts and writes nothing."""
     stored = read_store(settings)
     made = make_plan(settings, stored)
     launcher = _on_slurm(settings)
@@ -52,7 +52,7 @@ def print_plan(settings: Settings) -> None:
         queue = slurm.queue(settings.results_dir)
         _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
     for obstacle in obstacles:
-        say(f"  in the way     {obstacle}")
+        say(f"  blocked by     {obstacle}")
 
 
 def retrain(settings: Settings) -> None:

@@ -146,13 +146,18 @@ def kept_at(path: Path) -> Iterator[Checkpoint]:
         os.close(folder)
 
 
+def content(path: Path) -> dict[str, Any]:
+    """All that a checkpoint's file holds, as it was written. Raises Unusable for a damaged one."""
+    return _unpacked(path.read_bytes(), path)
+
+
 def made_with(state: State) -> dict[str, str]:
     """What the last bits of a state depend on beside the training: the device that it is on, torch, and cuDNN there."""
     device = next((tensor.device for tensor in state.network.values()), torch.device("cpu"))
-    if device.type != "cuda":
-        return {"device": device.type, "torch": torch.__version__}
-    name, cudnn = torch.cuda.get_device_name(device), str(torch.backends.cudnn.version())
-    return {"device": name, "torch": torch.__version__, "cuDNN": cudnn}
+    found = {"device": device.type, "torch": str(torch.__version__)}  # which is more than a string
+    if device.type == "cuda":
+        found |= {"device": torch.cuda.get_device_name(device), "cuDNN": str(torch.backends.cudnn.version())}
+    return found
 
 
 def _tell_what_differs(path: Path, before: object, now: Mapping[str, str]) -> None:

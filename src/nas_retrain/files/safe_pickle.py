@@ -571,7 +571,7 @@ class Unpickler:
             raise pickle.UnpicklingError("a key has more than 64 bits")
 
     def _add_items(self, items: list[Any]) -> None:
-        if self._pairs and items and type(items[0]) is _Container and type(items[0].value) is tuple:
+        if self._pairs and (self._of_kind(self._stack[-1], Pairs) or (items and self._of_kind(items[0], tuple))):
             self._add_pairs(items)
             return
         new, level = self._dict(items)
@@ -580,7 +580,13 @@ class Unpickler:
             self._check_keys(list(new), already=len(target))
         target.update(new)
 
+    @staticmethod
+    def _of_kind(item: object, kind: type) -> bool:
+        return type(item) is _Container and type(item.value) is kind
+
     def _add_pairs(self, items: list[Any]) -> None:
+        if not items:  # as pickle ends a dict of a round number of items
+            return
         values, level, _ = self._values(items)
         keys = values[::2]
         if len(values) % 2:
@@ -588,7 +594,7 @@ class Unpickler:
         if set(map(type, keys)) != {tuple}:
             raise pickle.UnpicklingError("some keys of a dict are tuples and others are not")
         container = self._stack[-1]
-        if type(container) is _Container and type(container.value) is dict and not container.value:
+        if self._of_kind(container, dict) and not container.value:
             container.value = Pairs([], [])
         target = self._target(Pairs, level)
         target.keys.extend(keys)

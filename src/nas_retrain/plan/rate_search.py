@@ -25,7 +25,7 @@ from nas_retrain.trainings.training import Training
 @dataclass(frozen=True)
 class GridPoint:
     """One rate of the grid and the loss that each seed reached with it, infinite where it diverged: the training loss
-    in nats or, where validation images were kept back, the share of them in percent that was told wrongly."""
+    in nats or, where validation images were kept back, the percentage of them that was misclassified."""
 
     learning_rate: float
     losses: tuple[float, ...]

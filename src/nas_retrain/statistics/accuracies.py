@@ -1,4 +1,4 @@
-"""Accuracies of cells, whoever trained them: one door for published benchmarks and for runs of our own.
+"""Accuracies of cells, from published benchmarks and from runs of our own, read in one way.
 
 Whatever the source, what comes out is one training a row: the cell, which of its trainings it is, and the accuracy in
 percent. A training that a source does not have is absent, never filled in.

@@ -50,10 +50,10 @@ def _rows(found: TableFindings) -> list[pd.Series]:
 def _own_rates(found: TableFindings) -> list[str]:
     classes, grid = found.found.classes, found.grid
     rates, counts = np.unique(classes["own_rate"], return_counts=True)
-    shares = ", ".join(f"{rate:.3g} for {count / len(classes):.0%}" for rate, count in zip(rates, counts, strict=True))
+    shares = ", ".join(f"{rate:.3g} for {count:,}" for rate, count in zip(rates, counts, strict=True))
     said = [f"Best rates of the {len(classes):,} networks ({found.budget}): {shares}."]
-    if at_edge := classes["at_edge"].mean():
-        said.append(f"For {at_edge:.0%} that is an end of the grid, so that their best rate may lie beyond it.")
+    if at_edge := int(classes["at_edge"].sum()):
+        said.append(f"For {at_edge:,} that is an end of the grid, so that their best rate may lie beyond it.")
     if grid.seeds > 1:
         sure = float((classes["own_rate_low"] == classes["own_rate_high"]).mean())
         said.append(
@@ -80,12 +80,13 @@ def _depends(found: TableFindings) -> list[str]:
 
 
 def _permuted(row: pd.Series) -> str:
+    rho = with_interval(row["rho"], row["rho_low"], row["rho_high"])
     gain = with_interval(row["gain"], row["gain_low"], row["gain_high"], "+.2f")
     null = f"{row['permuted_gain']:+.2f} [{row['permuted_low']:+.2f}, {row['permuted_high']:+.2f}]"
-    verdict = "beyond doubt more than" if row["p_holm"] <= SIGNIFICANT else "no more than chance has it beside"
+    better = "beyond doubt better than" if row["p_holm"] <= SIGNIFICANT else "no better than"
     return (
-        f"With its scalar tuned, the {row['rule']} gains {gain} points over one rate, {verdict} the same factors "
-        f"shuffled between networks ({null}; p = {row['p_holm']:.3f})."
+        f"{row['rule']}: it orders own rates with Spearman's {rho}. With its scalar tuned it has {gain} points "
+        f"over one rate, {better} its factors shuffled between networks, {null} (p = {row['p_holm']:.3f})."
     )
 
 
