@@ -121,6 +121,12 @@ class DagSettings(BenchSettings):
     vertices: Annotated[int, Field(ge=2, le=12)]
     kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
     activation: Activation
+    as_released: bool
+
+    @model_serializer(mode="wrap")
+    def _usual_networks_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        return {key: value for key, value in written.items() if key != "as_released" or value}
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> DagSettings:

@@ -67,7 +67,9 @@ def test_a_rule_in_a_file_of_one_s_own_is_retrained_with(folder: Path) -> None:
 def test_a_rule_in_a_file_of_one_s_own_is_on_the_scoreboard(folder: Path) -> None:
     given = [
         "cells=sample:5", "base_rate.epochs=1", "dataset.train_subset=64", "scoreboard.permutations=5",
-        "~scoreboard.parts.cnn", "~scoreboard.parts.201", "~scoreboard.parts.201_none", "+scoreboard.rules.mine.rule=my_rules:by_layers", "results_dir=found",
+        "~scoreboard.parts.cnn", "~scoreboard.parts.mlp_released", "~scoreboard.parts.cnn_released",
+        "~scoreboard.parts.nas_bench_201", "~scoreboard.parts.nas_bench_201_none",
+        "+scoreboard.rules.mine.rule=my_rules:by_layers", "results_dir=found",
     ]  # fmt: skip
     assert "found/report.md" in run("scoreboard.py", folder, *given)
     rules = pd.read_csv(folder / "found" / "tables" / "rules.csv")

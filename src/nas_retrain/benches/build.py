@@ -42,6 +42,7 @@ def build(
                 classes=dataset.classes,
                 image_channels=dataset.image_channels,
                 image_size=dataset.image_size,
+                as_released=settings.bench.as_released,
             )
             dags.initialise(dag, initialisation)
             if decided is not None:

@@ -60,7 +60,7 @@ def size_of(settings: Settings, peers: Peers | None = None) -> NetworkSize:
     dense = isinstance(bench, DagSettings) and bench.name == "mlp"
     return NetworkSize(
         width=channels,
-        readout_width=channels << (stages - 1),
+        readout_width=dataset.classes if _as_released(bench) else channels << (stages - 1),
         inputs=dataset.image_channels * (dataset.image_size**2 if dense else 9),
         classes=dataset.classes,
         stages=stages,
@@ -71,6 +71,11 @@ def size_of(settings: Settings, peers: Peers | None = None) -> NetworkSize:
         gain_squared=GAIN_SQUARED[bench.activation] if isinstance(bench, DagSettings) else HE_GAIN_SQUARED,
         peers=peers or Peers(),
     )
+
+
+def _as_released(bench: BenchSettings) -> bool:
+    """Whether fan-out, which is the number of classes in the readout, divides variances."""
+    return isinstance(bench, DagSettings) and bench.as_released
 
 
 @cache

@@ -53,7 +53,7 @@ class NetworkSize:
     """What a rule is told of a network beside its cell's graph.
 
     width: channels or units of the cell's vertices, in the first stage; None where layers have no width in common.
-    readout_width: what the readout reads. inputs: values that a unit of the first layer reads. cells_per_stage: cells
+    readout_width: what the readout reads, or, where variances go by fan-out, what it puts out. inputs: values that a unit of the first layer reads. cells_per_stage: cells
     one after the other in each of `stages` stages, where width doubles from one to the next. depth_offset: the weighted
     layers that the rule counts on every path outside of the cell. base_kernel_size: the base network's, q_base of eq.
     9. normalised: whether layers end in a BatchNorm. gain_squared: 1 / E[activation(z)^2], see `GAIN_SQUARED`.
