@@ -75,7 +75,7 @@ class UpdateFactors:
 
 
 def update_factors(
-    parameters: Sequence[nn.Parameter], blocks: Blocks, decided: Sequence[Parametrisation | None]
+    parameters: Sequence[Tensor], blocks: Blocks, decided: Sequence[Parametrisation | None]
 ) -> UpdateFactors | None:
     """The factors for a network of several members; None if they are 1 throughout.
 
