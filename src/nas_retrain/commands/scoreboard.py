@@ -14,7 +14,7 @@ from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan.plan import make_plan
 from nas_retrain.plan.rate_search import finished_search
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.settings import Settings
 from nas_retrain.studies.scoreboard.arms import Arms, arms
 from nas_retrain.studies.scoreboard.findings import Searches, judge_rules
 from nas_retrain.trainings.training import Training
@@ -44,7 +44,8 @@ def scoreboard(settings: Settings) -> None:
         found = arms(_composed(settings, part, overrides), wanted)
         retrain_here(found.settings, analyse=None)
         judged[part] = judge_rules(found, _searches(found), wanted)
-        if isinstance(found.settings.bench, DagSettings):
+        bench = found.settings.bench
+        if any(spaces.of(bench).sweeps(bench)):
             sources.fetch(found.settings.dataset, found.settings.data_dir)
             device = choose_device(found.settings.launcher.device)
             data = batches.load(found.settings.dataset, found.settings.data_dir, device)

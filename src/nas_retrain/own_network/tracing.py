@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from nas_retrain.benches.dags import space as dags
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.own_network import by_rule
 from nas_retrain.own_network.by_rule import LayerSize, NetworkDecision, Optimiser
@@ -50,7 +49,7 @@ from nas_retrain.own_network.preconditions import (
     require_settable,
     said,
 )
-from nas_retrain.theory.graph import CellGraph, Edge, Operation
+from nas_retrain.theory.graph import ONE_LAYER, CellGraph, Edge, Operation
 from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import (
     GAIN_SQUARED,
@@ -218,7 +217,7 @@ def scale(
         _require_square_windows(arrows, module)
     require_settable(module, [arrow.layer for arrow in arrows if arrow.layer], reader.normalisations)
     if rule is None:
-        factor, vectors = learning_rate_factor(graph, dags.BASE, kernel_factor=kernel_factor), 1.0
+        factor, vectors = learning_rate_factor(graph, ONE_LAYER, kernel_factor=kernel_factor), 1.0
         layers = _layers(arrows, graph, module, in_degree, base_rate * factor)
     else:
         normalised = bool(reader.normalisations)

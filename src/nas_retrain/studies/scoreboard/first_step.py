@@ -10,12 +10,11 @@ from torch.nn import functional
 
 from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.dags.network import Network
 from nas_retrain.benches.parametrised import update_factors
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import DagSettings, RuleSettings, ScoreboardSettings, Settings
-from nas_retrain.studies.rate_prediction.coordinates import BASE_RATE, IMAGES, mean_square, sweeps
+from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
+from nas_retrain.studies.rate_prediction.coordinates import BASE_RATE, IMAGES, mean_square
 from nas_retrain.studies.rate_prediction.findings import slopes_by_sweep
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import Parametrisation, find
@@ -24,7 +23,7 @@ SEEDS = 4
 
 
 def measure_slopes(settings: Settings, data: DeviceData, wanted: ScoreboardSettings) -> pd.DataFrame:
-    """A row for each rule and sweep of `coordinates.sweeps`: sweep, rule, and size_slope and change_slope, the
+    """A row for each rule and sweep (see `Bench.sweeps`): sweep, rule, and size_slope and change_slope, the
     exponents of power laws of the last vertex's mean square and of that of its change in the first step; 0 is flat.
 
     Rules that need more than a graph and a size (measurements, or networks to compare with) are left out.
@@ -36,17 +35,17 @@ def measure(
     settings: Settings, data: DeviceData, rules: Mapping[str, RuleSettings], wanted: ScoreboardSettings
 ) -> pd.DataFrame:
     """A row for each rule and network of all sweeps: sweep, x, rule, size and change (see `coordinates.measure`)."""
-    assert isinstance(settings.bench, DagSettings)
     rows = []
-    for sweep, x, graph, width in sweeps(settings.bench):
-        sized = settings.model_copy(update={"network": settings.network.model_copy(update={"channels": width})})
+    for sweep in spaces.of(settings.bench).sweeps(settings.bench):
+        network = settings.network.model_copy(update={"channels": sweep.channels})
+        sized = settings.model_copy(update={"network": network})
         size = spaces.size_of(sized)
         for name, rule in rules.items():
             try:
-                decided = find(rule.rule, rule.parameters).decide(graph, size, f"of sweep {sweep} at {x:g}")
+                decided = find(rule.rule, rule.parameters).decide(sweep.graph, size, f"of sweep {sweep.name}")
             except NasRetrainError:
                 continue
-            rows.append((sweep, x, name, *_one_step(graph, decided, sized, data, wanted)))
+            rows.append((sweep.name, sweep.x, name, *_one_step(sweep.graph, decided, sized, data, wanted)))
     return pd.DataFrame(rows, columns=["sweep", "x", "rule", "size", "change"])
 
 
@@ -58,7 +57,6 @@ def _one_step(
         for seed in range(SEEDS)
     ]
     network = networks.join(built).to(data.device)
-    assert isinstance(network, Network)
     images, labels = data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1), data.test_labels[:IMAGES]
     parameters = list(network.parameters())
     of_layers = update_factors(parameters, network.parameter_blocks, [decided] * SEEDS)
