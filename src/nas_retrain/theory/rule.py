@@ -56,7 +56,8 @@ class NetworkSize:
     readout_width: what the readout reads, or what it puts out where variances go by fan-out. inputs: values that a unit
     of the first layer reads. cells_per_stage: cells one after the other in each of `stages` stages, where width doubles
     from one to the next. depth_offset: the weighted layers that the rule counts on every path outside of the cell.
-    base_kernel_size: the base network's, q_base of eq. 9. normalised: whether layers end in a BatchNorm. gain_squared: 1 / E[activation(z)^2], see `GAIN_SQUARED`.
+    base_kernel_size: the base network's, q_base of eq. 9. normalised: whether layers end in a BatchNorm. gain_squared:
+    1 / E[activation(z)^2], see `GAIN_SQUARED`.
     """
 
     width: int | None
