@@ -9,6 +9,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /nas-retrain
 COPY Makefile pyproject.toml requirements.txt README.md LICENSE ./
+COPY benchmarks benchmarks
 COPY configs configs
 COPY scripts scripts
 COPY slurm slurm

@@ -120,7 +120,7 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 
 .PHONY: bench
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
-	$(RUN) scripts/bench.py profile=dry dataset=digits
+	$(RUN) -m benchmarks profile=dry dataset=digits
 
 .PHONY: gpu-check
 gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local

@@ -138,7 +138,7 @@ def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
         (["verify", "PLAN=yes"], ["scripts/plan.py", "--config-name", "verify"]),
         (["dry-run"], ["scripts/retrain.py", "profile=dry", "dataset=digits", "launcher=local"]),
         (["dry-run", "PLAN=1"], ["scripts/plan.py", "profile=dry", "dataset=digits", "launcher=local"]),
-        (["bench"], ["scripts/bench.py", "profile=dry", "dataset=digits"]),
+        (["bench"], ["-m", "benchmarks", "profile=dry", "dataset=digits"]),
         (["gpu-check"], ["scripts/gpu_check.py", "dataset=cifar10", "profile=full", "launcher=local"]),
     ],
 )

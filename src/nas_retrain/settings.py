@@ -470,10 +470,8 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:
-        searching = [isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values()]
-        if any(searching) and not all(searching):
-            raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
-        if not self.bench.has_accuracies and not all(searching):
+        searching = all(isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values())
+        if not self.bench.has_accuracies and not searching:
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
         if not self.bench.chooses_normalisation and self.network.normalisation != "batch":
             raise ValueError(f"network.normalisation has no meaning for bench {self.bench.name}: leave it at batch")

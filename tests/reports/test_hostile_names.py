@@ -124,7 +124,8 @@ def written_by(payload: str, make_settings: MakeSettings, tmp_path: Path) -> tup
         parts[-1]["recipe"], parts[-1]["status"] = (
             pd.Series([names[n]] * len(runs), dtype=object) for n in (recipe, "status")
         )
-    assert stage.compare_recipes(settings, pd.concat(parts, ignore_index=True)) == [folder]
+    (made,) = stage.compare_recipes(settings, pd.concat(parts, ignore_index=True))
+    assert stage.write(made, folder) == folder
     return folder, [*names.values(), folder.name, field(payload, "version")]
 
 
@@ -174,7 +175,8 @@ def test_a_source_s_file_name_is_text_in_pages_and_figures(
         rows.to_csv(tmp_path / name, index=False)
         sides.append(tmp_path / name)
     small = make_settings("analysis.bootstrap_draws=50", "analysis.null_draws=30")
-    folder = stage.compare_sources(small.model_copy(update={"original": sides[0], "retrained": sides[1]}))
+    settings = small.model_copy(update={"original": sides[0], "retrained": sides[1]})
+    folder = stage.write(stage.compare_sources(settings), settings.results_dir)
     report = visit(folder / "report.html")
     for path in sides:
         assert path.name.removesuffix(".csv") in report.locator("h1").inner_text()
@@ -220,11 +222,7 @@ def test_reports_in_markdown_take_every_field_for_text(
 
         monkeypatch.setattr(algorithms, "analysis_versions", lambda facts=facts: facts["versions"])
         named = dataclasses.replace(searches, names=(texts["original"], texts["retrained"]))
-        monkeypatch.setattr(algorithms, "find", lambda *_, named=named: named)
-        source = two_trainings(1, cells=2)[0]
-        reports = {
-            algorithms.study(source, source, searches.settings, tmp_path / "a") / "report.md": ("original", "retrained")
-        }
+        reports = {algorithms.write(named, tmp_path / "a") / "report.md": ("original", "retrained")}
 
         renamed = hostile_tables(
             hostile_tables(judged, judged.control, texts["control"]), "tuned_rate", texts["recipe"]
@@ -232,10 +230,11 @@ def test_reports_in_markdown_take_every_field_for_text(
         renamed = dataclasses.replace(renamed, control=texts["control"])
         dataset = settings_of_a_world.dataset.model_copy(update={"name": texts["dataset"]})
         settings = settings_of_a_world.model_copy(update=update | {"dataset": dataset})
-        reports[own_rates_report.write(renamed, None, settings, facts)] = ("recipe", "control", "dataset")
+        path = own_rates_report.write(renamed, None, settings.results_dir, settings, facts)
+        reports[path] = ("recipe", "control", "dataset")
 
         settings = verifying.model_copy(update=update | {"dataset": dataset})
-        reports[verification_report.write(verified, None, settings, facts)] = ("dataset",)
+        reports[verification_report.write(verified, None, settings.results_dir, settings, facts)] = ("dataset",)
 
         for path, names in reports.items():
             text = path.read_text(encoding="utf-8")

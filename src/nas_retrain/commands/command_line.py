@@ -90,9 +90,6 @@ COMMANDS = {
         "nas_retrain.commands.export:print_export",
     ),
     "cells": Command("write the table of all cells of a benchmark", "nas_retrain.commands.cells:cells"),
-    "bench": Command(
-        "measure training speed on this machine against the straightforward way", "nas_retrain.commands.bench:bench"
-    ),
 }
 
 

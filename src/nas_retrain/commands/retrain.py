@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 
-import numpy as np
-
-from nas_retrain.benches import registry as spaces
 from nas_retrain.commands import describe
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError, printable
@@ -24,18 +21,15 @@ from nas_retrain.plan import plan
 from nas_retrain.plan import rate_search as base_rates
 from nas_retrain.plan.claims import claim_results_folder, other_settings
 from nas_retrain.plan.plan import Plan, make_plan
-from nas_retrain.plan.rate_search import GridSearch, finished_search
-from nas_retrain.purpose import Variant
+from nas_retrain.plan.rate_search import GridSearch
+from nas_retrain.plan.study import NothingYet, Records, Study, studies
+from nas_retrain.purpose import RateGrid, Recipe
 from nas_retrain.settings import Settings, SlurmSettings
-from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings import store
-from nas_retrain.trainings.store import RunKey, StoredRuns
+from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 
 say: Callable[..., None] = partial(print, flush=True)
-
-FEWEST = 3
-"""Networks that a correlation takes."""
 
 
 def print_plan(settings: Settings) -> None:
@@ -233,7 +227,7 @@ def _forecast_submission(
     units: dict[slurm.Purpose, list[list[Training]]] = {}
     purposes: list[tuple[slurm.Purpose, list[Training]]] = [
         ("base-rate", made.search),
-        ("training", made.recipes + made.sensitivity),
+        ("training", made.asked),
     ]
     for purpose, wanted in purposes:
         keys = {training.key for training in wanted if training in sized}
@@ -307,9 +301,9 @@ def analyse(settings: Settings) -> None:
     Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
     """
     if settings.original is not None:
-        from nas_retrain.studies.comparison import stage as analysis
+        from nas_retrain.studies.comparison import stage
 
-        say(f"{analysis.compare_sources(settings)}/report.md")
+        say(f"{stage.write(stage.compare_sources(settings), settings.results_dir)}/report.md")
         return
     stored = _told(store.merge(settings.results_dir))
     if not stored:
@@ -325,9 +319,7 @@ def analyse(settings: Settings) -> None:
 
 def replay_algorithms(settings: Settings) -> None:
     """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
-    from nas_retrain.studies.comparison import stage as analysis
-
-    say(f"{analysis.replay_algorithms(settings)}/report.md")
+    _conclude(studies()["search_algorithms"], Records((), StoredRuns.of([])), settings)
 
 
 def _merge_and_analyse(settings: Settings) -> None:
@@ -338,108 +330,24 @@ def _merge_and_analyse(settings: Settings) -> None:
 def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
     for name, search in _on_base_network(made).items():
         base_rates.write_search(search, settings.results_dir, name)
-    _analyse_recipes(made, stored, settings)
-
-
-def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None:
-    from nas_retrain.studies.comparison import stage as analysis
-    from nas_retrain.studies.own_rates import findings as own_rates
-
-    frame = stored.frame(training.key for training in made.recipes)
-    counts = Counter(frame["status"])
+    records = Records(made.everything, stored)
+    counts = Counter(records.frame(Recipe, RateGrid)["status"])
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
-    if any(training.tries_rate for training in made.recipes):
-        _verify(made, stored, len(frame), settings)
+    for study in studies().values():
+        if not study.by_command:
+            _conclude(study, records, settings)
+
+
+def _conclude(study: Study, records: Records, settings: Settings) -> None:
+    """Have a study look at the records and write what it finds; tell that, or what it lacks."""
+    try:
+        found = study.analyse(records, settings)
+    except NothingYet as reason:
+        say(f"{reason}")
         return
-    folders = analysis.compare_recipes(settings, frame)
-    for folder in folders:
-        say(f"{folder}/report.md")
-    if not folders:
-        say(f"Nothing to compare yet: {settings.analysis.control} and another recipe need two cells in common.")
-    own = own_rates.own_recipe(settings)
-    if folders and own is not None:
-        _judge_by_own_rates(made, stored, own, settings)
-
-
-def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Settings) -> None:
-    """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
-    import pandas as pd
-
-    from nas_retrain.studies.comparison import stage as analysis
-    from nas_retrain.studies.own_rates import findings as own_rates
-    from nas_retrain.studies.own_rates import report as own_rates_report
-    from nas_retrain.studies.own_rates import sensitivity
-
-    purposes = {training.key: training.purpose for training in made.everything}
-    frame = stored.frame(purposes)
-    keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
-    frame = frame.assign(purpose=pd.Series([purposes[RunKey(*key)] for key in keys], dtype=object))
-    varying = np.array([isinstance(purpose, Variant) for purpose in frame["purpose"]], dtype=bool)
-    recipes = frame[~varying]
-    both = recipes[recipes["recipe"].isin([own, settings.analysis.control])].groupby("cell")["recipe"].nunique()
-    if (both > 1).sum() <= FEWEST:
-        say(f"Nothing to judge yet: {own} and {settings.analysis.control} need {FEWEST + 1} cells in common.")
-        return
-    found = own_rates.judge(recipes, own, settings, spaces.of(settings.bench))
-    varied = None
-    if settings.sensitivity is not None and varying.any():
-        varied = sensitivity.compare_variants(
-            frame,
-            settings.sensitivity.recipes,
-            settings.training.epochs,
-            settings.analysis,
-            spaces.of(settings.bench),
-        )
-    facts = analysis.facts(settings) | {
-        "records": f"{len(frame):,} of {settings.results_dir / 'runs.parquet'}",
-        "epochs": str(settings.training.epochs),
-        "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
-        "images": f"{settings.dataset.images_per_epoch:,} of {settings.dataset.image_size} x "
-        f"{settings.dataset.image_size} pixels, batches of {settings.training.batch_size}",
-    }
-    say(f"{own_rates_report.write(found, varied, settings, facts)}")
-    for sentence in own_rates_report.statements(found, varied):
-        say(f"- {sentence}")
-
-
-def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) -> None:
-    """Compare the rates that were searched for every network with what the rules predict; records: how many there are
-    of these searches."""
-    from nas_retrain.data import batches
-    from nas_retrain.execution.train import choose_device
-    from nas_retrain.studies.comparison import stage as analysis
-    from nas_retrain.studies.rate_prediction import coordinates
-    from nas_retrain.studies.rate_prediction import findings as verification
-    from nas_retrain.studies.rate_prediction import report as verification_report
-
-    space = spaces.of(settings.bench)
-    searches: dict[tuple[Initialisation, int], list[Training]] = {}
-    for training in made.recipes:
-        if training.tries_rate and training.decided is None:  # what rules decide is the scoreboard's to judge
-            searches.setdefault((training.initialisation, training.cell), []).append(training)
-    finished = [
-        verification.Searched(initialisation, cell, found)
-        for (initialisation, cell), trainings in searches.items()
-        if (found := finished_search(trainings, stored)) is not None
-    ]
-    based = {one.initialisation for one in finished if one.cell == space.base_cell}
-    finished = [one for one in finished if one.initialisation in based]
-    if len({one.cell for one in finished}) <= FEWEST:
-        say(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
-        return
-    checked, signals = None, {}
-    if any(True for _ in space.sweeps(settings.bench)):
-        data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
-        checked = coordinates.measure(settings, data)
-        signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
-    verified = verification.verify(finished, settings, space, signals)
-    facts = analysis.facts(settings) | {
-        "records": f"{records:,} of {settings.results_dir / 'runs.parquet'}",
-        "network": f"width {settings.network.channels}, batch size {settings.training.batch_size}",
-    }
-    say(f"{verification_report.write(verified, checked, settings, facts)}")
-    for sentence in verification_report.statements(verified, settings):
-        say(f"- {sentence}")
+    if found is not None:
+        for line in study.write(found, settings.results_dir):
+            say(line)
 
 
 def cancel(settings: Settings) -> None:

@@ -38,7 +38,7 @@ from nas_retrain.seeding import generator_seed
 from nas_retrain.settings import Settings, TrainingSettings
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import in_degree_of
-from nas_retrain.trainings.store import RunRecord, Status
+from nas_retrain.trainings.store import RunRecord, Status, finite
 from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
@@ -308,9 +308,9 @@ def _records(
                 learning_rate=training.learning_rate,
                 in_degree=in_degree_of(training.initialisation),
                 status=status,
-                train_loss=_finite(loss),
+                train_loss=finite(loss),
                 train_accuracy=progress.accuracies[member] if status == "finished" else chance,
-                test_loss=_finite(test_loss),
+                test_loss=finite(test_loss),
                 test_accuracy=test_accuracies[member] if status == "finished" else chance,
                 seconds=seconds,
                 images_per_second=images / max(seconds, 1e-9) if steppers else None,
@@ -320,18 +320,14 @@ def _records(
                 config_hash=training.config_hash,
                 started=started,
                 finished=_now(),
-                gradient_norm=_finite(progress.gradient_norms[member]),
-                relative_gradient=_finite(progress.relative_gradients[member]),
+                gradient_norm=finite(progress.gradient_norms[member]),
+                relative_gradient=finite(progress.relative_gradients[member]),
                 group=group_name(group),
                 seeding=settings.seeding,
                 resumed=" ".join(progress.resumed),
             )
         )
     return records
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _now() -> str:

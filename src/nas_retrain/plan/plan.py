@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
+from nas_retrain.plan.study import Found, Rates, studies
 from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
 from nas_retrain.rate_policy import ByRule, Fixed, Grid, Own, Tuned
 from nas_retrain.settings import GridSettings, OwnRateSettings, Settings, digest
@@ -59,10 +60,6 @@ def needs_base_rate(settings: Settings) -> bool:
     return settings.dataset.base_rate is None and any(
         isinstance(recipe.rate_policy, ByRule) for recipe in settings.recipes.values()
     )
-
-
-Rates = Mapping[tuple[RateSearch, int], float]
-"""The rates that searches found, by search and the cell that it trained."""
 
 
 def recipe_trainings(
@@ -348,21 +345,31 @@ class Plan:
 
     search: the trainings of all searches. found: what those came to that are finished, by what they are for and their
     cell. Trainings that wait for others are planned with a rate of 1, for counting only.
-    groups: what to train together so that nothing is missing any more (see `groups_to_train`).
+    asked: what the studies ask for, in their order. groups: what to train together so that nothing is missing any more
+    (see `groups_to_train`).
     """
 
     search: list[Training]
     found: dict[tuple[RateSearch, int], GridSearch]
     base_rate: float | None
-    recipes: list[Training]
-    sensitivity: list[Training]
+    asked: list[Training]
     missing: list[Training]
     groups: list[list[Training]]
 
     @property
     def everything(self) -> list[Training]:
         """All trainings, in the order in which they are done."""
-        return self.search + self.recipes + self.sensitivity
+        return self.search + self.asked
+
+    @property
+    def recipes(self) -> list[Training]:
+        """The trainings of the recipes as the settings give them."""
+        return [training for training in self.asked if isinstance(training.purpose, Recipe | RateGrid)]
+
+    @property
+    def sensitivity(self) -> list[Training]:
+        """The trainings of variants of recipes."""
+        return [training for training in self.asked if isinstance(training.purpose, Variant)]
 
     @property
     def searching(self) -> bool:
@@ -390,32 +397,37 @@ def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | No
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
     base = next((rate for (search, _), rate in rates.items() if search == RateSearch(None)), settings.dataset.base_rate)
-    recipes = recipe_trainings(settings, base, rates, planned)
+    asked = _asked_for(settings, Found(base, rates, planned))
     if settings.enough_tau is not None:
-        recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
+        asked = _deciding_seeds(asked, stored, settings.enough_tau)
         if only is not None:
-            recipes = [training for training in recipes if training.network_class in only]
+            asked = [training for training in asked if training.network_class in only]
             search = search_trainings(settings, only)
-    sensitivity = sensitivity_trainings(settings, base, rates, only)
-    everything = search + recipes + sensitivity
+    everything = search + asked
     return Plan(
         search,
         found,
         base,
-        recipes,
-        sensitivity,
+        asked,
         remaining(everything, stored),
         groups_to_train(everything, stored, settings.launcher.together),
     )
 
 
+def _asked_for(settings: Settings, found: Found) -> list[Training]:
+    """What the studies ask for, each training once."""
+    asked = itertools.chain.from_iterable(study.trainings(settings, found) for study in studies().values())
+    return list({training.key: training for training in asked}.values())
+
+
 def _deciding_seeds(trainings: Sequence[Training], stored: StoredRuns, enough_tau: float) -> list[Training]:
-    """The trainings without the seeds that their recipe does not need, or not yet: those after the first two are
+    """The trainings without the seeds that a recipe does not need, or not yet: those after the first two are
     wanted one by one, as long as two trainings of everything would agree by less than `enough_tau`."""
     accuracies = dict(zip(stored.rows, stored.column("test_accuracy").tolist(), strict=True))
     wanted: set[tuple[str, int]] = set()
-    for recipe in dict.fromkeys(training.recipe for training in trainings):
-        ours = [training for training in trainings if training.recipe == recipe]
+    plain = [training for training in trainings if isinstance(training.purpose, Recipe)]
+    for recipe in dict.fromkeys(training.recipe for training in plain):
+        ours = [training for training in plain if training.recipe == recipe]
         seeds = list(dict.fromkeys(training.seed for training in ours))
         for number in range(min(2, len(seeds)), len(seeds) + 1):
             known = [
@@ -427,7 +439,11 @@ def _deciding_seeds(trainings: Sequence[Training], stored: StoredRuns, enough_ta
             if unfinished or number == len(seeds) or (len(table) > 1 and expected_tau(table) >= enough_tau):
                 wanted |= {(recipe, seed) for seed in seeds[:number]}
                 break
-    return [training for training in trainings if (training.recipe, training.seed) in wanted]
+    return [
+        training
+        for training in trainings
+        if not isinstance(training.purpose, Recipe) or (training.recipe, training.seed) in wanted
+    ]
 
 
 def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]:

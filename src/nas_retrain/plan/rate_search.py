@@ -18,7 +18,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from nas_retrain.files.atomic import replacing
-from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.store import StoredRuns, finite
 from nas_retrain.trainings.training import Training
 
 
@@ -77,8 +77,8 @@ def write_search(search: GridSearch, folder: Path, name: str) -> None:
     grid = [
         {
             "learning_rate": point.learning_rate,
-            "mean_train_loss": _finite(point.mean_loss),
-            "train_losses": [_finite(loss) for loss in point.losses],
+            "mean_train_loss": finite(point.mean_loss),
+            "train_losses": [finite(loss) for loss in point.losses],
         }
         for point in search.grid
     ]
@@ -97,10 +97,6 @@ def _of_newer_version(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in before.items() if key not in found} if isinstance(before, dict) else {}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _draw(search: GridSearch, path: Path) -> None:

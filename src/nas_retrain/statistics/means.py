@@ -80,3 +80,9 @@ def _seed_variance(table: Floats, classes: Integers) -> float:
     shares = (any_there / any_there.sum(1, keepdims=True)).mean(0)
     variance = max(0.0, float(of_seeds.var(ddof=1)) - float(of_errors))
     return variance * float(shares @ shares)
+
+
+def reliability_of_mean(correlation: float, number: int) -> float:
+    """The reliability of the mean of so many measurements of which any two correlate by this much: the share of its
+    variance that is not noise (Spearman and Brown, 1910)."""
+    return number * correlation / (1 + (number - 1) * correlation)

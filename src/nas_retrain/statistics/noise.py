@@ -247,15 +247,21 @@ class Ceiling:
 
 def ceiling(
     comparison: Comparison,
-    original: NoiseLevel,
-    retrained: NoiseLevel,
+    original: NoiseLevel | None,
+    retrained: NoiseLevel | None,
     *,
     draws: int,
     seed: int,
     by_retrained: bool = False,
     percents: tuple[int, ...] = TOP_PERCENTS,
-) -> Ceiling:
-    """The noise ceiling of a comparison. by_retrained: the top K percent are by the retrained side's ranking."""
+) -> Ceiling | None:
+    """The noise ceiling of a comparison. by_retrained: the top K percent are by the retrained side's ranking.
+
+    None where the noise of a side is unknown: noise that only one side tells is not lent to the other, since budgets
+    and recipes differ in it.
+    """
+    if original is None or retrained is None:
+        return None
     taus, moves, selection = [], [], []
     again: list[tuple[Floats, Floats]] = []
     for draw, sample in enumerate(retrainings(comparison, original, retrained, draws, seed)):

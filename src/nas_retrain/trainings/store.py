@@ -104,6 +104,11 @@ class RunRecord:
         return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
 
 
+def finite(value: float) -> float | None:
+    """A number as records and files of JSON can hold it: None for what is not finite."""
+    return value if math.isfinite(value) else None
+
+
 COLUMNS = tuple(field.name for field in dataclasses.fields(RunRecord))
 
 SCHEMA = Schema.of(

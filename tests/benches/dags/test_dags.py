@@ -210,7 +210,7 @@ def test_settings_that_make_no_space_are_told(make_settings: MakeSettings) -> No
         (("bench=cnn", "bench.activation=tanh"), "bench.activation"),
         (("bench=cnn", "bench.widht=3"), "bench.widht: there is no such key"),
         (("bench=cnn", "recipe=[benchmark]"), "bench cnn has no accuracies to compare with"),
-        (("recipe=[benchmark,grid_he]",), "go with no others"),
+        (("bench=cnn", "recipe=[benchmark,grid_he]"), "bench cnn has no accuracies to compare with"),
     ]:
         with pytest.raises(NasRetrainError, match=told):
             make_settings(*(f"+{part}" if "widht" in part else part for part in wrong), config="verify")

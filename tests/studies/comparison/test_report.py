@@ -128,14 +128,15 @@ def test_the_same_sources_give_the_same_tables(tmp_path: Path, make_settings: Ma
     for name in ("one", "two"):
         before = csv(tmp_path / "before.csv", two_trainings(7)[0])
         settings = make_settings(*FEW, f"original={before}", f"retrained={before}", f"results_dir={tmp_path / name}")
-        folder = stage.compare_sources(settings)
+        folder = stage.write(stage.compare_sources(settings), settings.results_dir)
         written.append({path.name: path.read_bytes() for path in (folder / "tables").iterdir()})
     assert written[0] == written[1]
 
 
 def test_copies_of_one_result_are_not_taken_for_replicates(tmp_path: Path, make_settings: MakeSettings) -> None:
     copies = [csv(tmp_path / f"{n}.csv", side, scatter=0.0) for n, side in enumerate(two_trainings(9))]
-    folder = stage.compare_sources(make_settings(*FEW, f"original={copies[0]}", f"retrained={copies[1]}"))
+    settings = make_settings(*FEW, f"original={copies[0]}", f"retrained={copies[1]}")
+    folder = stage.write(stage.compare_sources(settings), settings.results_dir)
     assert pd.read_csv(folder / "tables" / "ranking_change.csv")["tau_ceiling"].isna().all()
 
 

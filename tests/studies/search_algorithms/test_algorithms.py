@@ -303,7 +303,7 @@ def world(seed: int, shuffled: bool = False) -> Accuracies:
 
 def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp_path: Path) -> None:
     original, settings = world(1), chosen(searches=20, queries=60, flop_limits=(30.0, 60.0))
-    folder = analysis.study(original, world(2, shuffled=True), settings, tmp_path / "changed")
+    folder = analysis.write(analysis.find(original, world(2, shuffled=True), settings), tmp_path / "changed")
     text = (folder / "report.md").read_text()
     changed = pd.read_csv(folder / "tables" / "pairs.csv")
     assert changed["p_adjusted"].min() <= 0.05

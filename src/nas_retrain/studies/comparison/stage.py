@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,32 +14,40 @@ from nas_retrain.settings import Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.studies.comparison import report, tables
-from nas_retrain.studies.search_algorithms import report as algorithms
+from nas_retrain.studies.comparison.tables import Findings
 from nas_retrain.trainings.version import analysis_versions
 
 
-def compare_sources(settings: Settings) -> Path:
-    """Compare `original` with `retrained` (by default this results folder's records); returns the report's folder.
+@dataclass(frozen=True)
+class Report:
+    """A comparison and what its report says of it. place: where it goes, below the results folder. attribution: see
+    `tables.attribution`."""
 
-    The report goes to comparisons/<original>_to_<retrained> below the results folder. Raises NasRetrainError for a
-    source that cannot be read.
+    findings: Findings
+    place: str
+    title: str
+    facts: dict[str, str]
+    attribution: pd.DataFrame | None = None
+
+
+def compare_sources(settings: Settings) -> Report:
+    """Compare `original` with `retrained` (by default this results folder's records).
+
+    The report is to go to comparisons/<original>_to_<retrained>. Raises NasRetrainError for a source that cannot be
+    read.
     """
-    original, retrained, paths = _sources(settings)
-    folder = settings.results_dir / "comparisons" / f"{original.name}_to_{retrained.name}"
-    return _report(original, retrained, folder, settings, paths)
+    original, retrained, paths = sources(settings)
+    return _report(original, retrained, f"comparisons/{original.name}_to_{retrained.name}", settings, paths)
 
 
-def replay_algorithms(settings: Settings) -> Path:
-    """Replay search algorithms on `original` and `retrained`; returns the report's folder, below algorithms/.
-
-    Raises NasRetrainError for a source that cannot be read or lacks a cell.
-    """
-    original, retrained, _ = _sources(settings)
-    folder = settings.results_dir / "algorithms" / f"{original.name}_to_{retrained.name}"
-    return algorithms.study(original, retrained, settings.algorithms, folder)
+def write(made: Report, folder: Path) -> Path:
+    """Write a report in its place below `folder`, and return that place."""
+    there = folder / made.place
+    report.write(made.findings, there, title=made.title, facts=made.facts, attribution=made.attribution)
+    return there
 
 
-def _sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]:
+def sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]:
     """The two sources, and where they are."""
     if settings.original is None:
         raise NasRetrainError("There is nothing to compare with: give ORIGINAL=path (original=path).")
@@ -59,11 +68,11 @@ def _sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]
     return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}
 
 
-def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
-    """Compare the control recipe with each other recipe of `frame`; returns the folders of the reports.
+def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
+    """Compare the control recipe with each other recipe of `frame`.
 
     frame: the run records that these settings ask for, as far as they are there. The report of `analysis.recipe` (or
-    of the only other recipe) stands in the results folder itself, others below comparisons/. Empty if the control
+    of the only other recipe) goes to the results folder itself, others below comparisons/. Empty if the control
     and another recipe do not have two cells in common.
     """
     control, recipes = settings.analysis.control, [name for name in settings.recipes if name in set(frame["recipe"])]
@@ -77,7 +86,7 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
     # A recipe of own rates has some of the classes only.
     whole = [name for name in others if not isinstance(settings.recipes[name].rate_policy, Own)]
     attribution = tables.attribution({name: arms[name] for name in (control, *whole)}, control)
-    folders = []
+    reports = []
     for name in others:
         compared = frame[frame["recipe"].isin([control, name])]
         particulars = {
@@ -87,10 +96,10 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
             "epochs": str(settings.training.epochs),
             "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
         }
-        folder = settings.results_dir if name == main else settings.results_dir / "comparisons" / f"{control}_to_{name}"
+        place = "" if name == main else f"comparisons/{control}_to_{name}"
         table = attribution if name == main else None
-        folders.append(_report(arms[control], arms[name], folder, settings, particulars, table))
-    return folders
+        reports.append(_report(arms[control], arms[name], place, settings, particulars, table))
+    return reports
 
 
 def facts(settings: Settings) -> dict[str, str]:
@@ -105,11 +114,11 @@ def facts(settings: Settings) -> dict[str, str]:
 def _report(
     original: Accuracies,
     retrained: Accuracies,
-    folder: Path,
+    place: str,
     settings: Settings,
     particulars: dict[str, str],
     attribution: pd.DataFrame | None = None,
-) -> Path:
+) -> Report:
     chosen = settings.analysis
     findings = tables.find(original, retrained, chosen)
     made_with = (
@@ -122,5 +131,4 @@ def _report(
         | facts(settings)
     )
     title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
-    report.write(findings, folder, title=title, facts=made_with, attribution=attribution)
-    return folder
+    return Report(findings, place, title, made_with, attribution)

@@ -70,17 +70,13 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
     """Compare two sources; raises NasRetrainError if they have fewer than two cells in common."""
     comparison = compare(original, retrained)
     noise = {"original": noise_level(original), "retrained": noise_level(retrained)}
-    again = None
-    # Noise that only one side tells is not lent to the other: budgets and recipes differ in it.
-    if noise["original"] is not None and noise["retrained"] is not None:
-        again = ceiling(
-            comparison,
-            noise["original"],
-            noise["retrained"],
-            draws=settings.null_draws,
-            seed=settings.seed,
-            by_retrained=settings.top_by == "retrained",
-        )
+    again = ceiling(
+        comparison,
+        *noise.values(),
+        draws=settings.null_draws,
+        seed=settings.seed,
+        by_retrained=settings.top_by == "retrained",
+    )
     weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
     return Findings(
         comparison=comparison,

@@ -15,6 +15,7 @@ from scipy import stats
 
 from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import Settings
+from nas_retrain.statistics.means import reliability_of_mean
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
 from nas_retrain.statistics.rate_grid import RateGrid, best_places, lean
 from nas_retrain.studies.comparison.tables import holm
@@ -118,7 +119,7 @@ def _reliability_of(by_seed: Floats) -> float:
     single = float(np.mean(pairs)) if pairs else np.nan
     if not single > 0:
         return 0.0 if pairs else np.nan
-    return float(np.sqrt(seeds * single / (1 + (seeds - 1) * single)))  # Spearman and Brown
+    return float(np.sqrt(reliability_of_mean(single, seeds)))
 
 
 def reliability(grid: RateGrid) -> dict[str, float]:

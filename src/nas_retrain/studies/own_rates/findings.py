@@ -21,7 +21,7 @@ from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import luck
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.means import mean_interval
-from nas_retrain.statistics.noise import Ceiling, NoiseLevel, ceiling, noise_level
+from nas_retrain.statistics.noise import NoiseLevel, ceiling, noise_level
 from nas_retrain.statistics.rankings import (
     Comparison,
     Floats,
@@ -148,7 +148,9 @@ def rankings(
         table = table[table["top_percent"].isin(TOP)].reset_index(drop=True)
         weights = bootstrap_weights(comparison.classes, chosen.bootstrap_draws, chosen.seed)
         draws[name] = bootstrap_taus(comparison.original.accuracy, comparison.retrained.accuracy, weights, TOP)
-        again = _ceiling(comparison, noise[right.name], noise[name], chosen)
+        again = ceiling(
+            comparison, noise[right.name], noise[name], draws=chosen.null_draws, seed=chosen.seed, percents=TOP
+        )
         table.insert(0, "recipe", name)
         table["tau_ceiling"] = np.nan if again is None else again.taus.mean(1)
         table["ceiling_low"], table["ceiling_high"] = (np.nan, np.nan) if again is None else middle(again.taus, axis=1)
@@ -165,14 +167,6 @@ def rankings(
     ]
     found[["over_control", "over_control_low", "over_control_high"]] = rows
     return found.drop(columns=["spearman", "overlap", "ties"])
-
-
-def _ceiling(
-    comparison: Comparison, right: NoiseLevel | None, recipe: NoiseLevel | None, chosen: AnalysisSettings
-) -> Ceiling | None:
-    if right is None or recipe is None:
-        return None
-    return ceiling(comparison, right, recipe, draws=chosen.null_draws, seed=chosen.seed, percents=TOP)
 
 
 def _difference(

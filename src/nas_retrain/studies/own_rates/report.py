@@ -26,13 +26,15 @@ FOLDER = "whose_ranking"
 COLOURS = (BLUE, ORANGE, GREEN)
 
 
-def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]) -> Path:
-    """Write tables/*.csv, figures/* and report.md below whose_ranking; returns the report's path.
+def write(
+    found: OwnRates, sensitivity: pd.DataFrame | None, folder: Path, settings: Settings, facts: Mapping[str, str]
+) -> Path:
+    """Write tables/*.csv, figures/* and report.md to whose_ranking below `folder`; returns the report's path.
 
     sensitivity: see `sensitivity.compare_variants`; None if nothing was varied. Raises NasRetrainError if the
     folder cannot be written.
     """
-    folder = settings.results_dir / FOLDER
+    folder = folder / FOLDER
     tables = found.tables() | ({} if sensitivity is None else {"sensitivity": sensitivity})
     write_tables(tables, folder)
     with rc_context(STYLE):

@@ -58,12 +58,8 @@ def compare_variants(
             len(np.unique(comparison.classes)),
             [(part[0], free) for part, free in excess],
         )
-        noise, noise_of_ours = noise_level(theirs), noise_level(ours)
-        again = None
-        if noise is not None and noise_of_ours is not None:
-            again = ceiling(
-                comparison, noise, noise_of_ours, draws=settings.null_draws, seed=settings.seed, percents=(100,)
-            )
+        noise = noise_level(theirs), noise_level(ours)
+        again = ceiling(comparison, *noise, draws=settings.null_draws, seed=settings.seed, percents=(100,))
         rows.append(
             {
                 "varied": what,

@@ -16,7 +16,8 @@ from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
-from nas_retrain.settings import AnalysisSettings, Settings, is_search
+from nas_retrain.purpose import is_search
+from nas_retrain.settings import AnalysisSettings, Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import rate_tables
 from nas_retrain.statistics.accuracies import Accuracies

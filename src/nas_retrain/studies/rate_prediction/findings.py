@@ -19,7 +19,7 @@ from scipy import stats
 from nas_retrain.benches.registry import Bench
 from nas_retrain.plan.rate_search import GridSearch
 from nas_retrain.settings import BenchSettings, Settings
-from nas_retrain.statistics.means import mean_interval
+from nas_retrain.statistics.means import mean_interval, reliability_of_mean
 from nas_retrain.statistics.rankings import Floats, bootstrap_interval
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import Initialisation, learning_rate_factor
@@ -309,5 +309,4 @@ def _ceiling(found: Sequence[Searched]) -> float:
     single = float(np.mean(pairs))
     if not single > 0:
         return math.nan
-    together = seeds * single / (1 + (seeds - 1) * single)  # Spearman and Brown: the reliability of the seeds' mean
-    return math.sqrt(together)
+    return math.sqrt(reliability_of_mean(single, seeds))

@@ -47,13 +47,19 @@ LABELS = {
 }
 
 
-def write(found: Verification, coordinates: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]) -> Path:
-    """Write tables/*.csv, figures/* and report.md below the results folder; returns the report's path.
+def write(
+    found: Verification,
+    coordinates: pd.DataFrame | None,
+    folder: Path,
+    settings: Settings,
+    facts: Mapping[str, str],
+) -> Path:
+    """Write tables/*.csv, figures/* and report.md below `folder`; returns the report's path.
 
     coordinates: see `coordinates.measure`; None where it was not measured. Raises NasRetrainError if the folder cannot
     be written.
     """
-    folder, rule = settings.results_dir, main_rule(registry.of(settings.bench))
+    rule = main_rule(registry.of(settings.bench))
     tables = {"rates": found.rates, "rules": found.rules, "arms": found.arms(rule)}
     if coordinates is not None:
         tables |= {"coordinates": coordinates, "coordinate_slopes": slopes(coordinates)}

@@ -43,7 +43,7 @@ COLOURS = dict(zip(NAMES, (GREY, BLUE, GREEN, PURPLE, ORANGE), strict=True))
 
 
 @dataclass(frozen=True)
-class Findings:
+class Replays:
     """Everything that a report tells. Tables are described by the functions that make them.
 
     names: of the two sources. noise: None where it is unknown, and with it everything about training again.
@@ -75,13 +75,9 @@ class Findings:
         return {name: getattr(self, name) for name in names} | {"pareto": fronts.sort_values("flops")}
 
 
-def study(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettings, folder: Path) -> Path:
-    """Replay all algorithms on both tables; writes tables/*.csv, figures/* and report.md below `folder`, returns it.
-
-    Raises NasRetrainError if a table lacks a cell, for a limit of FLOPs that no cell keeps, and if the folder cannot
-    be written.
-    """
-    findings = find(original, retrained, settings)
+def write(findings: Replays, folder: Path) -> Path:
+    """Write tables/*.csv, figures/* and report.md below `folder`, returns it. Raises NasRetrainError if the folder
+    cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
     with replacing(folder / "report.md") as temporary:
@@ -89,8 +85,9 @@ def study(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSetti
     return folder
 
 
-def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettings) -> Findings:
-    """Compute everything; see `study` for what is raised."""
+def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettings) -> Replays:
+    """Replay all algorithms on both tables. Raises NasRetrainError if a table lacks a cell, and for a limit of FLOPs
+    that no cell keeps."""
     space = space_of(original.bench)
     tables = replay.table(original), replay.table(retrained)
     noise = noise_level(original), noise_level(retrained)
@@ -106,7 +103,7 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
     classes = network_classes(original, retrained)
     drawn = None if noise[1] is None else drawn_truth(classes, noise[1], settings.bootstrap_draws, truth)
     picks, tied = pick(classes, settings.flop_limits, drawn)
-    return Findings(
+    return Replays(
         names=(original.name, retrained.name),
         settings=settings,
         noise=noise,
@@ -266,7 +263,7 @@ def wrong_table(observed: Outcome, null: list[Outcome] | None, others: Floats, m
     return table
 
 
-def draw_all(findings: Findings, folder: Path) -> None:
+def draw_all(findings: Replays, folder: Path) -> None:
     """Draw regret, algorithms and pareto, each as PNG and PDF."""
     with rc_context(STYLE):
         save(_regret_figure(findings), folder, "regret")
@@ -274,7 +271,7 @@ def draw_all(findings: Findings, folder: Path) -> None:
         save(_pareto_figure(findings), folder, "pareto")
 
 
-def _regret_figure(findings: Findings) -> Figure:
+def _regret_figure(findings: Replays) -> Figure:
     figure = Figure(figsize=(10.0, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, side, source in zip(panels, SIDES, findings.names, strict=True):
@@ -294,7 +291,7 @@ def _regret_figure(findings: Findings) -> Figure:
     return figure
 
 
-def _algorithms_figure(findings: Findings) -> Figure:
+def _algorithms_figure(findings: Replays) -> Figure:
     figure = Figure(figsize=(10.0, 3.8), layout="constrained")
     ranks, original, retrained = figure.subplots(1, 3, width_ratios=[1, 1.3, 1.3])
     _ranks(ranks, findings)
@@ -317,7 +314,7 @@ def _algorithms_figure(findings: Findings) -> Figure:
     return figure
 
 
-def _ranks(axes: Axes, findings: Findings) -> None:
+def _ranks(axes: Axes, findings: Replays) -> None:
     """How the algorithms' ranks by final regret go from one table to the other, and where training again puts them."""
     rows = findings.ranking[findings.ranking["measure"] == "final"]
     for place, (name, both) in enumerate(rows.groupby("algorithm", sort=False)):
@@ -331,7 +328,7 @@ def _ranks(axes: Axes, findings: Findings) -> None:
     axes.set_xticks([0, 1], SIDES)
 
 
-def _pareto_figure(findings: Findings) -> Figure:
+def _pareto_figure(findings: Replays) -> Figure:
     figure = Figure(figsize=(10.0, 4.0), layout="constrained")
     classes = findings.classes.sort_values("flops")
     panels = figure.subplots(1, 2)
@@ -350,7 +347,7 @@ def _pareto_figure(findings: Findings) -> Figure:
     return figure
 
 
-def _sections(findings: Findings) -> list[str]:
+def _sections(findings: Replays) -> list[str]:
     original, retrained = map(escaped, findings.names)
     chosen = findings.settings
     pairs_shown = ["measure", "algorithm", "other", "superiority_original", "superiority_retrained"]
@@ -409,7 +406,7 @@ def _sections(findings: Findings) -> list[str]:
     ]
 
 
-def statements(findings: Findings) -> list[str]:
+def statements(findings: Replays) -> list[str]:
     """What the numbers show and do not show, in plain sentences."""
     sides = dict(zip(SIDES, findings.names, strict=True))
     final = findings.ranking[findings.ranking["measure"] == "final"]
@@ -435,7 +432,7 @@ def statements(findings: Findings) -> list[str]:
     return found
 
 
-def _beyond_noise(findings: Findings, sides: dict[str, str]) -> list[str]:
+def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
     found, draws = [], findings.settings.null_draws
     if SIGNIFICANT * (draws + 1) < 1:  # the largest statistic adjusts for the number of tests within each draw
         found.append(
@@ -474,7 +471,7 @@ def _beyond_noise(findings: Findings, sides: dict[str, str]) -> list[str]:
     return found
 
 
-def _to_take(findings: Findings) -> list[str]:
+def _to_take(findings: Replays) -> list[str]:
     picks = findings.picks
     old, new = (picks[picks["chosen_by"] == side].iloc[-1] for side in SIDES)
     found = f"The network with the highest accuracy on {findings.names[1]} is cell {new['cell']}'s: "

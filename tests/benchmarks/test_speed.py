@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from nas_retrain.commands import speed
+from benchmarks import speed
 from tests.conftest import MakeSettings
 
 

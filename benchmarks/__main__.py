@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from nas_retrain.commands import speed, speed_results
-from nas_retrain.commands.command_line import compose
+from benchmarks import results, speed
+from nas_retrain.commands.command_line import compose, run
 from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
 
@@ -19,14 +19,18 @@ def bench(digits: Settings) -> None:
     data, peaks = speed.measure_data(full), speed.measure_peaks(full)
     profile = speed.measure_profile(full, cells[:8])
     with tempfile.TemporaryDirectory() as scratch:
-        results = speed_results.measure_results(Path(scratch))
+        stages = results.measure_results(Path(scratch))
     tables = {
-        "steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile, "results": results,
+        "steps": steps, "workers": workers, "data": data, "peaks": peaks, "profile": profile, "results": stages,
     }  # fmt: skip
     for name, table in tables.items():
         with replacing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.5g")
-    text = f"{speed.summary(steps, workers, data, peaks, profile, full)}\n{speed_results.summary(results)}"
+    text = f"{speed.summary(steps, workers, data, peaks, profile, full)}\n{results.summary(stages)}"
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text)
     print(f"{text}\n{folder}")  # noqa: T201 - what the command tells
+
+
+if __name__ == "__main__":
+    run(bench)

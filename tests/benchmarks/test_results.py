@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_retrain.commands import speed_results
+from benchmarks import results as speed_results
 from nas_retrain.commands.command_line import compose
 from nas_retrain.plan import plan
 from nas_retrain.trainings.store import read_runs

@@ -1,0 +1,37 @@
+"""Search algorithms replayed on two tables, which may be this folder's records. It asks for no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_retrain.plan.study import Found, Records, Study
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.training import Training
+
+if TYPE_CHECKING:
+    from nas_retrain.studies.search_algorithms.report import Replays
+
+
+def trainings(settings: Settings, found: Found) -> list[Training]:  # noqa: ARG001 - as every study is asked
+    """None."""
+    return []
+
+
+def analyse(records: Records, settings: Settings) -> Replays:  # noqa: ARG001 - the tables are those that are named
+    """The algorithms on `original` and `retrained`; raises NasRetrainError for a source that it cannot use."""
+    from nas_retrain.studies.comparison.stage import sources
+    from nas_retrain.studies.search_algorithms import report
+
+    original, retrained, _ = sources(settings)
+    return report.find(original, retrained, settings.algorithms)
+
+
+def write(found: Replays, folder: Path) -> list[str]:
+    """Write the report below algorithms/<original>_to_<retrained>; returns its path."""
+    from nas_retrain.studies.search_algorithms import report
+
+    return [f"{report.write(found, folder / 'algorithms' / '_to_'.join(found.names))}/report.md"]
+
+
+STUDY = Study(trainings, analyse, write, by_command=True)
