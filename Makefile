@@ -90,6 +90,10 @@ cancel: install ## Cancel the retraining's jobs on SLURM, and no others
 verify: install ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
 	$(RUN) scripts/$(if $(PLANNED),plan.py --config-name verify,verify.py)
 
+.PHONY: scoreboard
+scoreboard: install ## Put every scaling rule through the same tests, on digits: one table and a figure
+	$(RUN) scripts/scoreboard.py
+
 .PHONY: analyze
 analyze: install ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
 	$(RUN) scripts/analyze.py

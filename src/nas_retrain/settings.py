@@ -394,6 +394,22 @@ class AnalysisSettings(_Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RuleSettings(_Section):
+    """A scaling rule and its parameters."""
+
+    rule: str
+    parameters: dict[str, Any] = {}
+
+
+class ScoreboardSettings(_Section):
+    """Which rules are put through which tests (configs/scoreboard.yaml)."""
+
+    parts: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    initialisation: Literal["stock", "he", "mup"]
+    permutations: Positive
+    rules: Annotated[dict[str, RuleSettings], Field(min_length=1)]
+
+
 class AlgorithmsSettings(_Section):
     """How search algorithms are replayed on tables of accuracies, and compared."""
 
@@ -449,6 +465,7 @@ class Settings(_Section):
     gpu: GpuSettings
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
+    scoreboard: ScoreboardSettings | None
     rate_table: RateTableSettings
 
     @model_validator(mode="after")

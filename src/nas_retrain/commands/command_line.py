@@ -72,6 +72,11 @@ COMMANDS = {
         "nas_retrain.commands.retrain:retrain",
         "verify",
     ),
+    "scoreboard": Command(
+        "put every scaling rule through the same tests; run again to continue",
+        "nas_retrain.commands.scoreboard:scoreboard",
+        "scoreboard",
+    ),
     "analyze": Command(
         "compare the rankings of two tables of accuracies, or of a results folder's recipes",
         "nas_retrain.commands.retrain:analyse",
