@@ -17,9 +17,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.purpose import SEARCH, is_search
+from nas_retrain.rate_policy import Grid, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import Activation, InDegree, Initialisation
 
@@ -76,9 +88,6 @@ def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
 UserPath = Annotated[Path, BeforeValidator(_home_found)]
 """A path as a user gives it, with ~ for the home folder."""
 
-BASE_RATE = "base_rate"
-"""The recipe name under which trainings of the base-rate search are recorded."""
-
 WORTH_ASKING = 0.7
 """How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
 
@@ -87,14 +96,6 @@ REMOVED = {
     "asked to, and on a CPU compiling did not pay: leave the key out."
 }
 """Keys of older versions, and what to do instead."""
-
-SEARCH = "_search"
-"""What follows a recipe's name where trainings of its own search are recorded."""
-
-
-def is_search(recipe: str) -> bool:
-    """Whether records under this name are a search's, which no ranking is made of."""
-    return recipe == BASE_RATE or recipe.endswith(SEARCH)
 
 
 class _Section(BaseModel):
@@ -136,10 +137,14 @@ class DagSettings(BenchSettings):
         return self
 
 
+PUBLISHED = ("cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist")
+"""The data sets that come with readers of their files."""
+
+
 class DatasetSettings(_Section):
     """A data set, its preparation, and its base learning rate if one is recorded (configs/dataset)."""
 
-    name: Literal["cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist"]
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     classes: Positive
     image_channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Positive
@@ -153,14 +158,30 @@ class DatasetSettings(_Section):
     dry_train_subset: Positive | None
     base_rate: Rate | None
     verify: bool
+    source: str | None = None
+    """Of a data set of the user's own: an .npz file or a function (see `data.own`). No shipped file has this key."""
+    checksum: str | None = None
+    """SHA-256 of the source's file, which is found out and never set."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSettings:
+        if self.source is None and self.name not in PUBLISHED:
+            raise ValueError(
+                f"there is no data set {self.name}: there are {', '.join(PUBLISHED)}. One of your own has a source, an "
+                ".npz file or a function"
+            )
         if not len(self.mean) == len(self.std) == self.image_channels:
             raise ValueError(f"mean and std need one value for each of the {self.image_channels} image channels")
         if self.train_subset is not None and self.train_subset > self.train_images:
             raise ValueError(f"train_subset {self.train_subset} is larger than the {self.train_images} training images")
         return self
+
+    @property
+    def undeciding(self) -> set[str]:
+        """The keys that decide no result: that of another profile, and where a file lies whose checksum is known.
+        Published data sets have neither source nor checksum."""
+        own = {"checksum": self.checksum, "source": None if self.checksum else self.source}
+        return {"dry_train_subset"} | {key for key, value in own.items() if value is None}
 
     @property
     def images_per_epoch(self) -> int:
@@ -171,10 +192,33 @@ class DatasetSettings(_Section):
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
-    learning_rate: Rate | Literal["rule", "tuned", "own", "grid"]
+    learning_rate: Rate | Word
     initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
+    rule: str | None = None  # what most recipes have none of need not stand in their files
+    rule_parameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _rule_decides(self) -> RecipeSettings:
+        if self.rule is not None and (self.initialisation == "in_degree" or self.kernel_factor):
+            raise ValueError(
+                "a recipe with a rule takes initialisation stock, he or mup, for the layers of which the rule decides "
+                "no variance, and kernel_factor false: give in_degree and kernel_factor in rule_parameters"
+            )
+        if self.rule is None and self.rule_parameters:
+            raise ValueError("rule_parameters are given, but no rule")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_rule_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        return {key: value for key, value in written.items() if self.rule is not None or not key.startswith("rule")}
+
+    @property
+    def rate_policy(self) -> RatePolicy:
+        """Where its learning rates come from."""
+        return rate_policy(self.learning_rate, kernel_factor=self.kernel_factor)
 
     @property
     def drawn_as(self) -> Initialisation:
@@ -258,6 +302,7 @@ class LocalSettings(_Section):
     workers: Positive | Literal["auto"]
     together: Positive
     checkpoint_every: Positive
+    checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
 
 
@@ -363,6 +408,7 @@ class RateTableSettings(_Section):
     batch_size: Positive | None
     epochs: Positive | None
     benchmark_rate: Rate
+    rules: Annotated[tuple[str, ...], OneOrMore, AfterValidator(_all_different)]
     redraws: Positive
     permutations: Positive
 
@@ -398,7 +444,7 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:
-        searching = [recipe.learning_rate == "grid" for recipe in self.recipes.values()]
+        searching = [isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values()]
         if any(searching) and not all(searching):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
         if isinstance(self.bench, DagSettings) and not all(searching):
@@ -413,7 +459,7 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _searches_fit(self) -> Settings:
         own = self.own_rate
-        wanted = [name for name, recipe in self.recipes.items() if recipe.learning_rate == "own"]
+        wanted = [name for name, recipe in self.recipes.items() if isinstance(recipe.rate_policy, Own)]
         if wanted and own is None:
             raise ValueError(
                 f"recipe {wanted[0]} needs the grid that each network's own rate is searched on: set own_rate.lowest, "
@@ -433,7 +479,7 @@ class Settings(_Section):
         if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
             raise ValueError(f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes")
         if self.sensitivity and any(
-            self.recipes[name].learning_rate in ("own", "grid") for name in self.sensitivity.recipes
+            isinstance(self.recipes[name].rate_policy, Own | Grid) for name in self.sensitivity.recipes
         ):
             raise ValueError("sensitivity.recipes: a recipe that searches each network's rate cannot be varied")
         if self.sensitivity and (
@@ -449,7 +495,7 @@ class Settings(_Section):
         batch_norm = {"normalisation"} if self.network.normalisation == "batch" else set()
         return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
-            "dataset": self.dataset.model_dump(exclude={"base_rate", "dry_train_subset"} | verified),
+            "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
             "network": self.network.model_dump(exclude=batch_norm),
             "training": self.training.model_dump(),
             "recipe": self.recipes[recipe].model_dump(),
@@ -496,6 +542,12 @@ def no_such_key(key: str) -> str:
     if key in REMOVED:
         return f"{key}: {REMOVED[key]}"
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
+        name = key.split(".")[1]
+        return (
+            f"{key}: a parameter that the recipe's file does not have is added with a plus, "
+            f"+recipes.{name}.rule_parameters.<parameter>=<value>."
+        )
     if key.startswith(("recipes.", "recipe.")):
         name = key.split(".")[1]
         known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]

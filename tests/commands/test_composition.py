@@ -178,3 +178,73 @@ def test_a_config_dir_may_have_any_name_and_stand_in_the_home_folder(
         assert found.seeds == (4,)
     (plain,) = from_command_line([])  # and it is forgotten afterwards
     assert list(plain.recipes) == ["benchmark", "architecture_aware"]
+
+
+def test_a_file_may_be_given_by_its_path(tmp_path: Path) -> None:
+    write(tmp_path, "a b/mine", RECIPE)
+    (found,) = from_command_line([f"recipe=[benchmark,{tmp_path}/a b/mine.yaml]"])
+    assert {name: recipe.learning_rate for name, recipe in found.recipes.items()} == {"benchmark": 0.1, "mine": 0.3}
+
+
+def test_a_shipped_file_may_be_given_by_its_path() -> None:
+    (found,) = from_command_line([f"dataset={CONFIGS}/dataset/digits.yaml"])
+    assert found.dataset.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("recipe={}/benchmark.yaml", r"benchmark\.yaml has the name of .*recipe/benchmark\.yaml"),
+        ("recipe=[{}/mine.yaml,{}/other/mine.yaml]", r"another file chosen has its name"),
+        ("recipe={}/absent.yaml", r"recipe=.*absent\.yaml: there is no such file"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_told(tmp_path: Path, override: str, told: str) -> None:
+    for name in ("benchmark", "mine", "other/mine"):
+        write(tmp_path, name, RECIPE)
+    with pytest.raises(NasRetrainError, match=told):
+        from_command_line([override.replace("{}", str(tmp_path))])
+
+
+BESIDE = """
+recipe: [benchmark, mine]
+dataset: digits
+seeds: [5, 6]
+training: {epochs: 3, nesterov: false}
+results_dir: "a, ${b} 'c'"
+enough_tau: null
+"""
+
+
+@pytest.mark.parametrize("config_dir", ["", "config_dir: files\n"])
+def test_a_file_in_the_working_directory_holds_settings_and_marks_files_of_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_dir: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / ("files" if config_dir else ""), "recipe/mine", RECIPE)
+    write(tmp_path, "nas_retrain", config_dir + BESIDE)
+    monkeypatch.chdir(tmp_path)
+    (found,) = from_command_line(["seeds=7"])
+    assert list(found.recipes) == ["benchmark", "mine"]
+    assert (found.dataset.name, found.seeds, found.training.epochs, found.training.nesterov) == (
+        "digits",
+        (7,),
+        3,
+        False,
+    )
+    assert found.results_dir == Path("a, ${b} 'c'")
+    assert str(tmp_path / "nas_retrain.yaml") in capsys.readouterr().err
+    (found,) = from_command_line(["dataset=cifar100", "recipe=mine"])
+    assert (found.dataset.name, list(found.recipes), found.seeds) == ("cifar100", ["mine"], (5, 6))
+    (tmp_path / "elsewhere").mkdir()
+    (found,) = from_command_line(["--config-dir", "elsewhere"])
+    assert list(found.recipes) == ["benchmark", "architecture_aware"]
+
+
+@pytest.mark.parametrize("text", ["training: {epoch: 3}", "a: [", "- 1", "config_dir: nowhere"])
+def test_a_file_in_the_working_directory_that_cannot_be_used_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    write(tmp_path, "nas_retrain", text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NasRetrainError, match=r"nas_retrain\.yaml|training\.epoch: |nowhere"):
+        from_command_line([])

@@ -27,9 +27,9 @@ from nas_retrain.execution import steps
 from nas_retrain.execution import train as training
 from nas_retrain.execution.steps import epoch_seed
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.benches.nas_bench_201.test_network import pairs
 from tests.conftest import MakeSettings
 

@@ -7,17 +7,29 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nas_retrain.benches import parametrised
 from nas_retrain.benches.dags import network as dags
 from nas_retrain.benches.nas_bench_201 import network as nas_bench_201
 from nas_retrain.settings import DagSettings, Settings
 from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 
 Network = nas_bench_201.Network | dags.Network
 
 
-def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisation, seed: int) -> Network:
-    """A network on the CPU, initialised from `seed` alone and laid out channels-last."""
+def build(
+    graph: CellGraph,
+    settings: Settings,
+    *,
+    initialisation: Initialisation,
+    seed: int,
+    decided: Parametrisation | None = None,
+) -> Network:
+    """A network on the CPU, initialised from `seed` alone and laid out channels-last.
+
+    decided: what a rule decided; layers that it leaves out are drawn as `initialisation` says.
+    """
     dataset, channels = settings.dataset, settings.network.channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -32,6 +44,8 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
                 image_size=dataset.image_size,
             )
             dags.initialise(dag, initialisation)
+            if decided is not None:
+                parametrised.initialise(list(dag.parameters()), dag.parameter_blocks, decided)
             return dag.to(memory_format=torch.channels_last)
         network = nas_bench_201.Network(
             graph,
@@ -42,6 +56,8 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
             normalised=settings.network.normalisation == "batch",
         )
         nas_bench_201.initialise(network, initialisation)
+        if decided is not None:
+            parametrised.initialise(list(network.parameters()), network.parameter_blocks, decided)
         return network.to(memory_format=torch.channels_last)
 
 

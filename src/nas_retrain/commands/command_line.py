@@ -88,6 +88,7 @@ COMMANDS = {
     "bench": Command(
         "measure training speed on this machine against the straightforward way", "nas_retrain.commands.bench:bench"
     ),
+    "roofline": Command("bound a step's time on a GPU by its figures", "nas_retrain.commands.roofline:print_roofline"),
 }
 
 

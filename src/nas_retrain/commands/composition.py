@@ -8,6 +8,7 @@ Hydra finds wrong is one NasRetrainError in the words of this project.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import hydra
@@ -30,7 +32,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nas_retrain.commands.command_line import CONFIGS, ROOT
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.data import own
+from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.settings import Settings, no_such_key, to_settings
 
 VERSION_BASE = "1.3"
@@ -50,6 +53,10 @@ PACKAGES = {
 }
 """Where the keys of a group's files go. A recipe's go below its file's name."""
 
+BESIDE = "nas_retrain.yaml"
+"""A file of this name in the working directory holds settings of one's own, and marks the folder as one of files of
+one's own, unless its key config_dir names another."""
+
 INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 PATHS = ("results_dir", "data_dir", "original", "retrained")
@@ -57,6 +64,11 @@ PATHS = ("results_dir", "data_dir", "original", "retrained")
 
 _own_folders: list[Path] = []
 """The folder given with --config-dir, while a composition with it lasts: Hydra makes its plugins without arguments."""
+
+
+_own_files: dict[str, Path] = {}
+"""Files of one's own that settings name by their paths (dataset=folder/mine.yaml), by group/name, while a composition
+with them lasts."""
 
 
 class _Files(ConfigSource):
@@ -71,7 +83,8 @@ class _Files(ConfigSource):
         return Path(unquote(self.path)) / name
 
     def _file(self, name: str) -> Path:
-        return self._path(f"{name.removesuffix('.yaml')}.yaml")
+        name = name.removesuffix(".yaml")
+        return _own_files.get(name) or self._path(f"{name}.yaml")
 
     def available(self) -> bool:
         return self._path("").is_dir()
@@ -92,14 +105,8 @@ class _Files(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """What a file holds, to be put where its folder and name say. Raises NasRetrainError naming the file."""
         file = self._file(config_path)
-        try:
-            text = file.read_text(encoding="utf-8")
-            config = OmegaConf.create(text)
-        except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
-            raise NasRetrainError(f"{file} cannot be read as YAML: {error}") from error
-        if not isinstance(config, DictConfig):
-            raise NasRetrainError(f"{file} holds a list; lines like 'key: value' were expected.")
-        header = self._get_header_dict(text[:512])
+        config = _read(file)
+        header: dict[str, str | None] = {"package": None}
         group, _, name = config_path.removesuffix(".yaml").partition("/")
         if name and group in PACKAGES:
             if "/" in name:
@@ -107,7 +114,19 @@ class _Files(ConfigSource):
             header = {"package": PACKAGES[group].format(name=name)}
         if group == "recipe":
             _check_recipe(file, config)
+        if group == "dataset" and config.get("source") is not None:
+            _describe_source(file, config)
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
+
+
+def _read(file: Path) -> DictConfig:
+    try:
+        config = OmegaConf.create(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
+        raise NasRetrainError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise NasRetrainError(f"{file} holds a list; lines like 'key: value' were expected.")
+    return config
 
 
 def _check_recipe(file: Path, config: DictConfig) -> None:
@@ -117,6 +136,18 @@ def _check_recipe(file: Path, config: DictConfig) -> None:
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
             config.defaults[number] = f"{base}@_here_"
+
+
+def _describe_source(file: Path, config: DictConfig) -> None:
+    """Complete the file of a data set of one's own: its name is the file's, its source lies beside the file, and what
+    the arrays tell of themselves need not be said."""
+    source = str(config.source)
+    if own.file_of(source) is not None:
+        source = str(file.absolute().parent / os.path.expanduser(source))  # noqa: PTH111 - as for other paths
+    for key, value in ({"name": file.stem} | own.described(source)).items():
+        if key not in config:
+            config[key] = value
+    config.source = _plain(source)
 
 
 class _Folders(SearchPathPlugin):
@@ -135,7 +166,8 @@ for _plugin in (_Files, _Folders):
 
 def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
-    with _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
+    files, overrides = _named_files(overrides)
+    with _own_folder(None, files), _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
         return to_settings(hydra.compose(config, overrides=[escape(override) for override in overrides]))
 
 
@@ -144,14 +176,15 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
 
     Raises NasRetrainError for what cannot be used and SystemExit for flags that there are not.
     """
-    asked = _parse(arguments)
+    asked = _with_those_beside(_parse(arguments))
+    files, asked.settings = _named_files(asked.settings)
     composed: list[DictConfig] = []
 
     @hydra.main(config_path=None, config_name=config, version_base=VERSION_BASE)
     def take(one: DictConfig) -> None:
         composed.append(one)
 
-    with tempfile.TemporaryDirectory() as nowhere, _own_folder(asked.config_dir), _telling(asked.settings):
+    with tempfile.TemporaryDirectory() as nowhere, _own_folder(asked.config_dir, files), _telling(asked.settings):
         # Hydra writes a file about each sweep; all that is to be kept is in the results folder.
         settings = [] if asked.hydra_help else asked.settings  # Hydra's own help knows none of the project's keys
         overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *map(escape, settings)]
@@ -177,9 +210,13 @@ def escape(override: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text that stays as it is through OmegaConf, to which ${ means something, and through Hydra's grammar."""
-    plain = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    return QuotedString(plain, Quote.single).with_quotes()
+    """A text that stays as it is through OmegaConf and through Hydra's grammar."""
+    return QuotedString(_plain(text), Quote.single).with_quotes()
+
+
+def _plain(text: str) -> str:
+    """A text that stays as it is through OmegaConf, to which ${ means something."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -198,6 +235,42 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         bare = argument in ("--info", "-i") and following not in INFORMATION
         given.append("--info=all" if bare else argument)
     return parser.parse_intermixed_args(given)
+
+
+def _with_those_beside(asked: argparse.Namespace) -> argparse.Namespace:
+    """What was asked for, with the settings of the file BESIDE before those of the command line, which win, and its
+    folder as if it was given with --config-dir. Raises NasRetrainError if the file cannot be read."""
+    file = Path(BESIDE).absolute()
+    if asked.config_dir is not None or not file.is_file():
+        return asked
+    config = _read(file)
+    folder = file.parent / os.path.expanduser(str(config.pop("config_dir", ".")))  # noqa: PTH111 - as below
+    given = {override.partition("=")[0].lstrip("+") for override in asked.settings}
+    settings = [override for key, override in _overrides(OmegaConf.to_container(config)) if key not in given]
+    print(f"note: settings and files of one's own: {printable(str(file))}", file=sys.stderr)  # noqa: T201
+    return argparse.Namespace(**vars(asked) | {"config_dir": str(folder), "settings": [*settings, *asked.settings]})
+
+
+def _overrides(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - what a file holds
+    """Each key that a file sets, and how a command line would set it."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _overrides(value, f"{name}.")
+        elif name in PATHS or name in PACKAGES:
+            text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+            yield name, f"{name}={'null' if value is None else text}"
+        else:
+            yield name, f"{name}={_as_typed(value)}"
+
+
+def _as_typed(value: Any) -> str:  # noqa: ANN401 - what a file holds
+    """A value as Hydra's grammar has it."""
+    if isinstance(value, str):
+        return _literal(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return json.dumps(value)
 
 
 def _flags(asked: argparse.Namespace) -> list[str]:
@@ -223,29 +296,59 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
+def _named_files(overrides: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """The files that overrides of groups name by their paths (dataset=folder/mine.yaml), by group/name, and the
+    overrides with the names of these files in place of their paths. Raises NasRetrainError for a file that is not
+    there."""
+    files: dict[str, Path] = {}
+
+    def named(group: str, path: str) -> str:
+        file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
+        if not file.is_file():
+            raise NasRetrainError(f"{group}={path}: there is no such file.")
+        if files.setdefault(f"{group}/{file.stem}", file) != file:
+            raise NasRetrainError(
+                f"{group}={path}: another file chosen has its name, which is what it goes by. Rename it."
+            )
+        return file.stem
+
+    changed = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") in PACKAGES:
+            group = key.lstrip("+")
+            value = re.sub(r"[^][{},]+\.ya?ml", lambda path, group=group: named(group, path[0].strip()), value)  # type: ignore[misc]
+            override = f"{key}={value}"
+        changed.append(override)
+    return files, changed
+
+
 @contextmanager
-def _own_folder(given: str | None) -> Iterator[None]:
-    """Read configuration files also from a user's folder. Raises NasRetrainError if it is none, or if a file there has
-    the name of one in configs: only one of the two would be read."""
-    if given is None:
-        yield
-        return
-    folder = Path(os.path.expanduser(given)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
-    if not folder.is_dir():
-        raise NasRetrainError(f"--config-dir {given}: there is no such folder.")
-    for ours in FOLDERS:
+def _own_folder(given: str | None, files: Mapping[str, Path]) -> Iterator[None]:
+    """Read configuration files also from a user's folder and these by group/name. Raises NasRetrainError if there is no
+    such folder, or if a file has the name of one in configs: only one of the two would be read."""
+    theirs = {name: [file] for name, file in files.items()}
+    folders = []
+    if given is not None:
+        folder = Path(os.path.expanduser(given)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
+        if not folder.is_dir():
+            raise NasRetrainError(f"--config-dir {given}: there is no such folder.")
+        folders.append(folder)
         for group in ("", *PACKAGES):
             for file in (folder / group).glob("*.yaml"):
-                if (ours / group / file.name).exists():
-                    raise NasRetrainError(
-                        f"{file} has the name of {ours / group / file.name}, which would be read in its place. "
-                        "Rename it."
-                    )
-    _own_folders.append(folder)
+                theirs.setdefault(f"{group}/{file.stem}".lstrip("/"), []).append(file)
+    for name, same in theirs.items():
+        ours = [folder / f"{name}.yaml" for folder in FOLDERS if (folder / f"{name}.yaml").exists()]
+        for file, other in zip(same, [*ours, *same[1:]], strict=False):
+            if file != other:
+                raise NasRetrainError(f"{file} has the name of {other}, which would be read in its place. Rename it.")
+    _own_folders.extend(folders)
+    _own_files.update(files)
     try:
         yield
     finally:
-        _own_folders.remove(folder)
+        _own_folders.clear()
+        _own_files.clear()
 
 
 @contextmanager
@@ -288,7 +391,9 @@ def _no_such_file(name: str) -> str:
 
 def _files(group: str) -> list[str]:
     """The names of a group's files, wherever they lie."""
-    return sorted(file.stem for folder in (*FOLDERS, *_own_folders) for file in (folder / group).glob("*.yaml"))
+    named = {file for name, file in _own_files.items() if name.startswith(f"{group}/")}
+    lying = {file for folder in (*FOLDERS, *_own_folders) for file in (folder / group).glob("*.yaml")}
+    return sorted({file.stem for file in named | lying})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.data import checksum, fashion_mnist
+from nas_retrain.data.own import OwnData
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
 from nas_retrain.settings import DatasetSettings
@@ -227,9 +228,14 @@ SOURCES: dict[str, Source] = {
 }
 
 
+def source_of(dataset: DatasetSettings) -> Source:
+    """Where a data set comes from: what `dataset.source` names, or the published files."""
+    return SOURCES[dataset.name] if dataset.source is None else OwnData(dataset.source)
+
+
 def missing_files(dataset: DatasetSettings, data_dir: Path) -> list[Path]:
     """The data set's files that are not there; empty for digits, which scikit-learn ships."""
-    return SOURCES[dataset.name].missing_files(data_dir)
+    return source_of(dataset).missing_files(data_dir)
 
 
 def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
@@ -238,7 +244,7 @@ def fetch(dataset: DatasetSettings, data_dir: Path) -> None:
     Raises NasRetrainError if files are missing and cannot be had: no network, no automatic download, or a folder
     that holds some files and lacks others (which is left as it is).
     """
-    source = SOURCES[dataset.name]
+    source = source_of(dataset)
     missing = source.missing_files(data_dir)
     if not missing:
         return
@@ -262,7 +268,7 @@ def read(dataset: DatasetSettings, data_dir: Path, validation_images: int = 0) -
 
     Raises NasRetrainError for files that are missing, truncated or not of this data set.
     """
-    train, test = SOURCES[dataset.name].read(dataset, data_dir)
+    train, test = source_of(dataset).read(dataset, data_dir)
     if dataset.train_subset is None and not validation_images:
         return train, test
     order = np.random.default_rng(0).permutation(len(train[1]))

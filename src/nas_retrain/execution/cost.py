@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.benches import registry as spaces
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import BenchSettings, DatasetSettings, NetworkSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure only
     import torch

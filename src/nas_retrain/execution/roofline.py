@@ -6,9 +6,9 @@ is counted:
 - a convolution or matrix product has 2 x (values of its output) x (values added into each) floating-point operations;
   the backward pass of a convolution is two such kernels, one for its input and one for its weights;
 - a kernel reads each of its inputs once from memory and writes each of its outputs once. BatchNorm reads its input twice
-  (statistics, then values), and so does its backward pass with input and gradient; selecting rows reads those alone;
-- its time is at least the larger of operations / peak and bytes / bandwidth (Williams et al. 2009), where operations of
-  other kernels than convolutions and products count for nothing. A step's time is at least the sum over its kernels.
+  (statistics, then values), and its backward pass reads input and gradient twice; selecting rows reads those alone;
+- its time is at least the larger of operations / peak and bytes / bandwidth (Williams et al. 2009), where the operations
+  of other kernels count for nothing. A step's time is at least the sum over its kernels.
 
 Nothing is said of launching kernels, of caches that keep what one kernel wrote for the next, or of how near to its peak
 a kernel comes: it is a bound below, and no measurement.
@@ -75,8 +75,12 @@ class _Counting(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(
-        self, function: Any, _types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401 - what torch calls it with
+        self,
+        function: Any,  # noqa: ANN401 - an operation of torch's, and what it was called with
+        _types: object,
+        arguments: Sequence[Any] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what that operation returns
         made = None if function is UPDATE else function(*arguments, **(named or {}))  # which has no meta kernel
         if not function.is_view and function not in ALLOCATIONS:
             self.kernels += _kernels(function, arguments, made)
@@ -160,12 +164,12 @@ def _of_size(settings: Settings, cells_per_stage: int) -> Settings:
     return settings.model_copy(update={"network": network})
 
 
-def measure(cells: Sequence[int], settings: Settings, tell: Callable[[int], None] = lambda _: None) -> pd.DataFrame:
-    """A row for each cell: kernels, gigaflop, gigabytes and milliseconds of a step. tell: called with each one's place."""
+def measure(cells: Sequence[int], settings: Settings, tell: Callable[[], object] = lambda: None) -> pd.DataFrame:
+    """A row for each cell: kernels, gigaflop, gigabytes and milliseconds of a step. tell: called after each."""
     rows = []
-    for place, cell in enumerate(cells):
+    for cell in cells:
         work = work_of_step(cell, settings)
         arch = spaces.of(settings.bench).arch_at(cell)
         rows.append((cell, arch, work.kernels, work.operations / 1e9, work.bytes / 1e9, 1e3 * work.seconds))
-        tell(place)
+        tell()
     return pd.DataFrame(rows, columns=["cell", "arch", "kernels", "gigaflop", "gigabytes", "milliseconds"])

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from nas_retrain.benches import build as networks
+from nas_retrain.benches.parametrised import update_factors
 from nas_retrain.settings import Settings
+from nas_retrain.theory.rule import Parametrisation
 
 
 class Sgd:
@@ -18,10 +20,19 @@ class Sgd:
 
     The learning rate is a tensor on the device, so that a captured step reads the rate of its epoch. PyTorch's SGD has
     one rate for a tensor, and a stacked tensor has all members'. An update is linear in the gradient and in the decayed
-    weight, through the momentum too; so both are scaled by a member's share of the first one's rate.
+    weight, through the momentum too; so both are scaled by a member's share of the first one's rate, and by what a
+    scaling rule decided for a layer. These shares never change.
+
+    decided: what rules decided for each member; empty if there are none.
     """
 
-    def __init__(self, network: networks.Network, rates: Sequence[float], settings: Settings) -> None:
+    def __init__(
+        self,
+        network: networks.Network,
+        rates: Sequence[float],
+        settings: Settings,
+        decided: Sequence[Parametrisation | None] = (),
+    ) -> None:
         self.first_rate, self.members = rates[0], len(rates)
         self.parameters: list[Tensor] = list(network.parameters())
         self.recipe = settings.training
@@ -34,13 +45,18 @@ class Sgd:
         self.momenta: list[Tensor] = [torch.zeros_like(each.detach()) for each in self.parameters]
         if not self.recipe.momentum:
             self.momenta = []
+        of_layers = update_factors(self.parameters, network.parameter_blocks, decided) if any(decided) else None
         self.shares: list[Tensor] = []
-        if self.members > 1:
+        self.decays: list[Tensor] = []
+        if self.members > 1 or of_layers:
             share = torch.tensor(rates, device=device) / self.first_rate
             self.shares = [
                 share.repeat_interleave(len(parameter) // self.members).view(-1, *[1] * (parameter.ndim - 1))
                 for parameter in self.parameters
             ]
+        if of_layers:
+            torch._foreach_mul_(self.shares, of_layers.rates)
+            self.decays = of_layers.decays
 
     def anneal(self, factor: float) -> None:
         """Set every member's rate to this share of its own."""
@@ -74,8 +90,11 @@ class Sgd:
     def update(self) -> None:
         """Move the parameters by the gradients that were computed."""
         gradients = self.gradients
-        if self.shares:
+        if self.decays:
+            torch._foreach_addcmul_(gradients, self.parameters, self.decays, value=self.recipe.weight_decay)
+        elif self.shares:
             torch._foreach_add_(gradients, self.parameters, alpha=self.recipe.weight_decay)
+        if self.shares:
             torch._foreach_mul_(gradients, self.shares)
         sgd(
             self.parameters,

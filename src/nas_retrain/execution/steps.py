@@ -23,6 +23,7 @@ from nas_retrain.data.batches import DeviceData, augment, draw_augmentation
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.sgd import Sgd
 from nas_retrain.settings import Settings
+from nas_retrain.theory.rule import Parametrisation
 
 WARM_UP_STEPS = 3
 """Steps before a capture, undone: libraries load their kernels and allocate what they keep in the first ones."""
@@ -32,7 +33,7 @@ class Stepper:
     """Takes the training steps of one network of one or several members, and holds all that a step changes.
 
     network: on any device; it is moved to the data's. rates, seeds: a learning rate and a generator's seed for each
-    member (see `epoch_seed`).
+    member (see `epoch_seed`). decided: see `Sgd`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Stepper:
         seeds: Sequence[int],
         settings: Settings,
         data: DeviceData,
+        decided: Sequence[Parametrisation | None] = (),
     ) -> None:
         self.data, self.recipe, self.seeds = data, settings.training, tuple(seeds)
         set_precision(self.recipe.precision, data.device)
@@ -52,7 +54,7 @@ class Stepper:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         with self.on_stream():
             self.network = network.to(data.device)
-            self.optimiser = Sgd(self.network, rates, settings)
+            self.optimiser = Sgd(self.network, rates, settings, decided)
             self.draws = list(dict.fromkeys(seeds))
             images, members = len(data.train_labels), len(seeds)
             # Rows: which image, its crop's top and left, whether it is mirrored, its label.

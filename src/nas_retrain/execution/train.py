@@ -32,11 +32,13 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
 from nas_retrain.execution.precision import forward
 from nas_retrain.execution.steps import Stepper, by_member
-from nas_retrain.plan.plan import Training, group_name
+from nas_retrain.plan.plan import group_name
 from nas_retrain.seeding import generator_seed
 from nas_retrain.settings import Settings, TrainingSettings
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings.store import RunRecord, Status
+from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
@@ -116,17 +118,18 @@ def _train(
     group: Sequence[Training], settings: Settings, data: DeviceData, kept: Checkpoint, stop: Callable[[], bool]
 ) -> list[RunRecord]:
     started = _now()
-    epochs, graph = group[0].epochs, spaces.of(settings.bench).graph_at(group[0].cell)
+    epochs, graph = group[0].epochs, spaces.graph_of(group[0].cell, settings)
     progress = Progress.start(len(group))
     if group[0].learning_rate is None:
         return _records(group, started, progress, [], data, settings)
 
     seeds = [seed_of_generator(training, settings) for training in group]
     built = [
-        networks.build(graph, settings, initialisation=training.initialisation, seed=seed)
+        networks.build(graph, settings, initialisation=training.initialisation, seed=seed, decided=training.decided)
         for training, seed in zip(group, seeds, strict=True)
     ]
-    steppers = steppers_for(built, [training.learning_rate or 0.0 for training in group], seeds, settings, data)
+    rates, decided = [training.learning_rate or 0.0 for training in group], [training.decided for training in group]
+    steppers = steppers_for(built, rates, seeds, settings, data, decided)
     progress = _resumed(kept, group, steppers, settings, len(data.train_labels)) or progress
     while progress.epoch < epochs:
         begun = time.perf_counter()
@@ -137,7 +140,7 @@ def _train(
             raise Stopped
         if not any(map(math.isfinite, progress.losses)):
             break
-        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
+        if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
             kept.save(_state(group, steppers, progress))
     return _records(group, started, progress, steppers, data, settings)
 
@@ -159,15 +162,18 @@ def steppers_for(
     seeds: Sequence[int],
     settings: Settings,
     data: DeviceData,
+    decided: Sequence[Parametrisation | None] = (),
 ) -> list[Stepper]:
     """What takes the steps of a group's networks, each with one member.
 
     On a CUDA device each network has steps of its own, which run side by side. Elsewhere all are one wide network.
+    decided: what rules decided for each network, nothing if there are none.
     """
+    decided = decided or [None] * len(built)
     if data.device.type == "cuda":
-        each = zip(built, rates, seeds, strict=True)
-        return [Stepper(network, [rate], [seed], settings, data) for network, rate, seed in each]
-    return [Stepper(networks.join(built), rates, seeds, settings, data)]
+        each = zip(built, rates, seeds, decided, strict=True)
+        return [Stepper(network, [rate], [seed], settings, data, [its]) for network, rate, seed, its in each]
+    return [Stepper(networks.join(built), rates, seeds, settings, data, decided)]
 
 
 def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, stop: Callable[[], bool]) -> bool:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
 
 Kind = Literal["mlp", "cnn"]
@@ -65,6 +67,14 @@ class Network(nn.Module):
     def layer_edges(self) -> list[Edge]:
         """The edges that the parameters of `layers` belong to, in their order."""
         return [edge for edge in self.edges if edge.operation.kind == "layer"]
+
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to."""
+        of_layers: list[tuple[Layer, nn.Parameter]] = [("first", self.first), ("readout", self.readout)]
+        of_layers += zip(self.layer_edges, self.layers, strict=True)
+        found = {weight: [Block(len(weight) // self.members, layer, last=True)] for layer, weight in of_layers}
+        return [found[parameter] for parameter in self.parameters()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, size, size) to logits (batch, members x classes)."""

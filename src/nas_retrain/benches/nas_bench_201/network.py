@@ -21,14 +21,16 @@ buffer is then the members' stacked along its first dimension.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import (
     HE_GAIN_SQUARED,
     REDUCTION_DEGREES,
@@ -74,7 +76,7 @@ class Vertex(nn.Module):
         if self.joined:
             lowered = value.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
             rectified = functional.relu(lowered, inplace=lowered is not value or (ours and not sent))
-            for group, convolution, norm in self._layers():
+            for group, convolution, norm in self.layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
                     continue
@@ -86,7 +88,8 @@ class Vertex(nn.Module):
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
         return sent
 
-    def _layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
+    def layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
+        """The edges that are one convolution, that convolution, and the BatchNorm after it, if there is one."""
         for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
             yield group, cast("nn.Conv2d", convolution), norm
 
@@ -264,6 +267,42 @@ class Network(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.last_norm = _normalisation(members * channels, normalised=normalised)
         self.readout = nn.Linear(channels, members * classes)
+
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to."""
+        found: dict[nn.Parameter, list[Block]] = {}
+
+        def add(module: nn.Module, norm: nn.Module | None, layers: Sequence[Layer | None]) -> None:
+            """A convolution or readout whose rows are those of some layers, and the BatchNorm after it."""
+            normalised = isinstance(norm, nn.BatchNorm2d)
+            for of, parameter in [(module, each) for each in module.parameters()] + [
+                (norm, each) for each in (norm.parameters() if norm is not None else ())
+            ]:
+                rows = len(parameter) // self.members // len(layers)
+                last = of is norm or not normalised
+                found[parameter] = [Block(rows, layer, vector=parameter.ndim == 1, last=last) for layer in layers]
+
+        add(self.stem, self.stem_norm, ["first"])
+        for block in self.blocks:
+            if isinstance(block, Reduction):
+                add(block.first, block.first_norm, ["reduction_first"])
+                add(block.second, block.second_norm, ["reduction_second"])
+                add(block.shortcut, None, ["reduction_shortcut"])
+                continue
+            cell = cast("Cell", block)
+            for vertex in cell.vertices:
+                for group, convolution, norm in cast("Vertex", vertex).layers():
+                    add(convolution, norm, group)
+            if cell.constants is not None:
+                for edge, bias in zip(cell.constants.bias_edges, cell.constants.biases, strict=True):
+                    found[bias] = [Block(len(bias) // self.members, edge, vector=True, last=True)]
+                of_layers = zip(cell.constants.convolutions, cell.constants.norms, strict=True)
+                for edge, (of_images, its_norm) in zip(cell.constants.layer_edges, of_layers, strict=True):
+                    add(of_images, its_norm, [edge])
+        add(self.last_norm, None, [None])
+        add(self.readout, None, ["readout"])
+        return [found[parameter] for parameter in self.parameters()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
