@@ -34,7 +34,7 @@ class Sgd:
         decided: Sequence[Parametrisation | None] = (),
     ) -> None:
         self.first_rate, self.members = rates[0], len(rates)
-        self.parameters: list[Tensor] = list(network.parameters())
+        self.parameters = list(network.parameters())
         self.recipe = settings.training
         device = self.parameters[0].device
         # The fused kernels take a rate in double precision on the CPU, where a float is one, and in single elsewhere.
@@ -97,7 +97,7 @@ class Sgd:
         if self.shares:
             torch._foreach_mul_(gradients, self.shares)
         sgd(
-            self.parameters,
+            [*self.parameters],
             gradients,
             list(self.momenta) or [None] * len(gradients),
             lr=self.rate,
