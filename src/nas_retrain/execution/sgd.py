@@ -34,7 +34,7 @@ class Sgd:
         decided: Sequence[Parametrisation | None] = (),
     ) -> None:
         self.first_rate, self.members = rates[0], len(rates)
-        self.parameters = list(network.parameters())
+        self.parameters: list[Tensor] = list(network.parameters())
         self.recipe = settings.training
         device = self.parameters[0].device
         # The fused kernels take a rate in double precision on the CPU, where a float is one, and in single elsewhere.
@@ -45,7 +45,9 @@ class Sgd:
         self.momenta: list[Tensor] = [torch.zeros_like(each.detach()) for each in self.parameters]
         if not self.recipe.momentum:
             self.momenta = []
-        of_layers = update_factors(self.parameters, network.parameter_blocks, decided) if any(decided) else None
+        of_layers = (
+            update_factors(list(network.parameters()), network.parameter_blocks, decided) if any(decided) else None
+        )
         self.shares: list[Tensor] = []
         self.decays: list[Tensor] = []
         if self.members > 1 or of_layers:
@@ -97,7 +99,7 @@ class Sgd:
         if self.shares:
             torch._foreach_mul_(gradients, self.shares)
         sgd(
-            [*self.parameters],
+            self.parameters,
             gradients,
             list(self.momenta) or [None] * len(gradients),
             lr=self.rate,
