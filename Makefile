@@ -122,14 +122,14 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
 	$(RUN) -m benchmarks profile=dry dataset=digits
 
+.PHONY: roofline
+roofline: install ## The least time of a training step by a GPU's figures: ARGS="gpu=a100 cells=sample:30"
+	$(RUN) scripts/roofline.py launcher=local
+
 .PHONY: gpu-check
 gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local
 gpu-check: install ## See whether trainings on this machine's GPU are right, and tune their launcher, in ten minutes
 	$(RUN) scripts/gpu_check.py $(DEFAULTS)
-
-.PHONY: roofline
-roofline: install ## Bound a step's time on a GPU below by its figures: ARGS="gpu=a100 cells=sample:30 training.precision=tf32"
-	$(RUN) scripts/roofline.py launcher=local
 
 .PHONY: browser
 browser: install

@@ -38,6 +38,7 @@ from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import InDegree, Initialisation
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
+Precision = Literal["float32", "tf32", "bfloat16"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -251,7 +252,7 @@ class TrainingSettings(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
-    precision: Literal["float32", "tf32", "bfloat16"]
+    precision: Precision
 
 
 class GridSettings(_Section):
@@ -371,7 +372,7 @@ class GpuSettings(_Section):
 
     name: str
     gigabytes_per_second: Rate
-    teraflops: dict[Literal["float32", "tf32", "bfloat16"], Rate]
+    teraflops: dict[Precision, Rate]
 
     @property
     def short_name(self) -> str:

@@ -90,6 +90,7 @@ COMMANDS = {
         "nas_retrain.commands.export:print_export",
     ),
     "cells": Command("write the table of all cells of a benchmark", "nas_retrain.commands.cells:cells"),
+    "roofline": Command("bound a step's time on a GPU by its figures", "nas_retrain.commands.roofline:print_roofline"),
 }
 
 
