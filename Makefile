@@ -11,18 +11,18 @@ FUZZ_SECONDS ?= 3600
 # What is this file's own alone is set with "override", so that nothing given takes its place.
 # BENCH to RETRAINED set the keys of these names; what is not given has its default in configs/.
 override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED ARGS
-override GIVEN := $(SETTINGS) PLAN PYTHON VENV FUZZ_SECONDS
+override GIVEN := $(SETTINGS) PLAN PYTHON VENV TORCH FUZZ_SECONDS
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(filter-out $(GIVEN) SHELL,$(name)),\
   $(error There is no variable $(name): there are $(GIVEN). Keys are set in ARGS))))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
-export PYTHON VENV FUZZ_SECONDS
+export PYTHON VENV TORCH FUZZ_SECONDS
 
 override STAGES := retrain plan status cancel verify analyze algorithms export cells bench
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
 test: export PYTEST_ADDOPTS := -m 'not slow' $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
-test-all: export PYTEST_ADDOPTS := --durations=25 $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
+test-all: export PYTEST_ADDOPTS := $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 
 override RUN := "$$VENV"/bin/python
 override DEFAULTS :=
@@ -38,19 +38,28 @@ help: ## Say what each target does
 	@echo "  make retrain BENCH=201 DATASET=cifar100 ARGS=\"cells=sample:100 seeds=[777]\""
 	@echo "  Every key with its meaning is in configs/; make retrain ARGS=--help lists them."
 
-# The shell looks whether all is ready, for VENV may be a path that make could not have as a target.
+# The shell looks whether all is ready, for VENV may be a path that make could not have as a target. $VENV/.ready remembers
+# TORCH. The wheels without CUDA are PyTorch's own on Linux; those of other systems never have it.
 .PHONY: install
-install: ## Install the locked packages into .venv
-	@set -e; if [ "$$VENV/.ready" -nt requirements.txt -a "$$VENV/.ready" -nt pyproject.toml ]; then exit; fi; \
+install: ## Install the locked packages into .venv; TORCH=cpu takes PyTorch without CUDA, TORCH=cuda takes it with
+	@set -e; made_with=$$(cat "$$VENV/.ready" 2>/dev/null || true); torch=$${TORCH:-$${made_with:-cuda}}; \
+	case $$torch in cpu|cuda) ;; *) echo "TORCH is cpu or cuda, not $$torch." >&2; exit 1;; esac; \
+	if [ "$$VENV/.ready" -nt requirements.txt -a "$$VENV/.ready" -nt pyproject.toml -a \
+	  "$$torch" = "$${made_with:-cuda}" ]; then exit; fi; \
 	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "nas-retrain needs Python 3.11 or later, and $$PYTHON is none. Name one: make ... PYTHON=python3.12" >&2; \
 	  exit 1; \
 	}; \
-	echo "Installing the packages of requirements.txt into $$VENV ..."; \
+	echo "Installing the packages of requirements.txt into $$VENV, with PyTorch for $$torch ..."; \
 	"$$PYTHON" -m venv "$$VENV"; \
-	$(RUN) -m pip install --quiet --requirement requirements.txt; \
+	locked=requirements.txt; index=(); \
+	if [ $$torch = cpu -a "$$(uname -s)" = Linux ]; then \
+	  locked=$$VENV/requirements-cpu.txt; index=(--extra-index-url https://download.pytorch.org/whl/cpu); \
+	  sed -E -e '/^(cuda|nvidia|triton)[a-z0-9-]*==/d' -e 's/^(torch|torchvision)==[^ +]+/&+cpu/' requirements.txt >"$$locked"; \
+	fi; \
+	$(RUN) -m pip install "$${index[@]}" --requirement "$$locked"; \
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .; \
-	touch "$$VENV/.ready"
+	echo "$$torch" >"$$VENV/.ready"
 
 .PHONY: dry-run
 dry-run: override DEFAULTS = profile=dry dataset=digits launcher=local
@@ -116,6 +125,10 @@ test-all: browser ## Run all tests, with the soak and the long ones
 fuzz: install ## Feed damaged and hostile files to every reader, for FUZZ_SECONDS (an hour)
 	$(RUN) -m tests.fuzz --seconds "$$FUZZ_SECONDS"
 
+.PHONY: docs
+docs: install ## Build the documentation, warnings as errors; writes build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 .PHONY: release-check
 release-check: install ## Build the packages, install the wheel in a venv of its own and run a smallest dry run with it
 	rm -rf dist build/release
@@ -130,5 +143,5 @@ release-check: install ## Build the packages, install the wheel in a venv of its
 lint: install ## Check style, types and which room imports from which
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m importlinter.cli lint
+	"$$VENV"/bin/lint-imports
 	$(RUN) -m mypy

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.settings import Settings
+from tests import cuda_stub as stub
 
 hypothesis_settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 hypothesis_settings.load_profile("project")
@@ -53,6 +54,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, count in reasons.items():
         told = f"{count} tests SKIPPED: {reason.removeprefix('Skipped: ')}"
         terminalreporter.write_line(told, yellow=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def cuda_stub(request: pytest.FixtureRequest) -> Path:
+    """The library that stands in for CUDA's runtime where there is no GPU (see tests/cuda_stub/README.md)."""
+    if missing := stub.missing():
+        pytest.skip(missing)
+    return stub.build(request.config.cache.mkdir("cuda_stub"))
 
 
 @pytest.fixture

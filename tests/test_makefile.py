@@ -19,7 +19,7 @@ from nas_retrain.commands.command_line import given_to_make
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "ARGS")
-GIVEN = (*SETTINGS, "PLAN", "PYTHON", "VENV")
+GIVEN = (*SETTINGS, "PLAN", "PYTHON", "VENV", "TORCH")
 TARGETS = ("plan", "retrain", "verify", "analyze", "dry-run", "test", "install", "lint")
 HOSTILE = """$(shell touch pwned) ${shell touch pwned} `touch pwned` $(touch pwned) $$(touch pwned) $(eval x:=$(shell \\
 touch pwned)) ; touch pwned; " ; touch pwned; ' ; touch pwned; ' "; touch pwned & touch pwned | touch pwned
@@ -124,7 +124,7 @@ def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
     *_, (command, given) = calls(checkout, "test", f"ARGS={arguments}")
     assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"-m 'not slow' {shared_out}  {arguments}"})
     *_, (command, given) = calls(checkout, "test-all", f"ARGS={arguments}", PYTEST_ADDOPTS="-x")
-    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"{shared_out} -x {arguments}"})
+    assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"--durations=25 {shared_out} -x {arguments}"})
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,37 @@ def test_the_venv_is_made_again_when_the_locked_packages_change(checkout: Path) 
     done = make(checkout, "plan", "PYTHON=nothing-of-this-name")
     assert "nothing-of-this-name is none" in done.stderr
     os.utime(locked, (0, 0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch's wheels never have CUDA")
+def test_the_install_without_cuda_leaves_out_nothing_else_and_is_remembered(checkout: Path) -> None:
+    ready, python = checkout / ".venv" / ".ready", f"PYTHON={checkout / '.venv' / 'bin' / 'python'}"
+
+    def installed(*arguments: str) -> list[str]:
+        """What pip was told beside the package itself."""
+        pip = [call for call, _ in calls(checkout, "plan", python, *arguments) if call[:3] == ["-m", "pip", "install"]]
+        return [" ".join(call[3:]) for call in pip[:1]]
+
+    try:
+        index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+        assert installed("TORCH=cpu") == [f"{index} --requirement .venv/requirements-cpu.txt"]
+        locked, without = (
+            set((checkout / name).read_text().splitlines())
+            for name in ("requirements.txt", ".venv/requirements-cpu.txt")
+        )
+        assert {line.removesuffix("+cpu") for line in without} < locked
+        assert {line.split("==")[0] for line in without if line.endswith("+cpu")} == {"torch", "torchvision"}
+        left_out = {line.split("==")[0] for line in locked - {line.removesuffix("+cpu") for line in without}}
+        assert {"nvidia-nccl-cu13", "triton"} <= left_out
+        assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in left_out)
+        assert installed() == installed("TORCH=cpu") == []
+        os.utime(checkout / "requirements.txt", (ready.stat().st_mtime + 10,) * 2)
+        assert installed() == [f"{index} --requirement .venv/requirements-cpu.txt"]
+        assert installed("TORCH=cuda") == ["--requirement requirements.txt"]
+        assert "TORCH is cpu or cuda, not rocm" in make(checkout, "plan", python, "TORCH=rocm").stderr
+    finally:
+        os.utime(checkout / "requirements.txt", (0, 0))
+        ready.write_text("")
 
 
 def test_help_lists_the_targets_and_runs_nothing(checkout: Path) -> None:

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[1]
 TINY = [
-    "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.workers=1", "cells=sample:3", "seeds=[1,2]", "training.epochs=1",
-    "base_rate.points=2", "base_rate.seeds=1", "network.channels=4", "analysis.null_draws=20",
+    "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.workers=1", "cells=sample:3", "seeds=[1,2]",
+    "training.epochs=1", "base_rate.points=2", "base_rate.seeds=1", "network.channels=4", "analysis.null_draws=20",
     "analysis.bootstrap_draws=20",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The committed reference results: tables and README say what the committed records say, computed another way."""
+"""The committed reference results: tables and findings say what the committed records say, computed another way."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_sensitivity_to_the_epochs_is_that_of_the_records(records: pd.DataFrame)
         assert gains[epochs] == pytest.approx((part["architecture_aware"] - part["benchmark"]).mean(), abs=1e-4)
 
 
-def test_the_readme_says_what_the_tables_say(means: pd.DataFrame) -> None:
+def test_the_findings_say_what_the_tables_say(means: pd.DataFrame) -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "findings.md").read_text(), re.MULTILINE
     )
     rankings = pd.read_csv(TABLES / "rankings.csv").set_index(["recipe", "top_percent"])
     regret = pd.read_csv(TABLES / "regret.csv").set_index("recipe")

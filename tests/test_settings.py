@@ -371,3 +371,15 @@ def test_files_with_the_published_contents_leave_the_identity_as_it_was(make_set
     unverified = make_settings("dataset=cifar10").identity("benchmark")
     assert "verify" not in verified["dataset"]
     assert digest(verified) != digest(unverified)
+
+
+def test_networks_without_batch_norm_are_others_and_those_with_it_keep_their_hashes(
+    make_settings: MakeSettings,
+) -> None:
+    usual, without = make_settings(), make_settings("network.normalisation=none")
+    assert "normalisation" not in usual.identity("benchmark")["network"]
+    assert without.identity("benchmark")["network"] == usual.identity("benchmark")["network"] | {
+        "normalisation": "none"
+    }
+    with pytest.raises(NasRetrainError, match=r"network\.normalisation is for bench 201: the layers of bench mlp"):
+        make_settings("bench=mlp", "network.normalisation=none", config="verify")

@@ -201,6 +201,7 @@ class NetworkSettings(_Section):
 
     channels: Positive
     cells_per_stage: Positive
+    normalisation: Literal["batch", "none"]
 
 
 class TrainingSettings(_Section):
@@ -358,6 +359,16 @@ class AlgorithmsSettings(_Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RateTableSettings(_Section):
+    """How a table of trainings at several learning rates is analysed (make own-rates)."""
+
+    batch_size: Positive | None
+    epochs: Positive | None
+    benchmark_rate: Rate
+    redraws: Positive
+    permutations: Positive
+
+
 class Settings(_Section):
     """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
 
@@ -384,6 +395,7 @@ class Settings(_Section):
     retrained: UserPath | None
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
+    rate_table: RateTableSettings
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:
@@ -392,6 +404,11 @@ class Settings(_Section):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
         if isinstance(self.bench, DagSettings) and not all(searching):
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
+        if isinstance(self.bench, DagSettings) and self.network.normalisation == "none":
+            raise ValueError(
+                f"network.normalisation is for bench 201: the layers of bench {self.bench.name} have no BatchNorm "
+                "whatever it says"
+            )
         return self
 
     @model_validator(mode="after")
@@ -430,10 +447,11 @@ class Settings(_Section):
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""
         # Files with the published contents are the usual case, which is not mentioned.
         verified = {"verify"} if self.dataset.verify else set()
+        batch_norm = {"normalisation"} if self.network.normalisation == "batch" else set()
         return ({"seeding": "nested"} if self.seeding == "nested" else {}) | {
             "bench": self.bench.model_dump(),
             "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
-            "network": self.network.model_dump(),
+            "network": self.network.model_dump(exclude=batch_norm),
             "training": self.training.model_dump(),
             "recipe": self.recipes[recipe].model_dump(),
         }

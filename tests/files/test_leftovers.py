@@ -8,9 +8,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from nas_retrain.files.atomic import replacing
 from nas_retrain.files.leftovers import LONGEST_WRITE_SECONDS, remove_leftovers, temporary_prefix
 from nas_retrain.files.processes import this_process
-from nas_retrain.trainings.store import replacing
 
 NAMES = ["runs.parquet", "tables/noise.csv", "figures/gain.png", "report.html", "checkpoints/a-1-2-c.pt", "no suffix"]
 

@@ -25,8 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings import store
-from nas_retrain.trainings.store import COLUMNS, RunKey, RunRecord, RunWriter, merge, read_runs, replacing
+from nas_retrain.trainings.store import COLUMNS, RunKey, RunRecord, RunWriter, merge, read_runs
 
 amounts = st.floats(0, allow_nan=False, allow_infinity=False)
 percents = st.floats(0, 100)

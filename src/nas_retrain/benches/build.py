@@ -38,6 +38,7 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
             cells_per_stage=settings.network.cells_per_stage,
             classes=dataset.classes,
             image_channels=dataset.image_channels,
+            normalised=settings.network.normalisation == "batch",
         )
         nas_bench_201.initialise(network, initialisation)
         return network.to(memory_format=torch.channels_last)

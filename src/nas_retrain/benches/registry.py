@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nas_retrain.benches.dags import space as dags
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
-from nas_retrain.settings import BenchSettings, DagSettings, DatasetSettings, NetworkSettings
+from nas_retrain.settings import BenchSettings, DagSettings, DatasetSettings, NetworkSettings, Settings
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import Initialisation
 
@@ -41,6 +41,12 @@ class Space(Protocol):
 
     def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
         """Multiply-accumulates of one image."""
+
+
+def graph_of(cell: int, settings: Settings) -> CellGraph:
+    """The graph of the network that the settings make of a cell."""
+    graph = of(settings.bench).graph_at(cell)
+    return graph.without_normalisation if settings.network.normalisation == "none" else graph
 
 
 @cache

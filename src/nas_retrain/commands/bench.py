@@ -5,8 +5,8 @@ from pathlib import Path
 
 from nas_retrain.commands import speed, speed_results
 from nas_retrain.commands.command_line import compose
+from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
-from nas_retrain.trainings.store import replacing
 
 
 def bench(digits: Settings) -> None:

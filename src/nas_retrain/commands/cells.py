@@ -1,8 +1,8 @@
 """Write the table of all cells of a benchmark: results/<bench>/cells.csv."""
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
-from nas_retrain.trainings.store import replacing
 
 
 def cells(settings: Settings) -> None:

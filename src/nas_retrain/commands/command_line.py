@@ -179,6 +179,7 @@ def given_to_make(environment: Mapping[str, str]) -> list[str]:
     as a shell would, which none does. Raises NasRetrainError for ARGS with an open quote."""
     named = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED")
     given = {name.lower(): environment.get(f"NAS_RETRAIN_{name}") for name in named}
+    given["rate_table.batch_size"] = environment.get("NAS_RETRAIN_BATCH")
     arguments = environment.get("NAS_RETRAIN_ARGS", "")
     try:
         return [*(f"{key}={value}" for key, value in given.items() if value), *shlex.split(arguments)]

@@ -18,10 +18,8 @@ import json
 import math
 import pickle
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from tqdm import tqdm
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.files.leftovers import temporary_prefix
+from nas_retrain.files.atomic import replacing_folder
 from nas_retrain.plan.plan import has_constants, identity, make_plan
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
 from nas_retrain.settings import Settings, digest, is_search
@@ -78,7 +76,7 @@ def export(settings: Settings) -> Path:
     benchmark.checked(table.rename(columns={"test_accuracy": "accuracy"}), settings.results_dir, foreign=False)
     states = _states(by_cell, settings)
     folder = settings.results_dir / "export" / settings.analysis.recipe
-    with _replacing_folder(folder) as new:
+    with replacing_folder(folder) as new:
         table.to_parquet(new / "accuracies.parquet", index=False)
         write_csv(table, new / "accuracies.csv")
         if settings.training.epochs in BUDGETS:
@@ -305,33 +303,6 @@ def _write_nats_folder(states: Mapping[int, dict[str, Any]], folder: Path, setti
 def _dump(content: object, path: Path) -> None:
     # Small blocks: the default's cost more to set up than a cell takes to compress.
     path.write_bytes(bz2.compress(pickle.dumps(content, protocol=4), compresslevel=1))
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder`, whole, when the block ends without an exception.
-
-    Raises NasRetrainError, naming `folder`, if it cannot be written; what stood there is left as it was.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=temporary_prefix(folder), dir=folder.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            yield new
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-    except OSError as error:
-        raise NasRetrainError(
-            f"Cannot write {folder}: {error.strerror or error}. Free some space or check the permissions, and run the "
-            "same command again."
-        ) from error
 
 
 def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
+from nas_retrain.files.atomic import replacing
 from nas_retrain.files.locks import in_place, moved
-from nas_retrain.trainings.store import replacing
 
 MARK = b"nas-retrain checkpoint 2, blake2b "
 """How a file begins, before the digest of all that follows the line."""

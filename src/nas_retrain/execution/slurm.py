@@ -29,10 +29,11 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import slurm_commands as commands
 from nas_retrain.execution import workers as launch
+from nas_retrain.files.atomic import replacing
 from nas_retrain.plan import plan
 from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings, SlurmSettings
-from nas_retrain.trainings.store import read_runs, replacing
+from nas_retrain.trainings.store import read_runs
 
 Purpose = Literal["base-rate", "training", "analysis"]
 

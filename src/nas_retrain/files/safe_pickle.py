@@ -179,6 +179,8 @@ _DOUBLE = struct.Struct(">d")
 _INTEGER_RUN = re.compile(rb"(?:K.){1,4096}", re.DOTALL)
 _CURVE_RUN = re.compile(rb"(?:K.G.{8}){1,4096}", re.DOTALL)
 _CURVE_POINT = struct.Struct(">xBxd")
+_RECALLED_RUN = re.compile(rb"(?:j.{4}G.{8}){1,4096}", re.DOTALL)
+_RECALLED_POINT = np.dtype([("get", "u1"), ("place", "<u4"), ("float", "u1"), ("number", ">f8")])
 
 
 class RefusedError(NasRetrainError):
@@ -242,19 +244,34 @@ def _long_names(length: int) -> _Form:
     )
 
 
+class Pairs(NamedTuple):
+    """What a dict with tuples for keys holds, in the file's order. No key was hashed or compared, so one may be there
+    more than once, and may hold anything."""
+
+    keys: list[tuple[Any, ...]]
+    values: list[Any]
+
+
 class Unpickler:
     """Reads one or several pickles that lie one after the other in `file`; see `load` for what comes out.
 
     set_items: makes the dict of the items (key, value, key, value, ...) that a pickle puts into a dict at once, for a
-    format in which not all are needed.
+    format in which not all are needed. pairs: whether a dict whose keys are tuples comes out as `Pairs`, for a format
+    in which there are more of them than a dict may have.
     """
 
     def __init__(
-        self, file: Readable, path: Path, set_items: Callable[[list[Any]], dict[Any, Any]] | None = None
+        self,
+        file: Readable,
+        path: Path,
+        set_items: Callable[[list[Any]], dict[Any, Any]] | None = None,
+        *,
+        pairs: bool = False,
     ) -> None:
         self._file = file
         self._path = path
         self._set_items = set_items
+        self._pairs = pairs
         self._data = b""  # what was read and not yet used, from _position on
         self._position = 0
         self._safe = 0  # below this position there are _MARGIN bytes, or the file has ended
@@ -327,8 +344,13 @@ class Unpickler:
                 else:
                     stack.append(data[position + 1])
                     position += 2
-            elif code in (0x68, 0x6A) and not self._far_memo:  # BINGET, LONG_BINGET
-                if code == 0x68:
+            elif code in (0x68, 0x6A) and not self._far_memo:  # BINGET, LONG_BINGET, also in runs: keys and numbers
+                if code == 0x6A and data[position + 5] == 0x47 and (run := _RECALLED_RUN.match(data, position)):
+                    position = run.end()
+                    points = np.frombuffer(run.group(), _RECALLED_POINT)
+                    recalled = map(memo.__getitem__, points["place"].tolist())
+                    stack.extend(chain.from_iterable(zip(recalled, points["number"].tolist(), strict=True)))
+                elif code == 0x68:
                     stack.append(memo[data[position + 1]])
                     position += 2
                 else:
@@ -549,11 +571,28 @@ class Unpickler:
             raise pickle.UnpicklingError("a key has more than 64 bits")
 
     def _add_items(self, items: list[Any]) -> None:
+        if self._pairs and items and type(items[0]) is _Container and type(items[0].value) is tuple:
+            self._add_pairs(items)
+            return
         new, level = self._dict(items)
         target = self._target(dict, level)
         if target and any(type(key) is tuple for key in new):
             self._check_keys(list(new), already=len(target))
         target.update(new)
+
+    def _add_pairs(self, items: list[Any]) -> None:
+        values, level, _ = self._values(items)
+        keys = values[::2]
+        if len(values) % 2:
+            raise pickle.UnpicklingError("a key has no value")
+        if set(map(type, keys)) != {tuple}:
+            raise pickle.UnpicklingError("some keys of a dict are tuples and others are not")
+        container = self._stack[-1]
+        if type(container) is _Container and type(container.value) is dict and not container.value:
+            container.value = Pairs([], [])
+        target = self._target(Pairs, level)
+        target.keys.extend(keys)
+        target.values.extend(values[1::2])
 
     def _add_members(self) -> None:
         members, level, _ = self._values(self._since_mark())

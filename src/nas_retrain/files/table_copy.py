@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.trainings.store import replacing
+from nas_retrain.files.atomic import replacing
 
 _FORMAT = 2
 """To be raised when what is written changes; copies of other formats are made anew."""

@@ -16,14 +16,15 @@ from pydantic_core import from_json
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.errors import NasRetrainError, printable
+from nas_retrain.files.atomic import read_whole, replacing, set_aside
 from nas_retrain.plan.plan import chosen_cells, make_plan
 from nas_retrain.settings import SEARCH, OwnRateSettings, RecipeSettings, Settings
-from nas_retrain.trainings.store import StoredRuns, read_runs, read_whole, replacing, set_aside
+from nas_retrain.trainings.store import StoredRuns, read_runs
 
 SECTIONS = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
 """Of the settings, those that decide results; one that this version does not have is passed over."""
 
-OF_OLDER_VERSIONS = {"seeding": "shared"}
+OF_OLDER_VERSIONS = {"seeding": "shared", "network.normalisation": "batch"}
 """What held, by key ("training.epochs"), before there was the key: it is read where a file lacks it."""
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import from_json
 
-from nas_retrain.trainings.store import StoredRuns, replacing
+from nas_retrain.files.atomic import replacing
+from nas_retrain.trainings.store import StoredRuns
 
 if TYPE_CHECKING:
     from nas_retrain.plan.plan import Training

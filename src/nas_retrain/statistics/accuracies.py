@@ -124,17 +124,18 @@ def _from_table(table: pd.DataFrame, path: Path, dataset: str, column: str | Non
     """Accuracies from a table of cells, or from one that `make export` wrote, where a training stands for a class."""
     if plain_table.is_export(table):
         trained = plain_table.own_trainings(table, path, dataset, column)
-        _check_names(zip(trained["cell"], trained["arch"], strict=True), path)
+        check_names(zip(trained["cell"], trained["arch"], strict=True), path)
         return from_runs(trained, str(trained["recipe"].iloc[0]))
     found = plain_table.trainings(table, path, dataset, column)
     runs = checked(found, path)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
-    _check_names(zip(found["index"], found["arch"], strict=True), path)
+    check_names(zip(found["index"], found["arch"], strict=True), path)
     return Accuracies(re.sub(r"(\.csv(\.gz)?|\.parquet)$", "", path.name), runs)
 
 
-def _check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
+def check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
+    """Raise NasRetrainError, naming `source`, if a cell's string is not that of its index."""
     names = nas_bench_201.cells()
     for index, arch in cells:
         if not 0 <= index < len(names):
@@ -230,7 +231,7 @@ def _published_table(path: Path) -> pd.DataFrame:
     if table is None:
         rows = _nats_rows(files, path) if path.is_dir() else _official_rows(path)
         table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
-        _check_names(zip(table["index"], table["arch"], strict=True), path)
+        check_names(zip(table["index"], table["arch"], strict=True), path)
         table_copy.write(table, path, known_by)
     return table
 

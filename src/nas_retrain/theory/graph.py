@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Literal
@@ -89,6 +89,14 @@ class CellGraph:
         return CellGraph(
             self.vertices,
             tuple(edge for edge in self.edges if edge.source in from_input and edge.target in to_output),
+        )
+
+    @cached_property
+    def without_normalisation(self) -> CellGraph:
+        """The same cell with layers that end in no BatchNorm, so that nothing comes from unreached vertices."""
+        return CellGraph(
+            self.vertices,
+            tuple(replace(edge, operation=replace(edge.operation, normalised=False)) for edge in self.edges),
         )
 
     @property

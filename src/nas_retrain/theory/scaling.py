@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Literal, get_args
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.graph import CellGraph, Edge, Operation
 
 InDegree = Literal["source", "target", "released"]
 """Which in-degree divides a layer's variance, see `variance_factors`."""
@@ -35,6 +35,23 @@ GAIN_SQUARED: dict[Activation, float] = {
     "gelu": 1 / (1 / 3 + 1 / (2 * math.sqrt(3) * math.pi)),
 }
 """1 / E[activation(z)^2] for a standard normal z (GELU's by Stein's lemma; it keeps the scale only while that is 1)."""
+
+
+BASE = CellGraph(2, (Edge(0, 1, Operation("skip")),))
+"""The graph of the base network of all rules: a skip, with one path whose depth is the depth offset."""
+
+REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
+    "source": (2, 1, 2),
+    "target": (1, 2, 2),
+    "released": (2, 1, 2),
+    None: (1, 1, 1),
+}
+"""In-degrees that divide the variances of the first convolution, the second convolution and the shortcut of a residual
+block between stages.
+
+"target" is the rule: the second convolution and the shortcut meet in one sum. The others are what the paper's
+experiments ran, which is not the in-degree of the source vertex (that would be 1 throughout).
+"""
 
 
 def in_degree_of(initialisation: Initialisation) -> InDegree | None:
@@ -63,6 +80,19 @@ def variance_factors(
     return {edge: gain_squared / degrees[edge.target if in_degree == "target" else edge.source] for edge in layers}
 
 
+def readout_factor(fan_in: int, gain_squared: float = HE_GAIN_SQUARED) -> float:
+    """The factor C of a readout whose deviation, not its variance, is gain^2 / fan-in, as muP has it."""
+    return gain_squared**2 / fan_in
+
+
+def depths_of_paths(graph: CellGraph, depth_offset: int) -> Counter[int]:
+    """See `CellGraph.path_depths`. Raises NasRetrainError for a cell without a path from input to output: no rate
+    exists for it."""
+    if not (depths := graph.path_depths(depth_offset)):
+        raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
+    return depths
+
+
 def learning_rate_factor(
     graph: CellGraph,
     base: CellGraph,
@@ -79,9 +109,7 @@ def learning_rate_factor(
 
     Raises NasRetrainError for a cell without a path from input to output: no rate exists for it.
     """
-    depths, base_depths = graph.path_depths(depth_offset), base.path_depths(depth_offset)
-    if not depths or not base_depths:
-        raise NasRetrainError("No path leads from the cell's input to its output, so it has no learning rate.")
+    depths, base_depths = depths_of_paths(graph, depth_offset), depths_of_paths(base, depth_offset)
     factor = _root_of_ratio(sum_of_cubes(base_depths), sum_of_cubes(depths))
     if kernel_factor:
         factor *= _mean_kernel_size(base, base_kernel_size) / _mean_kernel_size(graph, base_kernel_size)

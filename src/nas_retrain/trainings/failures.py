@@ -8,7 +8,8 @@ from typing import NamedTuple
 from pydantic_core import from_json
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.trainings.store import RunKey, read_whole
+from nas_retrain.files.atomic import read_whole
+from nas_retrain.trainings.store import RunKey
 
 
 class Failures(NamedTuple):

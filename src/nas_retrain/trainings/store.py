@@ -13,16 +13,13 @@ import itertools
 import json
 import math
 import os
-import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +29,7 @@ from numpy.typing import NDArray
 
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.files import locks
-from nas_retrain.files.leftovers import temporary_prefix
+from nas_retrain.files.atomic import cannot_read, make_folder, opened, read_whole, replacing, set_aside
 from nas_retrain.trainings.schema import Checked, Schema, joined
 
 if TYPE_CHECKING:
@@ -126,55 +123,6 @@ _TOLD = 3
 """Faults of one file that are told one by one."""
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, whole, when the block ends without an exception.
-
-    The file gets the permissions that the user's umask gives. Raises NasRetrainError, naming `path`, if the folder
-    cannot be written or the disk is full; whatever stood at `path` is left as it was. After a power loss either the
-    old or the new file is there, whole.
-    """
-    try:
-        _make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlive a power loss."""
-    absent = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in absent:
-        _flush(made.parent)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # not every file system can
-            raise
-    finally:
-        os.close(handle)
-
-
 class RunWriter:
     """Appends run records to a file of its own in `folder`, and holds it locked against other writers.
 
@@ -184,7 +132,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, name: str) -> None:
         try:
-            _make_folder(folder)
+            make_folder(folder)
             self._lock = self._open(folder, name)
         except OSError as error:
             raise cannot_write(folder, error) from error
@@ -392,39 +340,11 @@ def _run_files(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError) as error:
         no_folder = isinstance(error, NotADirectoryError) and os.path.lexists(runs)
         if no_folder or runs.is_symlink():  # a link to what is not there now
-            raise _cannot_read(runs, error) from error
+            raise cannot_read(runs, error) from error
         return []
     except OSError as error:
-        raise _cannot_read(runs, error) from error
+        raise cannot_read(runs, error) from error
     return [runs / name for name in names if name.endswith(".jsonl") and not name.startswith(".")]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """A regular file to read from; raises NasRetrainError if it is none or the system does not give it."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a folder holds no lines
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise _cannot_read(path, error) from error
-
-
-def _cannot_read(path: Path, error: OSError) -> NasRetrainError:
-    return NasRetrainError(
-        f"{path} cannot be read: {error.strerror or error}. Going on would pass over what it holds. Make it readable, "
-        "or move it out of the results folder to go on without it."
-    )
-
-
-def read_whole(path: Path) -> bytes | None:
-    """What a file holds, None if there is none. Raises NasRetrainError if it is no regular file or the system does not
-    give it; a link to what is not there is such a file."""
-    if not os.path.lexists(path):
-        return None
-    with _opened(path) as file:
-        return file.read()
 
 
 def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
@@ -433,7 +353,7 @@ def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
     source = _Source([])
     for path in paths:
         number = 1
-        with _opened(path) as file:
+        with opened(path) as file:
             while more := list(islice(file, _BLOCK - len(lines))):
                 source.stretches.append((path, number, len(more)))
                 lines += more
@@ -452,7 +372,7 @@ def _stamp(path: Path) -> object:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -521,21 +441,6 @@ def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:
             return source.of(checked.places[row])[1]
         row -= len(checked.places)
     raise AssertionError("every row comes from a file")
-
-
-def set_aside(path: Path) -> Path:
-    """Give a file, link or folder another name beside it, which nothing has yet, and return that name.
-
-    Raises NasRetrainError if the folder cannot be written.
-    """
-    number = 0
-    while os.path.lexists(aside := path.with_name(f"{path.stem}.set-aside-{number}{path.suffix}")):
-        number += 1
-    try:
-        path.rename(aside)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return aside
 
 
 def merge(folder: Path) -> StoredRuns:

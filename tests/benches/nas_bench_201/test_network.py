@@ -29,6 +29,9 @@ def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Ten
     matched: list[tuple[Tensor, Tensor]] = []
 
     def norm(theirs: nn.Module, ours: nn.Module, part: slice = slice(None)) -> None:
+        assert type(theirs) is type(ours)
+        if isinstance(ours, nn.Identity):
+            return
         matched.extend(
             (getattr(theirs, name), getattr(ours, name)[part])
             for name in ("weight", "bias", "running_mean", "running_var")
@@ -73,9 +76,11 @@ def build(graph: CellGraph, initialisation: Initialisation = "stock", seed: int 
     return network.to(memory_format=torch.channels_last)
 
 
-def build_both(arch: str, initialisation: Initialisation, seed: int = 0) -> tuple[networks.Network, ReferenceNetwork]:
-    network = build(nas_bench_201.parse(arch), initialisation, seed, **SMALL)
-    oracle = ReferenceNetwork(arch, **SMALL)
+def build_both(
+    arch: str, initialisation: Initialisation, seed: int = 0, *, normalised: bool = True
+) -> tuple[networks.Network, ReferenceNetwork]:
+    network = build(nas_bench_201.parse(arch), initialisation, seed, **SMALL, normalised=normalised)
+    oracle = ReferenceNetwork(arch, **SMALL, normalised=normalised)
     with torch.no_grad():
         for theirs, ours in pairs(network, oracle):
             theirs.copy_(ours)
@@ -98,8 +103,19 @@ def test_outputs_and_gradients_equal_one_module_per_edge(
         outputs_and_gradients_are_equal(nas_bench_201.cell_at(cell), initialisation, seed=cell)
 
 
-def outputs_and_gradients_are_equal(arch: str, initialisation: Initialisation, seed: int) -> None:
-    network, oracle = build_both(arch, initialisation, seed)
+@pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
+def test_without_normalisation_outputs_and_gradients_equal_one_module_per_edge(
+    joined_at_most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
+    for arch in [nas_bench_201.cell_at(cell) for cell in RANDOM_CELLS[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
+        outputs_and_gradients_are_equal(arch, "target", seed=1, normalised=False)
+
+
+def outputs_and_gradients_are_equal(
+    arch: str, initialisation: Initialisation, seed: int, *, normalised: bool = True
+) -> None:
+    network, oracle = build_both(arch, initialisation, seed, normalised=normalised)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(5, 3, 12, 12, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 7, (5,), generator=generator)
@@ -123,8 +139,9 @@ def outputs_and_gradients_are_equal(arch: str, initialisation: Initialisation, s
 
 def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
     """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
-    ours = build(nas_bench_201.parse(arch_of(oracle)), **SMALL).double()
-    theirs = ReferenceNetwork(arch_of(oracle), **SMALL).double()
+    sizes = SMALL | {"normalised": network.sizes["normalised"]}
+    ours = build(nas_bench_201.parse(arch_of(oracle)), **sizes).double()
+    theirs = ReferenceNetwork(arch_of(oracle), **sizes).double()
     with torch.no_grad():
         for copy, model in ((ours, network), (theirs, oracle)):
             for held, parameter in zip(copy.parameters(), model.parameters(), strict=True):
@@ -349,6 +366,49 @@ def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree, 
     assert found == pytest.approx([2.0, 1.0, 1.0] if in_degree == "target" else [1.0, 2.0, 1.0], rel=0.1)
     assert float(network.readout.weight.detach().std()) == pytest.approx(2 / 256, rel=0.05)
     assert not network.readout.bias.any()
+
+
+def test_without_normalisation_nothing_is_built_that_the_input_does_not_reach() -> None:
+    for arch, live in ((CONSTANT_LAYER, {(0, 3)}), (DEAD_EDGE, {(0, 3), (2, 3)})):
+        network = build(nas_bench_201.parse(arch), **SMALL, normalised=False)
+        built = [edge for block in network.blocks if isinstance(block, networks.Cell) for edge, _ in block.weights()]
+        assert {(edge.source, edge.target) for edge in built} == live
+        assert not any(isinstance(module, nn.BatchNorm2d | networks.Constants) for module in network.modules())
+        oracle = ReferenceNetwork(arch, **SMALL, dead_edges=False, normalised=False)
+        assert sum(each.numel() for each in network.parameters()) == sum(each.numel() for each in oracle.parameters())
+
+
+def test_members_without_normalisation_come_to_what_each_comes_to_alone() -> None:
+    alone = [build(nas_bench_201.parse(DENSE), "target", seed, **SMALL, normalised=False) for seed in range(3)]
+    joined = join(alone).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([network.double()(images) for network in alone], 1)
+    torch.testing.assert_close(joined(images.repeat(1, 3, 1, 1)), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arch", "factor"),
+    [
+        (DENSE, 1.0),  # convolutions alone: eq. 3 holds
+        ("|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|", 1.0),
+        ("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|", 1.0),
+        # A skip adds its source's 1 whatever the in-degree, and the convolution, halved, adds 1/2.
+        ("|skip_connect~0|+|none~0|none~1|+|nor_conv_1x1~0|skip_connect~1|none~2|", 1.5),
+    ],
+)
+def test_without_normalisation_target_in_degrees_carry_the_signal_through_a_cell(arch: str, factor: float) -> None:
+    """The mean square of what a cell puts out over that of its input, in a wide network without zero padding's edge."""
+    ratios = []
+    for seed in range(2):
+        network = build(
+            nas_bench_201.parse(arch), "target", seed, channels=96, cells_per_stage=1, classes=2, image_channels=3,
+            normalised=False,
+        )  # fmt: skip
+        x = torch.randn(4, 96, 16, 16, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            z = network.blocks[0](x)[:, :, 4:-4, 4:-4]
+        ratios.append(float(z.square().mean() / x.square().mean()))
+    assert sum(ratios) / 2 == pytest.approx(factor, rel=0.1)
 
 
 def test_stock_initialisation_is_torch_s_own() -> None:

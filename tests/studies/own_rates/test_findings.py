@@ -9,9 +9,9 @@ from scipy import stats
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.settings import Settings
+from nas_retrain.studies.own_rates import by_rate, sensitivity
 from nas_retrain.studies.own_rates import findings as own_rates
 from nas_retrain.studies.own_rates import report as own_rates_report
-from nas_retrain.studies.own_rates import sensitivity
 from tests.conftest import MakeSettings
 
 CELLS = 80
@@ -42,7 +42,7 @@ class World:
         convolutions = np.array([len(graph.layers) for graph in graphs])
         self.best = np.log2(0.035) + slope * (convolutions - convolutions.mean())
         self.quality = self.random.normal(70, 2, CELLS)
-        self.factor = np.array([own_rates.learning_rate_factor(graph, SPACE.base) for graph in graphs])
+        self.factor = np.array([by_rate.learning_rate_factor(graph, SPACE.base) for graph in graphs])
 
     def true(self, log_rates: np.ndarray | float) -> np.ndarray:
         distance = log_rates - self.best
@@ -110,13 +110,13 @@ def test_what_explains_the_own_rate_is_found_and_makes_a_rule(settings: Settings
     assert explained.loc["convolutions", "lean_rho"] > 0.9
     assert explained.loc["relative gradient", "lean_p"] > 0.05
     assert "gradient norm" in explained.index
-    assert explained.loc[own_rates.PAPERS, "own_rate_rho"] < -0.5  # the rule has it the wrong way round here
+    assert explained.loc[by_rate.PAPERS, "own_rate_rho"] < -0.5  # the rule has it the wrong way round here
     rules = found.rules.set_index("rule")
     one_rate = world.true(np.log2(0.05)), world.true(np.log2(0.025))
     possible = (world.true(world.best) - np.maximum(one_rate[0].mean(), one_rate[1].mean())).mean()
     assert 0.5 * possible < rules.loc["best of all", "gain"] < 1.3 * possible
     assert rules.loc["best of all", "gain_low"] > 0
-    assert rules.loc[own_rates.PAPERS, "gain"] < 0
+    assert rules.loc[by_rate.PAPERS, "gain"] < 0
     assert rules.loc["convolutions", "slope"] > 0
     assert found.reliability["lean"] > 0.9
 

@@ -10,6 +10,9 @@ joining changes neither. Dead edges are never built. A convolution whose output 
 reads (see `CellGraph.constants`), is built as that bias: a parameter for each channel, 0 at the start, with weight
 decay like every parameter.
 
+Without normalisation (`normalised=False`) no BatchNorm is anywhere in the network, and what a cell makes of zeros is
+zero: convolutions that the input does not reach are not built.
+
 Several members (networks of one cell that differ in seed, initialisation or learning rate) can be one wide network:
 every convolution has a group of channels for each member, and no member sees another's channels. Every parameter and
 buffer is then the members' stacked along its first dimension.
@@ -26,7 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.theory.graph import CellGraph, Edge
-from nas_retrain.theory.scaling import HE_GAIN_SQUARED, InDegree, Initialisation, in_degree_of, variance_factors
+from nas_retrain.theory.scaling import (
+    HE_GAIN_SQUARED,
+    REDUCTION_DEGREES,
+    Initialisation,
+    in_degree_of,
+    variance_factors,
+)
 
 STAGES = 3
 
@@ -34,23 +43,11 @@ JOINED_AT_MOST = 6_000_000
 """Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
 BatchNorm's backward pass takes more than the joined call saves (measured on two cores, `make bench`)."""
 
-REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
-    "source": (2, 1, 2),
-    "target": (1, 2, 2),
-    "released": (2, 1, 2),
-    None: (1, 1, 1),
-}
-"""In-degrees that divide the variances of a reduction block's first convolution, second convolution and shortcut.
-
-"target" is the rule: the second convolution and the shortcut meet in one sum. The others are what the paper's
-experiments ran, which is not the in-degree of the source vertex (that would be 1 throughout).
-"""
-
 
 class Vertex(nn.Module):
     """All that is read from one vertex of a cell: skips, one shared pooling, and one convolution per kernel size."""
 
-    def __init__(self, edges: list[Edge], channels: int, members: int) -> None:
+    def __init__(self, edges: list[Edge], channels: int, members: int, *, normalised: bool) -> None:
         super().__init__()
         self.members = members
         self.skips = [edge.target for edge in edges if edge.operation.kind == "skip"]
@@ -60,7 +57,9 @@ class Vertex(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, len(group) * channels, _kernel_size(group[0]), members) for group in self.joined
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(members * len(group) * channels) for group in self.joined)
+        self.norms = nn.ModuleList(
+            _normalisation(members * len(group) * channels, normalised=normalised) for group in self.joined
+        )
 
     def forward(self, value: Tensor, *, ours: bool) -> list[tuple[int, Tensor, bool]]:
         """What goes from this vertex's value, of shape (batch, channels, height, width), to each target vertex.
@@ -86,26 +85,27 @@ class Vertex(nn.Module):
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
         return sent
 
-    def _layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.BatchNorm2d]]:
+    def _layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
         for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
-            yield group, cast("nn.Conv2d", convolution), cast("nn.BatchNorm2d", norm)
+            yield group, cast("nn.Conv2d", convolution), norm
 
     def _too_large(self, value: Tensor, edges: int) -> bool:
         return edges > 1 and self.members == 1 and value.is_cpu and value.numel() * edges > JOINED_AT_MOST
 
     def _edge_by_edge(
-        self, rectified: Tensor, group: list[Edge], convolution: nn.Conv2d, norm: nn.BatchNorm2d
+        self, rectified: Tensor, group: list[Edge], convolution: nn.Conv2d, norm: nn.Module
     ) -> list[tuple[int, Tensor, bool]]:
         """The same as joined, one edge after the other, with views of its parameters and running statistics."""
-        state = (convolution.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        parts = zip(*(cast("Tensor", tensor).chunk(len(group)) for tensor in state), strict=True)
         sent = []
-        for edge, (kernel, mean, variance, scale, shift) in zip(group, parts, strict=True):
-            convolved = functional.conv2d(rectified, kernel, padding=kernel.shape[-1] // 2)
-            normalised = functional.batch_norm(
-                convolved, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
-            )
-            sent.append((edge.target, normalised, True))
+        for place, (edge, kernel) in enumerate(zip(group, convolution.weight.chunk(len(group)), strict=True)):
+            value = functional.conv2d(rectified, kernel, padding=kernel.shape[-1] // 2)
+            if isinstance(norm, nn.BatchNorm2d):
+                state = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+                mean, variance, scale, shift = (cast("Tensor", tensor).chunk(len(group))[place] for tensor in state)
+                value = functional.batch_norm(
+                    value, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
+                )
+            sent.append((edge.target, value, True))
         return sent
 
     def _parts(self, joined: Tensor, edges: int) -> list[Tensor]:
@@ -172,14 +172,16 @@ class Constants(nn.Module):
 class Cell(nn.Module):
     """A cell: every vertex is the sum of what its live edges bring, and of constants."""
 
-    def __init__(self, graph: CellGraph, channels: int, members: int) -> None:
+    def __init__(self, graph: CellGraph, channels: int, members: int, *, normalised: bool) -> None:
         super().__init__()
         self.size = graph.vertices
         reading: dict[int, list[Edge]] = {}
         for edge in sorted(graph.live.edges):
             reading.setdefault(edge.source, []).append(edge)
         self.sources = list(reading)
-        self.vertices = nn.ModuleList(Vertex(edges, channels, members) for edges in reading.values())
+        self.vertices = nn.ModuleList(
+            Vertex(edges, channels, members, normalised=normalised) for edges in reading.values()
+        )
         self.constants = Constants(graph, channels, members) if graph.constants else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,12 +213,12 @@ class Cell(nn.Module):
 class Reduction(nn.Module):
     """The residual block between stages: halves the image, doubles the channels."""
 
-    def __init__(self, channels: int, members: int) -> None:
+    def __init__(self, channels: int, members: int, *, normalised: bool) -> None:
         super().__init__()
         self.first = _convolution(channels, 2 * channels, 3, members, stride=2)
-        self.first_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.first_norm = _normalisation(members * 2 * channels, normalised=normalised)
         self.second = _convolution(2 * channels, 2 * channels, 3, members)
-        self.second_norm = nn.BatchNorm2d(members * 2 * channels)
+        self.second_norm = _normalisation(members * 2 * channels, normalised=normalised)
         self.shortcut = _convolution(channels, 2 * channels, 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -237,6 +239,7 @@ class Network(nn.Module):
         cells_per_stage: int,
         classes: int,
         image_channels: int,
+        normalised: bool = True,
         members: int = 1,
     ) -> None:
         super().__init__()
@@ -245,18 +248,20 @@ class Network(nn.Module):
             "cells_per_stage": cells_per_stage,
             "classes": classes,
             "image_channels": image_channels,
+            "normalised": normalised,
         }
+        graph = graph if normalised else graph.without_normalisation
         self.graph, self.members = graph, members
         self.stem = _convolution(image_channels, channels, 3, members)
-        self.stem_norm = nn.BatchNorm2d(members * channels)
+        self.stem_norm = _normalisation(members * channels, normalised=normalised)
         blocks: list[nn.Module] = []
         for stage in range(STAGES):
             if stage:
-                blocks.append(Reduction(channels, members))
+                blocks.append(Reduction(channels, members, normalised=normalised))
                 channels *= 2
-            blocks += [Cell(graph, channels, members) for _ in range(cells_per_stage)]
+            blocks += [Cell(graph, channels, members, normalised=normalised) for _ in range(cells_per_stage)]
         self.blocks = nn.Sequential(*blocks)
-        self.last_norm = nn.BatchNorm2d(members * channels)
+        self.last_norm = _normalisation(members * channels, normalised=normalised)
         self.readout = nn.Linear(channels, members * classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -282,6 +287,10 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
         groups=members,
         bias=False,
     )
+
+
+def _normalisation(channels: int, *, normalised: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if normalised else nn.Identity()
 
 
 def _pool(value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Like the
 benchmark's own code it does not ask which edges lead anywhere: those without effect on the output are computed too,
-unless `dead_edges` is False. Nothing is trained with it.
+unless `dead_edges` is False. `normalised=False` leaves out every BatchNorm. Nothing is trained with it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 class ReferenceCell(nn.Module):
     """Four vertices; one module for each edge that has an operation."""
 
-    def __init__(self, arch: str, channels: int, *, dead_edges: bool) -> None:
+    def __init__(self, arch: str, channels: int, *, dead_edges: bool, normalised: bool = True) -> None:
         super().__init__()
         self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-        effective = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
+        graph = nas_bench_201.parse(arch)
+        graph = graph if normalised else graph.without_normalisation
+        effective = {(edge.source, edge.target) for edge in graph.effective.edges}
         self.edges = nn.ModuleDict()
         for (source, target), operation in self.operations.items():
             if operation == "none" or not (dead_edges or (source, target) in effective):
@@ -31,7 +33,7 @@ class ReferenceCell(nn.Module):
                 self.edges[f"{source}{target}"] = nn.Sequential(
                     nn.ReLU(),
                     nn.Conv2d(channels, channels, size, padding=size // 2, bias=False),
-                    nn.BatchNorm2d(channels),
+                    _norm(channels, normalised=normalised),
                 )
             elif operation == "avg_pool_3x3":
                 self.edges[f"{source}{target}"] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
@@ -51,11 +53,12 @@ class ReferenceCell(nn.Module):
 class ReferenceReduction(nn.Module):
     """The residual block between stages."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, normalised: bool = True) -> None:
         super().__init__()
         wide = 2 * channels
-        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide))
-        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide))
+        first, second = (_norm(wide, normalised=normalised) for _ in range(2))
+        self.a = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, wide, 3, 2, 1, bias=False), first)
+        self.b = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, 1, 1, bias=False), second)
         self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(channels, wide, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,22 +78,31 @@ class ReferenceNetwork(nn.Module):
         classes: int,
         image_channels: int,
         dead_edges: bool = True,
+        normalised: bool = True,
     ) -> None:
         super().__init__()
 
         def cell(width: int) -> ReferenceCell:
-            return ReferenceCell(arch, width, dead_edges=dead_edges)
+            return ReferenceCell(arch, width, dead_edges=dead_edges, normalised=normalised)
 
         self.stem = nn.Sequential(
-            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), _norm(channels, normalised=normalised)
         )
         blocks: list[nn.Module] = [cell(channels) for _ in range(cells_per_stage)]
         for wide in (2 * channels, 4 * channels):
-            blocks += [ReferenceReduction(wide // 2), *(cell(wide) for _ in range(cells_per_stage))]
+            blocks += [
+                ReferenceReduction(wide // 2, normalised=normalised),
+                *(cell(wide) for _ in range(cells_per_stage)),
+            ]
         self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        norm = _norm(4 * channels, normalised=normalised)
+        self.last = nn.Sequential(norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(4 * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
         return cast("Tensor", self.classifier(self.last(self.blocks(self.stem(x)))))
+
+
+def _norm(channels: int, *, normalised: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if normalised else nn.Identity()

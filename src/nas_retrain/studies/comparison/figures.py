@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import visible
 from nas_retrain.studies.comparison.tables import Findings
-from nas_retrain.trainings.store import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 STYLE: Any = {

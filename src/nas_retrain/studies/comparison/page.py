@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import render
 from nas_retrain.statistics.noise import ranks
 from nas_retrain.statistics.rankings import Comparison, Floats, Side
 from nas_retrain.studies.comparison.tables import learning_rate_factors
-from nas_retrain.trainings.store import replacing
 
 
 def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | None = None) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import bullets, escaped, render, to_html, visible, write_csv
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
 from nas_retrain.studies.comparison.tables import BEYOND_NOISE, Findings
-from nas_retrain.trainings.store import replacing
 
 SIGNIFICANT = 0.05
 LOW_CEILING = 0.7

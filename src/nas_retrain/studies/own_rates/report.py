@@ -12,14 +12,15 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
-from nas_retrain.studies.own_rates.findings import BEST, HINDSIGHT, MEASURED, OWN, PAPERS, OwnRates
+from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
+from nas_retrain.studies.own_rates.findings import OwnRates
 from nas_retrain.studies.own_rates.sensitivity import BASE_RATE_FACTOR, EPOCHS
-from nas_retrain.trainings.store import replacing
 
 FOLDER = "whose_ranking"
 COLOURS = (BLUE, ORANGE, GREEN)

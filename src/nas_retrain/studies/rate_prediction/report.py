@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
@@ -29,7 +30,6 @@ from nas_retrain.studies.rate_prediction.findings import (
     without_loud,
 )
 from nas_retrain.theory.scaling import InDegree, Initialisation
-from nas_retrain.trainings.store import replacing
 
 COLOURS = (BLUE, GREEN, ORANGE)
 SWEEPS = {

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
+from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
@@ -32,7 +33,6 @@ from nas_retrain.studies.search_algorithms import replay
 from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, nas_bench_201_space
 from nas_retrain.studies.search_algorithms.replay import MEASURES, PAIRS, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
-from nas_retrain.trainings.store import replacing
 from nas_retrain.trainings.version import analysis_versions
 
 NAMES = tuple(ALGORITHMS)

@@ -1,0 +1,368 @@
+"""Tables of trainings at several learning rates, whoever made them: one door for published tables and for our own.
+
+Whatever the source, what comes out are grids of accuracies by network class, rate and seed, one for each budget. Cells
+without a path from input to output are left out: they have no rate.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import plain_table
+from nas_retrain.settings import SEARCH
+from nas_retrain.statistics import accuracies
+from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
+from nas_retrain.statistics.rate_grid import RateGrid
+from nas_retrain.statistics.scattered_rates import fitted_grid
+
+MOST_RATES = 100
+"""Of a grid; rates that are more are taken for scattered ones."""
+
+_COLUMNS = (
+    "index or arch, learning_rate, accuracy, and optionally seed, batch_size, weight_decay, epochs, valid_accuracy"
+)
+_OPTIONAL = ("epochs", "batch_size", "weight_decay")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the trainings of one grid have in common; None where the table does not tell."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.epochs} epochs" if self.epochs is not None else "",
+            f"batches of {self.batch_size}" if self.batch_size is not None else "",
+            f"weight decay {self.weight_decay:g}" if self.weight_decay is not None else "",
+        ]
+        return ", ".join(part for part in parts if part) or "one budget"
+
+
+@dataclass(frozen=True)
+class RateTable:
+    """Grids of accuracies by budget.
+
+    name: what reports call it. classes: for every cell of the benchmark the class of which all trainings are
+    replicates, as `Accuracies.classes`. predicted: the budgets whose accuracies are a model's predictions and no
+    trainings. notes: sentences that every report of the table says.
+    """
+
+    name: str
+    grids: Mapping[Budget, RateGrid]
+    classes: tuple[int, ...]
+    predicted: frozenset[Budget] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def chosen(self, batch_size: int | None, epochs: int | None) -> Budget:
+        """The budget of this batch size and so many epochs. Where none is asked for: the longest real trainings, and
+        the batch size that is nearest to the benchmark's 256. Raises NasRetrainError if there is none."""
+        there = [
+            budget
+            for budget in self.grids
+            if (batch_size is None or budget.batch_size == batch_size)
+            and (budget.epochs == epochs or (epochs is None and budget not in self.predicted))
+        ]
+        if not there:
+            asked = " and ".join(
+                f"{name} {value}"
+                for name, value in (("batch size", batch_size), ("epochs", epochs))
+                if value is not None
+            )
+            raise NasRetrainError(
+                f"{self.name} has no trainings with {asked or 'any budget'}; it has {'; '.join(map(str, self.grids))}. "
+                "Choose with BATCH=... and ARGS='rate_table.epochs=...'"
+            )
+        return min(
+            there,
+            key=lambda budget: (-(budget.epochs or 0), abs(np.log2((budget.batch_size or 256) / 256)), str(budget)),
+        )
+
+
+def read(path: Path, dataset: str, column: str | None = None) -> RateTable:
+    """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file with JAHS-Bench-201's
+    table, any table of trainings or run records of ours with a search of every network's rate.
+
+    dataset: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises NasRetrainError for
+    what is missing, damaged, foreign or too little.
+    """
+    if path.name in (nas_hpo_bench.TRAININGS, nas_hpo_bench.CELLS, nas_hpo_bench.PREDICTIONS):
+        path = path.parent
+    if path.is_dir():
+        if not nas_hpo_bench.is_here(path):
+            raise NasRetrainError(
+                f"{path} is a folder without {nas_hpo_bench.TRAININGS}: name NAS-HPO-Bench-II's folder, or a "
+                ".csv, .csv.gz or .parquet file."
+            )
+        return _nas_hpo_bench(path)
+    if not path.exists():
+        raise NasRetrainError(f"There is no file {path}.")
+    if path.name.endswith((".pkl", ".pkl.gz", ".pickle")):
+        raise NasRetrainError(
+            f"{path}: pickled pandas tables are not read, since that can run code from them. If you trust the "
+            f"file, make a Parquet file of it: {jahs_bench.CONVERSION}"
+        )
+    if path.suffix == ".parquet":
+        frame = plain_table.read_parquet(path)
+    elif path.name.endswith((".csv", ".csv.gz")):
+        frame = plain_table.read_csv(path)
+    else:
+        raise NasRetrainError(f"{path}: expected NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file.")
+    if jahs_bench.is_one(frame):
+        return _jahs_bench(frame, path)
+    if "config_hash" in frame:
+        return _own_records(frame, path, dataset)
+    return _any_table(frame, path, dataset, column)
+
+
+def _name(path: Path) -> str:
+    for ending in (".csv.gz", ".csv", ".parquet"):
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return path.resolve().name
+
+
+def _nas_hpo_bench(folder: Path) -> RateTable:
+    bench = nas_hpo_bench.read(folder)
+    connected = np.array([nas_bench_201.graph_at(int(cell)).connected for cell in bench.cells])
+    trained = bench.valid[-1].reshape(len(bench.cells), -1)
+    # Sound are those with all trainings, at every rate, batch size, seed and epoch.
+    whole = np.isfinite(trained).all(1) & np.isfinite(bench.predicted.reshape(len(bench.cells), -1)).all(1)
+    for accuracy in (bench.valid, bench.test):
+        whole &= np.isfinite(np.moveaxis(accuracy, 1, 0).reshape(len(bench.cells), -1)).all(1)
+    kept = connected & whole
+    if kept.sum() < FEWEST:
+        raise NasRetrainError(
+            f"{folder}: {kept.sum()} networks have trainings at every learning rate, batch size, seed and epoch; "
+            f"at least {FEWEST} are needed. Are the files whole?"
+        )
+    if (connected & ~whole).any():
+        warnings.warn(
+            f"{folder}: {(connected & ~whole).sum():,} of {connected.sum():,} networks are left out, which lack "
+            "trainings at "
+            "some learning rate, batch size, seed or epoch.",
+            stacklevel=2,
+        )
+    cells = bench.cells[kept]
+    grids, predicted = {}, set()
+    for place, size in enumerate(bench.batch_sizes.tolist()):
+        for epoch in range(nas_hpo_bench.EPOCHS):
+            valid, test = (accuracy[epoch, kept, :, place] for accuracy in (bench.valid, bench.test))
+            grids[Budget(epoch + 1, size, 5e-4)] = RateGrid(cells, bench.rates, valid, test, shared=True)
+        guess = bench.predicted[kept, :, place, None]
+        budget = Budget(nas_hpo_bench.PREDICTED_EPOCHS, size, 5e-4)
+        grids[budget] = RateGrid(cells, bench.rates, guess, guess, shared=False)
+        predicted.add(budget)
+    return RateTable(
+        _name(folder),
+        grids,
+        bench.classes,
+        frozenset(predicted),
+        (
+            f"NAS-HPO-Bench-II: {len(cells):,} connected networks of its cells, isomorphic ones counted once, and "
+            f"{len(bench.seeds)} seeds, which all networks share.",
+            "Accuracies after 200 epochs are predictions of its authors' surrogate model, and no trainings.",
+            "The learning rate falls along a cosine that ends at epoch 12, so accuracies before are of schedules "
+            "that were "
+            "not over.",
+        ),
+    )
+
+
+def _jahs_bench(frame: pd.DataFrame, path: Path) -> RateTable:
+    found = jahs_bench.trainings(frame, path)
+    long = _checked(found, path, ("valid", "test"))
+    grids: dict[Budget, RateGrid] = {}
+    for epochs, part in long.groupby("epochs"):
+        grid = fitted_grid(part, ("weight_decay", *jahs_bench.COVARIATES))
+        if len(grid) >= FEWEST:
+            grids[Budget(int(str(epochs)), jahs_bench.BATCH_SIZE)] = grid
+    return RateTable(
+        _name(path),
+        _enough(grids, path),
+        nas_bench_201.network_classes(),
+        notes=(f"JAHS-Bench-201, {len(long):,} trainings, no two of them alike in all but the learning rate.", _FITTED),
+    )
+
+
+_FITTED = (
+    "Learning rates are scattered, so own rates come from a fit: a parabola over log2 of the rate that all "
+    "networks share and a height and slope of each network, drawn towards the common ones where trainings are "
+    "few. What stands for seeds are parts of each network's trainings. Gains are rather too small than too large."
+)
+
+
+def _own_records(frame: pd.DataFrame, path: Path, dataset: str) -> RateTable:
+    needed = {"bench", "dataset", "recipe", "cell", "learning_rate", "seed", "test_accuracy", "epochs"}
+    if missing := needed - set(frame.columns):
+        raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
+    recipe = frame["recipe"].astype(str)
+    searches = frame[recipe.str.endswith(SEARCH) & (frame["bench"] == "201") & (frame["dataset"] == dataset)]
+    names = sorted(set(searches["recipe"]))
+    if len(names) != 1:
+        there = sorted({f"{row.dataset} {row.recipe}" for row in frame[["dataset", "recipe"]].itertuples()})
+        raise NasRetrainError(
+            f"{path} has {len(names)} searches of every network's rate on {dataset}, and one is needed; it has "
+            f"{', '.join(there)[:500] or 'nothing'}. Choose with DATASET=..."
+        )
+    renamed = searches.rename(columns={"cell": "index", "test_accuracy": "valid"})
+    long = _checked(renamed.assign(test=renamed["valid"]), path, ("valid", "test"))
+    shared = accuracies.seeding_of(searches) == "shared"
+    return RateTable(
+        f"{_name(path)} {names[0]}",
+        _grids(long, path, shared=shared),
+        nas_bench_201.network_classes(),
+        notes=(
+            f"Our own search, {names[0]} on {dataset}. Its accuracies are on validation images, by which rates "
+            "are chosen "
+            "and judged alike.",
+        ),
+    )
+
+
+def _any_table(frame: pd.DataFrame, path: Path, dataset: str, column: str | None) -> RateTable:
+    if "learning_rate" not in frame:
+        columns = ", ".join(map(str, frame.columns))[:300]
+        raise NasRetrainError(f"{path} has no column 'learning_rate'; it has {columns}. Expected are {_COLUMNS}.")
+    if "index" not in frame and "arch" in frame:
+        frame = frame.assign(index=[_index(arch, path) for arch in frame["arch"]])
+    elif "arch" not in frame and "index" in frame:
+        frame = frame.assign(arch="")
+    found = plain_table.trainings(frame, path, dataset, column)
+    if "arch" in frame and (frame["arch"].astype(str) != "").any():
+        accuracies.check_names(zip(found["index"], found["arch"], strict=True), path)
+    long = found.rename(columns={"accuracy": "test"}).assign(valid=found["accuracy"])
+    if "valid_accuracy" in frame:
+        long["valid"] = frame["valid_accuracy"].to_numpy()
+    for name in ("learning_rate", *_OPTIONAL):
+        if name in frame:
+            long[name] = frame[name].to_numpy()
+    long = _checked(long, path, ("valid", "test"))
+    notes = [f"{len(long):,} trainings of {long['index'].nunique():,} cells."]
+    if "valid_accuracy" not in frame:
+        notes.append("The table has one accuracy only, by which rates are chosen and judged alike.")
+    if "seed" not in frame:
+        notes.append("The table tells no seeds, so that a row is one training.")
+    scattered = long["learning_rate"].nunique() > MOST_RATES
+    if scattered:
+        others = [name for name in ("batch_size", "weight_decay") if name in long and len(long[name].unique()) > 1]
+        grids = {
+            Budget(epochs=_whole(key)): fitted_grid(part, others)
+            for key, part in (long.groupby("epochs") if "epochs" in long else [(None, long)])
+        }
+        notes.append(_FITTED)
+    else:
+        grids = _grids(long, path, shared="seed" in frame)
+    return RateTable(_name(path), _enough(grids, path), nas_bench_201.network_classes(), notes=tuple(notes))
+
+
+def _index(arch: object, path: Path) -> int:
+    try:
+        return nas_bench_201.index_of(str(arch))
+    except NasRetrainError as error:
+        raise NasRetrainError(f"{path}: {str(error)[:300]}") from None
+
+
+def _whole(value: Any) -> int | None:  # noqa: ANN401 - a key of a table
+    return None if value is None else int(value)
+
+
+def _checked(long: pd.DataFrame, path: Path, accuracy: tuple[str, ...]) -> pd.DataFrame:
+    """Trainings with the class's cell, as far as the cell is connected; raises NasRetrainError for what cannot be."""
+    if long.empty:
+        raise NasRetrainError(f"{path} holds no trainings.")
+    cells = len(nas_bench_201.cells())
+    index = long["index"].to_numpy()
+    if not np.issubdtype(index.dtype, np.number) or not ((index >= 0) & (index < cells)).all():
+        raise NasRetrainError(f"{path}: a cell's index is out of range 0 to {cells - 1}.")
+    positive = [name for name in ("learning_rate", "epochs", "batch_size") if name in long]
+    for name in [*positive, *(["weight_decay"] if "weight_decay" in long else []), *accuracy]:
+        if not pd.api.types.is_numeric_dtype(long[name]):
+            raise NasRetrainError(f"{path}: column {name!r} holds values that are not numbers.")
+        values = long[name].to_numpy(dtype=float, na_value=np.nan)
+        good = (values >= 0) & (values <= 100 if name in accuracy else np.isfinite(values))
+        if name in positive:
+            good &= values > 0
+        if name in ("epochs", "batch_size"):
+            good &= values == np.floor(values)
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            wanted = "a percentage" if name in accuracy else "a positive number" if name in positive else "0 or more"
+            wanted = wanted if name not in ("epochs", "batch_size") else "a positive whole number"
+            raise NasRetrainError(
+                f"{path}: {name} of cell {int(index[row])} is {values[row]:g}; {wanted} is expected. Leave out "
+                "trainings without a result."
+            )
+        if name in accuracy and values.max() <= 1:
+            raise NasRetrainError(
+                f"{path}: no {name} accuracy is above 1; expected are percentages, 93 rather than 0.93."
+            )
+    classes = np.array(nas_bench_201.network_classes())[index.astype(np.int64)]
+    there = np.array([nas_bench_201.graph_at(cell).connected for cell in np.unique(classes)])
+    connected = there[np.searchsorted(np.unique(classes), classes)]
+    return long.assign(cell=classes)[connected]
+
+
+def _grids(long: pd.DataFrame, path: Path, *, shared: bool) -> dict[Budget, RateGrid]:
+    """A grid for each budget that has enough whole networks. Members of a network class with one rate and seed are
+    replicates, whose mean counts."""
+    given = [name for name in _OPTIONAL if name in long]
+    grids = {}
+    for keys, part in long.groupby(given) if given else [((), long)]:
+        found = dict(zip(given, keys, strict=True))
+        budget = Budget(
+            epochs=_whole(found.get("epochs")),
+            batch_size=_whole(found.get("batch_size")),
+            weight_decay=None if "weight_decay" not in found else float(found["weight_decay"]),
+        )
+        grid = _grid(part, path, budget, shared=shared)
+        if grid is not None:
+            grids[budget] = grid
+    return _enough(grids, path)
+
+
+def _grid(part: pd.DataFrame, path: Path, budget: Budget, *, shared: bool) -> RateGrid | None:
+    """The networks that have every rate with every seed; None if they are too few. Where networks have seeds of their
+    own, a seed's number says only which of a network's trainings it is."""
+    numbered = part.assign(seed=part.groupby(["cell", "learning_rate"]).cumcount())
+    for trainings, common in ((part, shared), (numbered, False)):
+        tables = [
+            trainings.pivot_table(index="cell", columns=["learning_rate", "seed"], values=which).sort_index(axis=1)
+            for which in ("valid", "test")
+        ]
+        whole = tables[0].notna().all(axis=1)
+        rates: Floats = np.unique(tables[0].columns.get_level_values(0)).astype(float)
+        if whole.sum() < FEWEST or len(rates) < 2:
+            continue
+        if not whole.all():
+            warnings.warn(
+                f"{path}, {budget}: {(~whole).sum():,} of {len(whole):,} networks are left out, which lack a rate or a "
+                "seed.",
+                stacklevel=2,
+            )
+        cells: Integers = tables[0].index[whole].to_numpy()
+        valid, test = (table[whole].to_numpy().reshape(len(cells), len(rates), -1) for table in tables)
+        return RateGrid(cells, rates, valid, test, shared=common)
+    return None
+
+
+def _enough(grids: dict[Budget, RateGrid], path: Path) -> dict[Budget, RateGrid]:
+    grids = {budget: grid for budget, grid in grids.items() if len(grid) >= FEWEST}
+    if not grids:
+        raise NasRetrainError(
+            f"{path}: at no budget have {FEWEST} networks been trained at the same two or more learning rates "
+            f"with the same seeds. Expected are the columns {_COLUMNS}."
+        )
+    return grids

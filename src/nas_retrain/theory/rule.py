@@ -1,0 +1,258 @@
+"""What a scaling rule is, how one is found by its name, and how what it returns is checked.
+
+A rule is a function of a network's graph and size that returns a `Parametrisation`:
+
+    def rule(graph: CellGraph, size: NetworkSize, *, exponent: float = -1.5) -> Parametrisation: ...
+
+Parameters of its own follow as keywords. The rules that ship are the modules of `nas_retrain.theory.rules`, each with
+one function `rule`, and are named after their module (`paper`). One's own is named by where it can be imported from,
+`my_package.my_module:my_rule`; Python's search path and the working directory are looked through.
+
+Rules are pure Python. What a rule returned for a network is plain data, so a process that trains never imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.theory import rules
+from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.scaling import HE_GAIN_SQUARED
+
+Outer = Literal["first", "reduction_first", "reduction_second", "reduction_shortcut", "readout"]
+"""The layers outside of the cell: what reads the images, the three convolutions of a block between two stages, and what
+gives the logits."""
+
+Vectors = Literal["vectors"]
+"""All parameters that are not matrices, taken together: weights and biases of BatchNorms, and biases of layers."""
+
+Layer = Edge | Outer
+"""A layer: an edge of the cell that carries weights, or one outside of it. Each stands for all its copies in a network
+that repeats the cell."""
+
+VECTORS: Vectors = "vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class Peers:
+    """The networks that are compared with each other, for rules that set one against the others."""
+
+    graphs: tuple[CellGraph, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """What a rule is told of a network beside its cell's graph.
+
+    width: channels or units of the cell's vertices, in the first stage; None where layers have no width in common.
+    readout_width: what the readout reads. inputs: values that a unit of the first layer reads. cells_per_stage: cells
+    one after the other in each of `stages` stages, where width doubles from one to the next. depth_offset: the weighted
+    layers that the rule counts on every path outside of the cell. base_kernel_size: the base network's, q_base of eq.
+    9. normalised: whether layers end in a BatchNorm. gain_squared: 1 / E[activation(z)^2], see `GAIN_SQUARED`.
+    """
+
+    width: int | None
+    readout_width: int
+    inputs: int
+    classes: int
+    stages: int = 1
+    cells_per_stage: int = 1
+    depth_offset: int = 1
+    base_kernel_size: float = 3.0
+    normalised: bool = False
+    gain_squared: float = HE_GAIN_SQUARED
+    peers: Peers = field(default_factory=Peers, compare=False, repr=False)
+
+    @property
+    def required_width(self) -> int:
+        """The width; raises NasRetrainError where there is none."""
+        if self.width is None:
+            raise NasRetrainError("it needs a width, and the layers of this network have none in common")
+        return self.width
+
+    @property
+    def outer(self) -> tuple[Outer, ...]:
+        """The layers outside of the cell."""
+        reductions = self.stages > 1
+        return tuple(layer for layer in get_args(Outer) if reductions or not layer.startswith("reduction"))
+
+
+def weighted_edges(graph: CellGraph) -> tuple[Edge, ...]:
+    """The edges of a cell that carry weights, in edge order: live layers, then layers of constants."""
+    return graph.layers + graph.constant_layers
+
+
+@dataclass(frozen=True)
+class Rates:
+    """learning_rate: a factor of the base learning rate. layer_rates: factors on top of it for single layers, and for
+    all vectors together; 1 for what is left out."""
+
+    learning_rate: float = 1.0
+    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    """What a rule decides for a network: any of rates, variances and multipliers. Nothing, by default.
+
+    learning_rate, layer_rates: as `Rates` has them, for gradient descent with or without momentum.
+    variances: the factor C of a layer, whose weights are drawn from N(0, C / fan-in). Layers that are left out are
+    drawn as the recipe says.
+    multipliers: what is added to an edge's target is so many times what its layer puts out (after its BatchNorm, if it
+    has one). Only layers have them: a skip carries no weights into which a multiplier could go.
+    adam: the rates for Adam; None where the rule says nothing about it.
+    """
+
+    learning_rate: float = 1.0
+    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict)
+    variances: Mapping[Layer, float] = field(default_factory=dict)
+    multipliers: Mapping[Edge, float] = field(default_factory=dict)
+    adam: Rates | None = None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it says no more than a factor of the learning rate."""
+        return not (self.variances or self.multipliers or any(rate != 1 for rate in self.layer_rates.values()))
+
+    def as_plain(self) -> dict[str, Any]:
+        """What it decides for gradient descent as text and numbers, sorted: equal for equal decisions."""
+        found: dict[str, Any] = {"learning_rate": self.learning_rate}
+        for name in ("layer_rates", "variances", "multipliers"):
+            if decided := getattr(self, name):
+                found[name] = dict(sorted((layer_name(layer), value) for layer, value in decided.items()))
+        return found
+
+
+def layer_name(layer: Layer | Vectors) -> str:
+    """A short name: `0-1` for an edge, with the kernel size where it is not 1 (`0-1/3`)."""
+    if isinstance(layer, str):
+        return layer
+    kernel = layer.operation.kernel_size
+    return f"{layer.source}-{layer.target}" + (f"/{kernel}" if kernel != 1 else "")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its parameters. name: what it was found by."""
+
+    name: str
+    function: Callable[..., Parametrisation] = field(compare=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def decide(self, graph: CellGraph, size: NetworkSize, cell: str) -> Parametrisation:
+        """What the rule decides for a network.
+
+        cell: the network's name, for messages. Raises NasRetrainError, naming the rule and the cell, if the rule raises
+        an error or if what it returns cannot be used.
+        """
+        try:
+            decided = self.function(graph, size, **self.parameters)
+        except Exception as error:
+            said = str(error) if isinstance(error, NasRetrainError) else f"{type(error).__name__}: {error}"
+            raise NasRetrainError(f"rule {self.name} for cell {cell}: {said}") from error
+        if fault := _fault(decided, graph, size):
+            raise NasRetrainError(f"rule {self.name} for cell {cell}: {fault}")
+        return decided
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the rules that ship, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(rules.__path__)))
+
+
+def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of a name, with its parameters.
+
+    Raises NasRetrainError, naming the rule and what is missing, if it cannot be imported, is no function, or does not
+    take these parameters.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        if name not in shipped():
+            raise NasRetrainError(
+                f"rule {name}: there is none of this name. There are {', '.join(shipped())}; one of your own is named "
+                "by where it is imported from, my_package.my_module:my_rule."
+            )
+        module, function = f"{rules.__name__}.{name}", "rule"
+    found = getattr(_imported(name, module), function, None)
+    if not callable(found):
+        kind = "is not a function" if found is not None else "is not in it"
+        raise NasRetrainError(f"rule {name}: {module} was imported, but {function or 'a name after the colon'} {kind}.")
+    given = dict(parameters or {})
+    try:
+        inspect.signature(found).bind(None, None, **given)
+    except TypeError as error:
+        takes = ", ".join(list(inspect.signature(found).parameters)[2:]) or "none"
+        raise NasRetrainError(
+            f"rule {name}: {error}. A rule takes a graph, a size and parameters; this one's parameters are {takes}."
+        ) from None
+    return Rule(name, found, given)
+
+
+def _imported(name: str, module: str) -> Any:  # noqa: ANN401 - a module, whose functions are anything
+    try:
+        with _working_directory_searched():
+            return importlib.import_module(module)
+    except Exception as error:
+        said = str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
+        raise NasRetrainError(
+            f"rule {name}: {module or 'a module before the colon'} cannot be imported ({said}). Python looks in the "
+            "working directory and in the folders of PYTHONPATH."
+        ) from error
+
+
+@contextmanager
+def _working_directory_searched() -> Iterator[None]:
+    here = str(Path.cwd())
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:
+    """What is wrong with what a rule returned; nothing if it can be used."""
+    if not isinstance(decided, Parametrisation):
+        return f"it returned {type(decided).__name__}, where a Parametrisation was expected"
+    edges = weighted_edges(graph)
+    layers = [*edges, *size.outer]
+    checked: list[tuple[str, Mapping[Any, float], Iterable[object]]] = [
+        ("learning_rate", {"": decided.learning_rate}, [""]),
+        ("layer_rates", decided.layer_rates, [*layers, VECTORS]),
+        ("variances", decided.variances, layers),
+        ("multipliers", decided.multipliers, edges),
+    ]
+    if decided.adam is not None:
+        checked += [
+            ("adam.learning_rate", {"": decided.adam.learning_rate}, [""]),
+            ("adam.layer_rates", decided.adam.layer_rates, [*layers, VECTORS]),
+        ]
+    for name, values, known in checked:
+        known = list(known)
+        for layer, value in values.items():
+            if layer not in known:
+                there = ", ".join(map(_said, known))
+                return f"{name} has {_said(layer)}, which is no layer of this network. It has {there or 'none'}"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value > 0):
+                of = f" of {_said(layer)}" if layer else ""
+                return f"{name}{of} is {value!r}, where a positive, finite number was expected"
+    return ""
+
+
+def _said(layer: Any) -> str:  # noqa: ANN401 - what a rule returned as a key
+    return layer if isinstance(layer, str) else layer_name(layer) if isinstance(layer, Edge) else repr(layer)

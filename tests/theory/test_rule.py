@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.theory.graph import CellGraph, Edge, Operation
+from nas_retrain.theory.rule import NetworkSize, Parametrisation, Rates, Rule, find, shipped
+from tests.strategies import cell_graphs
+
+LAYER = Edge(0, 1, Operation("layer", 3))
+CHAIN = CellGraph(2, (LAYER,))
+SIZE = NetworkSize(width=16, readout_width=16, inputs=27, classes=10)
+
+
+def rule_that_returns(decided: Any) -> Rule:
+    return Rule("mine:rule", lambda _graph, _size: decided)
+
+
+def raised(decided: Any) -> str:
+    with pytest.raises(NasRetrainError) as error:
+        rule_that_returns(decided).decide(CHAIN, SIZE, "2")
+    return str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, True, "1", None])
+@pytest.mark.parametrize(
+    ("decided", "named"),
+    [
+        (lambda value: Parametrisation(value), "learning_rate"),
+        (lambda value: Parametrisation(layer_rates={LAYER: value}), "layer_rates of 0-1/3"),
+        (lambda value: Parametrisation(layer_rates={"vectors": value}), "layer_rates of vectors"),
+        (lambda value: Parametrisation(variances={"readout": value}), "variances of readout"),
+        (lambda value: Parametrisation(multipliers={LAYER: value}), "multipliers of 0-1/3"),
+        (lambda value: Parametrisation(adam=Rates(value)), "adam.learning_rate"),
+        (lambda value: Parametrisation(adam=Rates(layer_rates={LAYER: value})), "adam.layer_rates of 0-1/3"),
+    ],
+)
+def test_what_is_no_positive_number_is_refused(
+    decided: Callable[[Any], Parametrisation], named: str, value: Any
+) -> None:
+    said = raised(decided(value))
+    assert said.startswith("rule mine:rule for cell 2: ")
+    assert f"{named} is {value!r}, where a positive, finite number was expected" in said
+
+
+@pytest.mark.parametrize(
+    ("decided", "named"),
+    [
+        (Parametrisation(layer_rates={Edge(0, 1, Operation("layer", 5)): 1.0}), "layer_rates has 0-1/5"),
+        (Parametrisation(variances={"vectors": 1.0}), "variances has vectors"),  # type: ignore[dict-item]
+        (Parametrisation(variances={"reduction_first": 1.0}), "variances has reduction_first"),
+        (Parametrisation(multipliers={"readout": 1.0}), "multipliers has readout"),  # type: ignore[dict-item]
+        (Parametrisation(multipliers={3: 1.0}), "multipliers has 3"),  # type: ignore[dict-item]
+    ],
+)
+def test_a_layer_that_the_network_has_not_is_refused(decided: Parametrisation, named: str) -> None:
+    assert f"{named}, which is no layer of this network. It has 0-1/3" in raised(decided)
+
+
+def test_what_is_no_parametrisation_is_refused() -> None:
+    assert "it returned float, where a Parametrisation was expected" in raised(0.5)
+
+
+def test_an_error_in_a_rule_names_the_rule_and_the_cell() -> None:
+    def broken(_graph: CellGraph, _size: NetworkSize) -> Parametrisation:
+        raise ZeroDivisionError("division by zero")
+
+    with pytest.raises(NasRetrainError, match=r"^rule mine for cell 2_02: ZeroDivisionError: division by zero$"):
+        Rule("mine", broken).decide(CHAIN, SIZE, "2_02")
+
+
+def test_a_rule_that_needs_a_width_is_refused_where_there_is_none() -> None:
+    size = NetworkSize(width=None, readout_width=16, inputs=27, classes=10)
+    with pytest.raises(NasRetrainError, match=r"^rule mup for cell 2: it needs a width"):
+        find("mup").decide(CHAIN, size, "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("papper", "rule papper: there is none of this name. There are complete_p, depth, "),
+        ("no_such_package.rules:mine", "No module named 'no_such_package'"),
+        ("math:no_such_function", "math was imported, but no_such_function is not in it"),
+        ("math:pi", "math was imported, but pi is not a function"),
+        ("math:", "math was imported, but a name after the colon is not in it"),
+        (":rule", "a module before the colon cannot be imported"),
+        ("../paper", "there is none of this name"),
+    ],
+)
+def test_a_rule_that_cannot_be_found(name: str, said: str) -> None:
+    with pytest.raises(NasRetrainError) as error:
+        find(name)
+    assert str(error.value).startswith(f"rule {name}: ")
+    assert said in str(error.value)
+
+
+def test_a_module_that_fails_as_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_rule_module.py").write_text("def rule(:")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NasRetrainError, match=r"broken_rule_module cannot be imported \(SyntaxError"):
+        find("broken_rule_module:rule")
+
+
+def test_a_rule_of_ones_own_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rule_in_a_file.py").write_text(
+        "from nas_retrain.theory.rule import Parametrisation\n"
+        "def halved(graph, size, *, by=2.0):\n"
+        "    return Parametrisation(1 / by, multipliers={edge: 0.5 for edge in graph.layers})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    decided = find("rule_in_a_file:halved", {"by": 4}).decide(CHAIN, SIZE, "2")
+    assert decided == Parametrisation(0.25, multipliers={LAYER: 0.5})
+    assert sys.path == before
+
+
+def test_parameters_that_a_rule_does_not_take() -> None:
+    with pytest.raises(NasRetrainError, match=r"^rule depth: .*'power'.* parameters are exponent\.$"):
+        find("depth", {"power": 2})
+
+
+def test_finding_rules_loads_no_torch() -> None:
+    code = (
+        "import sys; from nas_retrain.theory.rule import find, shipped; [find(name, {'shares': {}}) if name == "
+        "'measured' else find(name) for name in shipped()]; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"False False\n"
+
+
+def test_what_was_decided_as_text_and_numbers() -> None:
+    decided = Parametrisation(0.5, {"vectors": 2.0, LAYER: 3.0}, {"readout": 0.1}, {LAYER: 0.25}, Rates(7.0))
+    assert decided.as_plain() == {
+        "learning_rate": 0.5,
+        "layer_rates": {"0-1/3": 3.0, "vectors": 2.0},
+        "variances": {"readout": 0.1},
+        "multipliers": {"0-1/3": 0.25},
+    }
+    assert not decided.uniform
+    assert Parametrisation(0.5, {LAYER: 1.0}).uniform
+
+
+@given(cell_graphs(), st.sampled_from([1, 3]), st.booleans())
+def test_every_rule_that_ships_decides_what_can_be_used(graph: CellGraph, stages: int, normalised: bool) -> None:
+    if not graph.connected:
+        return
+    size = NetworkSize(16, 64, 27, 10, stages=stages, normalised=normalised)
+    for name in shipped():
+        if name in ("measured", "permuted"):  # which need measurements and other networks
+            continue
+        find(name).decide(graph, size, "a cell")
