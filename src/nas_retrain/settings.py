@@ -345,6 +345,7 @@ class AnalysisSettings(_Section):
 class AlgorithmsSettings(_Section):
     """How search algorithms are replayed on tables of accuracies, and compared."""
 
+    others: Annotated[tuple[str, ...], OneOrMore, AfterValidator(_all_different)]
     searches: Annotated[int, Field(ge=2)]
     queries: Positive
     population: Positive
