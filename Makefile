@@ -10,14 +10,14 @@ FUZZ_SECONDS ?= 3600
 # is made plain text here, and no recipe has its text: programs find it in their environment, and no shell reads it.
 # What is this file's own alone is set with "override", so that nothing given takes its place.
 # BENCH to RETRAINED set the keys of these names; what is not given has its default in configs/.
-override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED ARGS
+override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED BATCH ARGS
 override GIVEN := $(SETTINGS) PLAN PYTHON VENV TORCH FUZZ_SECONDS
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(filter-out $(GIVEN) SHELL,$(name)),\
   $(error There is no variable $(name): there are $(GIVEN). Keys are set in ARGS))))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV TORCH FUZZ_SECONDS
 
-override STAGES := retrain plan status cancel verify analyze algorithms export cells bench
+override STAGES := retrain plan status cancel verify analyze algorithms own-rates proxies export cells bench gpu-check
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
@@ -97,6 +97,14 @@ analyze: install ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without th
 algorithms: install ## Replay search algorithms on ORIGINAL=path and [RETRAINED=path]: ranking, cost of the wrong table
 	$(RUN) scripts/algorithms.py
 
+.PHONY: own-rates
+own-rates: install ## Own best learning rates in a table of trainings: ORIGINAL=path [BATCH=256]
+	$(RUN) scripts/own_rates.py
+
+.PHONY: proxies
+proxies: install ## Which recipe's cheap trainings (RETRAINED=path) rank networks as long ones (ORIGINAL=path) do?
+	$(RUN) scripts/proxies.py
+
 .PHONY: export
 export: install ## Write the retrained accuracies for nas-bench-201, nats_bench and as tables, below the results folder
 	$(RUN) scripts/export.py
@@ -108,6 +116,11 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 .PHONY: bench
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
 	$(RUN) scripts/bench.py profile=dry dataset=digits
+
+.PHONY: gpu-check
+gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local
+gpu-check: install ## See whether trainings on this machine's GPU are right, and tune their launcher, in ten minutes
+	$(RUN) scripts/gpu_check.py $(DEFAULTS)
 
 .PHONY: browser
 browser: install

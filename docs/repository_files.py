@@ -38,15 +38,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Lead the links that leave docs/ to the copies."""
-    if page.file.src_uri.startswith(f"{SITE}/"):
-        return markdown
-    folder = posixpath.dirname(page.file.src_uri)
+    """Lead the links that leave docs/ to the copies, and those of copies that lead into docs/ to its pages."""
+    here = page.file.src_uri
+    place = here.removeprefix(f"{SITE}/") if here.startswith(f"{SITE}/") else f"docs/{here}"
 
     def led(link: re.Match[str]) -> str:
-        target = _target(f"docs/{page.file.src_uri}", link[1])
-        inside = target.removeprefix("docs/") if target.startswith("docs/") else f"{SITE}/{target}"
-        return link[0].replace(link[1], posixpath.relpath(inside, folder or "."))
+        target = _target(place, link[1])
+        there = target.removeprefix("docs/") if target.startswith("docs/") else f"{SITE}/{target}"
+        return link[0].replace(link[1], posixpath.relpath(there, posixpath.dirname(here) or "."))
 
     return LINK.sub(led, markdown)
 

@@ -59,13 +59,12 @@ END
   echo "CgroupPlugin=cgroup/v1" >"$state/cgroup.conf"
 }
 
-until_it_holds() {
+until_it_answers() { # a daemon, its log below the state's folder, and a command that succeeds once it answers
   for _ in {1..240}; do
-    if "$@" >/dev/null 2>&1; then return; fi
+    if "${@:3}" >/dev/null 2>&1; then return; fi
     sleep 0.25
   done
-  echo "test_cluster.sh: this did not come to hold within a minute: $*" >&2
-  echo "test_cluster.sh: the logs are in $state" >&2
+  echo "test_cluster.sh: $1 did not answer within a minute; see $state/$2" >&2
   exit 1
 }
 
@@ -75,16 +74,16 @@ start() {
   configure
   munged --key-file="$state/munge/key" --socket="$state/munge/socket" --pid-file="$state/munge/pid" \
     --log-file="$state/munge/log" --seed-file="$state/munge/seed" --force
-  until_it_holds munge --socket="$state/munge/socket" --no-input
+  until_it_answers munged munge/log munge --socket="$state/munge/socket" --no-input
   start_controller
   slurmd -f "$SLURM_CONF"
-  until_it_holds node_is_up
+  until_it_answers slurmd node.log node_is_up
   echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 start_controller() {
   slurmctld -f "$SLURM_CONF"
-  until_it_holds scontrol ping
+  until_it_answers slurmctld controller.log scontrol ping
 }
 
 end() { # the daemon whose process id is in this file
@@ -108,7 +107,7 @@ case "${1:-}" in
   restart-controller)
     end "$state/controller.pid"
     start_controller
-    until_it_holds node_is_up
+    until_it_answers slurmd node.log node_is_up
     ;;
   stop)
     timeout 20 scancel --user="$(id -un)" 2>/dev/null && sleep 1 || true

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import nas_hpo_bench, space
+from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench, space
 from nas_retrain.theory.graph import CellGraph
 
 RATES = tuple(0.4 / 2**step for step in range(8))
@@ -91,3 +92,37 @@ def write_nas_hpo_bench(
         with (folder / name).open("wb") as file:
             pickle.dump(content, file)
     return {its_hash: best[its_hash] for its_hash in trained}
+
+
+def jahs_table(
+    trainings: int, cells: int, *, slope: float = 1.0, noise: float = 1.0, seed: int = 0
+) -> tuple[pd.DataFrame, dict[int, float]]:
+    """A table in the form of JAHS-Bench-201's, and log2 of each cell's best rate, by index, at whatever else is varied.
+
+    Best rates are 0.06 on average and lie `slope` octaves (standard deviation) from it.
+    """
+    random = np.random.default_rng(seed)
+    operations = random.integers(0, 5, (cells, 6))
+    names = [
+        space.format_cell(tuple(jahs_bench.OPERATIONS[row[jahs_bench.EDGES.index(edge)]] for edge in space.EDGES))
+        for row in operations
+    ]
+    indices = [space.index_of(name) for name in names]
+    classes = space.network_classes()
+    of_class = {number: (random.normal(0, slope), random.normal(0, 3)) for number in {classes[i] for i in indices}}
+    best, quality = np.array([of_class[classes[index]] for index in indices]).T
+    row = random.integers(0, cells, trainings)
+    table = pd.DataFrame({f"Op{place + 1}": operations[row, place] for place in range(6)})
+    table["LearningRate"] = 10 ** random.uniform(-3, 0, trainings)
+    table["WeightDecay"] = 10 ** random.uniform(-5, -2, trainings)
+    table["Activation"] = random.choice(["ReLU", "Hardswish", "Mish"], trainings)
+    table["TrivialAugment"] = random.random(trainings) < 0.5
+    table["N"] = random.choice([1, 3, 5], trainings)
+    table["W"] = random.choice([4, 8, 16], trainings)
+    table["Resolution"] = random.choice([0.25, 0.5, 1.0], trainings)
+    table["epoch"] = 200
+    distance = np.log2(table["LearningRate"]) - np.log2(0.06) - best[row]
+    truth = 70 + quality[row] + np.log2(table["W"]) + table["N"] - 0.4 * distance**2 - 2 * table["TrivialAugment"]
+    for name in ("valid-acc", "test-acc"):
+        table[name] = (truth + random.normal(0, noise, trainings)).clip(0, 100)
+    return table, {classes[index]: np.log2(0.06) + shift for index, shift in zip(indices, best, strict=True)}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbclient import NotebookClient
@@ -17,36 +18,58 @@ from nbclient import NotebookClient
 import nas_retrain
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
+from nas_retrain.data.own import ARRAYS
+from nas_retrain.trainings.store import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")))
 TABLES = ROOT / "results" / "reference" / "201" / "fashion_mnist" / "whose_ranking" / "tables"
 
-EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCED = re.DOTALL | re.MULTILINE
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", FENCED)
 WITH_EXAMPLES = [page for page in PAGES if page != "README.md" and EXAMPLE.search((ROOT / page).read_text())]
 
 
+def written(page: str, folder: Path) -> None:
+    """Write the files that a page shows: the examples that begin with the file's path as a comment."""
+    shown = re.findall(r"^```(?:yaml|python)\n# (\S+\.(?:yaml|py))\b.*?\n(.*?)^```$", (ROOT / page).read_text(), FENCED)
+    for name, text in shown:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
-def test_the_examples_of_a_page_run_one_after_the_other(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_examples_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(page, tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": page}
     for example in EXAMPLE.findall((ROOT / page).read_text()):
         exec(compile(example, page, "exec"), names)
 
 
-def test_the_example_of_a_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "extend" / "recipe.md").read_text()
-    for name, text in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(text)
-    (command,) = re.findall(r"^make retrain (.*)$", page, re.MULTILINE)
-    given = {f"NAS_RETRAIN_{word.split('=')[0]}": word.split("=", 1)[1] for word in shlex.split(command)}
+def test_the_commands_of_a_page_find_the_files_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    pages = {page: (DOCS / "extend" / f"{page}.md").read_text() for page in ("recipe", "dataset")}
+    for page in pages:
+        written(f"docs/extend/{page}.md", tmp_path)
+    images, labels = np.eye(4, dtype=np.uint8)[None], np.zeros(1, dtype=int)
+    np.savez("dataset/scans.npz", **dict(zip(ARRAYS, (images, labels, images, labels), strict=True)))
+    (given,) = re.findall(r"^make retrain (.*)$", pages["recipe"], re.MULTILINE)
+    given = {f"NAS_RETRAIN_{word.split('=')[0]}": word.split("=", 1)[1] for word in shlex.split(given)}
     (settings,) = composition.from_command_line(given_to_make(given))
-    assert list(settings.recipes) == ["benchmark", "half_rate"]
-    assert settings.recipes["half_rate"].learning_rate == 0.05
-    assert str(settings.results_dir) == "results/half_rate"
+    assert {name: recipe.learning_rate for name, recipe in settings.recipes.items()} == {
+        "benchmark": 0.1, "half_rate": 0.05, "gentle": 0.02,
+    }  # fmt: skip
+    assert str(settings.results_dir) == "results/rates"
+    commands = re.findall(r"^nas-retrain (?:plan|retrain) ([^#\n]*)", pages["dataset"], re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        (settings,) = composition.from_command_line(command.split())
+        assert (settings.dataset.name, settings.profile) == ("scans", "dry")
 
 
 def test_the_readme_s_example_is_a_part_of_one_that_runs() -> None:
@@ -80,6 +103,31 @@ def test_links_lead_somewhere(page: str) -> None:
     assert missing == []
 
 
+def test_every_target_that_a_page_names_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (page, name)
+        for page in PAGES
+        for name in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), FENCED)
+    }
+    assert len(named) > 30
+    assert {(page, name) for page, name in named if name not in targets} == set()
+
+
+def test_every_column_of_a_record_is_described_and_no_other() -> None:
+    text = (DOCS / "results.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \| (?:.*) \| (?:.*) \|$", text[text.index("## The record") :], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(COLUMNS)
+
+
+def test_every_file_of_a_group_of_settings_is_listed() -> None:
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+) \|", (DOCS / "retraining.md").read_text(), re.MULTILINE)
+    for group in ("bench", "dataset", "recipe", "profile", "launcher"):
+        (listed,) = (choices for name, choices in rows if name == group)
+        files = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", listed)) == files
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_draws_its_figure(tmp_path: Path) -> None:
     notebook = nbformat.read(DOCS / "ranking.ipynb", as_version=4)
@@ -95,16 +143,18 @@ def test_the_notebook_runs_and_draws_its_figure(tmp_path: Path) -> None:
 
 def test_the_site_is_built_without_a_warning_and_reaches_no_network(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
         cwd=ROOT,
         env=os.environ | nowhere | {"NO_MKDOCS_2_WARNING": "1"},
-        check=True,
+        check=False,
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 20
     loaded = re.compile(r"""<(?:script|img|iframe)\b[^>]*\bsrc="?(?:https?:)?//|<link\b[^>]*\bhref="?(?:https?:)?//""")
     assert [page for page in pages if loaded.search(page.read_text(encoding="utf-8"))] == []
-    for name in nas_retrain.__all__:
-        assert f">{name}<" in (tmp_path / "api.html").read_text(encoding="utf-8")
+    described = set(re.findall(r'id="nas_retrain\.[\w.]*?(\w+)"', (tmp_path / "api.html").read_text(encoding="utf-8")))
+    assert set(nas_retrain.__all__) <= described

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nas_retrain.commands.command_line import given_to_make
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "ARGS")
+SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "BATCH", "ARGS")
 GIVEN = (*SETTINGS, "PLAN", "PYTHON", "VENV", "TORCH")
 TARGETS = ("plan", "retrain", "verify", "analyze", "dry-run", "test", "install", "lint")
 HOSTILE = """$(shell touch pwned) ${shell touch pwned} `touch pwned` $(touch pwned) $$(touch pwned) $(eval x:=$(shell \\
@@ -139,6 +139,7 @@ def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
         (["dry-run"], ["scripts/retrain.py", "profile=dry", "dataset=digits", "launcher=local"]),
         (["dry-run", "PLAN=1"], ["scripts/plan.py", "profile=dry", "dataset=digits", "launcher=local"]),
         (["bench"], ["scripts/bench.py", "profile=dry", "dataset=digits"]),
+        (["gpu-check"], ["scripts/gpu_check.py", "dataset=cifar10", "profile=full", "launcher=local"]),
     ],
 )
 def test_a_target_runs_its_script(checkout: Path, arguments: list[str], command: list[str] | None) -> None:
@@ -151,6 +152,7 @@ def test_a_target_runs_its_script(checkout: Path, arguments: list[str], command:
 def test_what_is_given_outranks_what_a_target_sets() -> None:
     environment = {"NAS_RETRAIN_PROFILE": "full", "NAS_RETRAIN_ARGS": "seeds=[1] results_dir='a b'", "PROFILE": "x"}
     assert given_to_make(environment) == ["profile=full", "seeds=[1]", "results_dir=a b"]
+    assert given_to_make({"NAS_RETRAIN_BATCH": "64"}) == ["rate_table.batch_size=64"]
 
 
 @pytest.mark.parametrize("variable", ["dataset", "DATASETS", "RESULTS_DIR"])

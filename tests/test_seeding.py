@@ -19,9 +19,9 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import train as training
 from nas_retrain.plan import plan
 from nas_retrain.plan.claims import claim_results_folder
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 
 CPU = torch.device("cpu")

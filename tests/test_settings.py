@@ -268,7 +268,7 @@ def test_one_value_is_a_list_of_one(override: str, key: str, expected: object) -
         ("training.batch-size=8", "training.batch_size"),
         ("workers=2", "launcher.workers"),
         ("launcher.timehours=2", "launcher.time_hours"),
-        ("recipes.benchmark.rate=1", "recipes.benchmark.learning_rate"),
+        ("recipes.benchmark.learn_rate=1", "recipes.benchmark.learning_rate"),
         ("recipe.benchmark.learning_rate=1", "recipes.benchmark.learning_rate"),
         ("recipe.own_rate.in_degree=target", "recipes.own_rate.in_degree"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class NasRetrainError(Exception):
-    """Bad input or a broken surrounding (a file, a key, a full disk).
+    """Something that the user can mend: a file, a key, a full disk.
 
     The message names the file or key, what was expected and the remedy; the command line prints it alone, without
     a traceback. Anything else that escapes is a defect of this package.
@@ -28,5 +28,5 @@ def cannot_write(path: Path, error: OSError) -> NasRetrainError:
 
 
 def printable(text: str) -> str:
-    """Text that may come from a file, without the characters by which a terminal is told what to do."""
+    """Text that may come from a file, with characters that could control a terminal written as escapes."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)

@@ -17,9 +17,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.purpose import SEARCH, is_search
+from nas_retrain.rate_policy import Grid, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import Activation, InDegree, Initialisation
 
@@ -76,19 +88,8 @@ def _home_found(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
 UserPath = Annotated[Path, BeforeValidator(_home_found)]
 """A path as a user gives it, with ~ for the home folder."""
 
-BASE_RATE = "base_rate"
-"""The recipe name under which trainings of the base-rate search are recorded."""
-
 WORTH_ASKING = 0.7
 """How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
-
-SEARCH = "_search"
-"""What follows a recipe's name where trainings of its own search are recorded."""
-
-
-def is_search(recipe: str) -> bool:
-    """Whether records under this name are a search's, which no ranking is made of."""
-    return recipe == BASE_RATE or recipe.endswith(SEARCH)
 
 
 class _Section(BaseModel):
@@ -185,10 +186,33 @@ class DatasetSettings(_Section):
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
-    learning_rate: Rate | Literal["rule", "tuned", "own", "grid"]
+    learning_rate: Rate | Word
     initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
+    rule: str | None = None  # what most recipes have none of need not stand in their files
+    rule_parameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _rule_decides(self) -> RecipeSettings:
+        if self.rule is not None and (self.initialisation == "in_degree" or self.kernel_factor):
+            raise ValueError(
+                "a recipe with a rule takes initialisation stock, he or mup, for the layers of which the rule decides "
+                "no variance, and kernel_factor false: give in_degree and kernel_factor in rule_parameters"
+            )
+        if self.rule is None and self.rule_parameters:
+            raise ValueError("rule_parameters are given, but no rule")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_rule_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        return {key: value for key, value in written.items() if self.rule is not None or not key.startswith("rule")}
+
+    @property
+    def rate_policy(self) -> RatePolicy:
+        """Where its learning rates come from."""
+        return rate_policy(self.learning_rate, kernel_factor=self.kernel_factor)
 
     @property
     def drawn_as(self) -> Initialisation:
@@ -273,6 +297,7 @@ class LocalSettings(_Section):
     together: Positive
     compile: bool
     checkpoint_every: Positive
+    checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
 
 
@@ -366,6 +391,7 @@ class RateTableSettings(_Section):
     batch_size: Positive | None
     epochs: Positive | None
     benchmark_rate: Rate
+    rules: Annotated[tuple[str, ...], OneOrMore, AfterValidator(_all_different)]
     redraws: Positive
     permutations: Positive
 
@@ -400,7 +426,7 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Settings:
-        searching = [recipe.learning_rate == "grid" for recipe in self.recipes.values()]
+        searching = [isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values()]
         if any(searching) and not all(searching):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
         if isinstance(self.bench, DagSettings) and not all(searching):
@@ -415,7 +441,7 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _searches_fit(self) -> Settings:
         own = self.own_rate
-        wanted = [name for name, recipe in self.recipes.items() if recipe.learning_rate == "own"]
+        wanted = [name for name, recipe in self.recipes.items() if isinstance(recipe.rate_policy, Own)]
         if wanted and own is None:
             raise ValueError(
                 f"recipe {wanted[0]} needs the grid that each network's own rate is searched on: set own_rate.lowest, "
@@ -435,7 +461,7 @@ class Settings(_Section):
         if self.sensitivity and (unknown := set(self.sensitivity.recipes) - set(self.recipes)):
             raise ValueError(f"sensitivity.recipes: {', '.join(sorted(unknown))} is none of the recipes")
         if self.sensitivity and any(
-            self.recipes[name].learning_rate in ("own", "grid") for name in self.sensitivity.recipes
+            isinstance(self.recipes[name].rate_policy, Own | Grid) for name in self.sensitivity.recipes
         ):
             raise ValueError("sensitivity.recipes: a recipe that searches each network's rate cannot be varied")
         if self.sensitivity and (
@@ -496,6 +522,12 @@ def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a 
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
+    if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
+        name = key.split(".")[1]
+        return (
+            f"{key}: a parameter that the recipe's file does not have is added with a plus, "
+            f"+recipes.{name}.rule_parameters.<parameter>=<value>."
+        )
     if key.startswith(("recipes.", "recipe.")):
         name = key.split(".")[1]
         known += [f"recipes.{name}.{setting}" for setting in RecipeSettings.model_fields]

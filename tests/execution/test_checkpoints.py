@@ -22,9 +22,9 @@ from nas_retrain.execution import checkpoints
 from nas_retrain.execution import train as training
 from nas_retrain.execution.checkpoints import Unusable, kept_at, sealed
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
-from nas_retrain.settings import Settings
+from nas_retrain.settings import LocalSettings, Settings
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU, one_training, run, saved, timeless
 
@@ -369,3 +369,38 @@ def test_a_folder_that_is_moved_removed_or_replaced_is_not_written_to(
         assert folder.exists() == (change == "replaced")
     with pytest.raises(NasRetrainError, match=r"absent.*moved or removed"):
         run(planned, settings, tmp_path / "absent" / "one.pt")
+
+
+def test_it_goes_on_with_another_torch_or_device_and_says_so(
+    settings: Settings, planned: Training, undisturbed: dict[str, object], checkpoint: Path
+) -> None:
+    content = checkpoints.content(checkpoint)
+    assert content["made_with"] == {"device": "cpu", "torch": torch.__version__}
+    made_with = {"device": "NVIDIA\x1b H100", "torch": "2.6.0", "cuDNN": "90100"}
+    write(content | {"made_with": made_with}, checkpoint)
+    changes = (
+        rf"device NVIDIA.x1b H100 then, cpu now, torch 2.6.0 then, {torch.__version__} now, cuDNN 90100 then, none"
+    )
+    with pytest.warns(UserWarning, match=changes.replace("+", r"\+")):
+        assert timeless(run(planned, settings, checkpoint)) == undisturbed
+
+
+def test_one_that_does_not_say_what_it_was_made_with_is_gone_on_with(
+    settings: Settings, planned: Training, undisturbed: dict[str, object], checkpoint: Path
+) -> None:
+    content = checkpoints.content(checkpoint)
+    del content["made_with"]
+    write(content, checkpoint)
+    assert timeless(run(planned, settings, checkpoint)) == undisturbed
+
+
+def test_they_are_no_closer_than_the_minutes_asked_for(settings: Settings, tmp_path: Path) -> None:
+    def launcher(every: int, minutes: float) -> LocalSettings:
+        return settings.launcher.model_copy(update={"checkpoint_every": every, "checkpoint_minutes": minutes})
+
+    with kept_at(tmp_path / "any.pt") as kept:
+        assert [kept.due(epoch, launcher(2, 0)) for epoch in (1, 2, 3, 4)] == [False, True, False, True]
+        assert not kept.due(2, launcher(2, 5))
+        kept._saved -= 301
+        assert kept.due(2, launcher(2, 5))
+        assert not kept.due(3, launcher(2, 5))

@@ -11,6 +11,7 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.execution import cost
 from nas_retrain.plan import plan
 from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.plan.test_plan import as_stored
 
@@ -33,7 +34,7 @@ def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSett
     trainings = plan.recipe_trainings(settings, None)
     network = settings.network
 
-    def per_image(training: plan.Training) -> float:  # an exactly linear machine
+    def per_image(training: Training) -> float:  # an exactly linear machine
         work = nas_bench_201.flops(
             nas_bench_201.parse(training.arch), channels=network.channels, cells_per_stage=network.cells_per_stage,
             classes=10, image_channels=1, image_size=8,

@@ -171,10 +171,10 @@ def wait_for_group(process: int) -> None:
 def storm(folder: Path, kills: int) -> None:
     """Runs and kills in `folder`, which holds undisturbed/, every storm-<n>/ that was gone through to its end, and
     `kills`, a byte for each."""
-    import nas_retrain.launch
-    import nas_retrain.pipeline  # noqa: F401 - all that a run imports, before the forks
     import torch
 
+    import nas_retrain.commands.retrain
+    import nas_retrain.execution.slurm  # noqa: F401 - all that a run imports, before the forks
     from nas_retrain.execution import train as training
     from nas_retrain.files.leftovers import remove_leftovers
 

@@ -29,9 +29,9 @@ from nas_retrain.execution import slurm, slurm_commands
 from nas_retrain.execution import workers as launch
 from nas_retrain.files import locks
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings, SlurmSettings
 from nas_retrain.trainings.store import RunKey, read_runs
+from nas_retrain.trainings.training import Slot, Training
 from tests.conftest import HOSTILE, MakeSettings, processes_with
 
 ROOT = Path(__file__).parents[2]
@@ -202,9 +202,9 @@ def test_tasks_are_on_their_way_unless_slurm_says_that_they_are_over(
     assert [(task.unit, task.running) for task in tasks] == [(0, False), (1, True), (2, False)]
     assert {task.purpose for task in tasks} == {"training"}
     assert queue.slots == {
-        "benchmark/1/7": False,
-        "benchmark/2/7": True,
-        "benchmark/3/7": False,
+        Slot("benchmark", 1, 7): False,
+        Slot("benchmark", 2, 7): True,
+        Slot("benchmark", 3, 7): False,
     }
 
 
@@ -278,7 +278,7 @@ class TestTask:
             "launcher.checkpoint_every=100",
         )
 
-    def slots(self, settings: Settings) -> list[str]:
+    def slots(self, settings: Settings) -> list[Slot]:
         return [training.slot for training in plan.recipe_trainings(settings, 0.3)]
 
     def send_when_under_way(self, settings: Settings, *signals: signal.Signals) -> threading.Thread:

@@ -23,11 +23,13 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.benches.nas_bench_201.plain_network import ReferenceNetwork
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.execution import steps
 from nas_retrain.execution import train as training
+from nas_retrain.execution.steps import epoch_seed
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.benches.nas_bench_201.test_network import pairs
 from tests.conftest import MakeSettings
 
@@ -215,12 +217,7 @@ class TestGroups:
     @pytest.fixture
     def _doubles(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """In double precision the order of additions hardly matters, so what differs is a mistake."""
-        singles = training.training_batches
-
-        def doubles(*arguments: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            return ((images.double(), labels) for images, labels in singles(*arguments))  # type: ignore[arg-type]
-
-        monkeypatch.setattr(training, "training_batches", doubles)
+        monkeypatch.setattr(steps, "augment", lambda *arguments: batches.augment(*arguments).double())
         torch.set_default_dtype(torch.float64)
         yield
         torch.set_default_dtype(torch.float32)
@@ -310,7 +307,7 @@ def test_the_first_step_s_gradient_is_autograd_s(make_settings: MakeSettings, tm
             graph = nas_bench_201.parse(planned.arch)
             seed = training.seed_of_generator(planned, settings)
             network = networks.build(graph, settings, initialisation=planned.initialisation, seed=seed)
-            generator = torch.Generator().manual_seed(training._epoch_seed(seed, 0))
+            generator = torch.Generator().manual_seed(epoch_seed(seed, 0))
             images, labels = next(batches.training_batches(data, settings.training.batch_size, generator))
             weights = list(network.parameters())
             gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(network(images), labels), weights)
@@ -344,7 +341,7 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
         optimiser = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         schedule = CosineAnnealingLR(optimiser, T_max=3)
         for epoch in range(3):
-            generator = torch.Generator().manual_seed(training._epoch_seed(seed, epoch))
+            generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
             for images, labels in batches.training_batches(data, settings.training.batch_size, generator):
                 optimiser.zero_grad()
                 torch.nn.functional.cross_entropy(reference(images.contiguous()), labels).backward()
@@ -368,21 +365,3 @@ def test_bfloat16_trains_as_well_and_is_another_budget(make_settings: MakeSettin
     assert records[0].test_loss != records[1].test_loss
     assert records[1].train_loss == pytest.approx(records[0].train_loss, rel=0.2)
     assert min(record.test_accuracy for record in records) > 50
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
-def test_a_compiled_network_trains_the_same(
-    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_a_compiler(network: torch.nn.Module, mode: str) -> None:
-        assert mode == "default"
-        torch.nn.Module.compile(network, backend="aot_eager")  # traced and differentiated ahead, in seconds
-
-    monkeypatch.setattr("nas_retrain.benches.nas_bench_201.network.Network.compile", without_a_compiler)
-    chosen = (f"cells=[{CELL}]", "recipe=[benchmark]", "training.epochs=1", "network.cells_per_stage=1")
-    plain, compiled = make_settings(*chosen), make_settings(*chosen, "launcher.compile=true")
-    first, second = (run(one_training(settings), settings, tmp_path / "none") for settings in (plain, compiled))
-    assert first.key == second.key
-    assert second.train_loss == pytest.approx(first.train_loss, rel=0.02)
-    assert second.test_loss == pytest.approx(first.test_loss, rel=0.1)

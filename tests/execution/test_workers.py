@@ -15,10 +15,10 @@ import pytest
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import workers as launch
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import read_failures
 from nas_retrain.trainings.store import StoredRuns, read_runs
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.trainings.test_store import a_record
 
@@ -107,10 +107,10 @@ def kill_at_start(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None
     begin = launch._Worker.__init__
 
     def patch(numbers: list[int]) -> None:
-        def begin_and_kill(worker: launch._Worker, settings: Settings, number: int) -> None:
-            begin(worker, settings, number)
-            if number in numbers:
-                numbers.remove(number)
+        def begin_and_kill(worker: launch._Worker, settings: Settings, place: launch.Place) -> None:
+            begin(worker, settings, place)
+            if place.number in numbers:
+                numbers.remove(place.number)
                 worker.process.kill()
 
         monkeypatch.setattr(launch._Worker, "__init__", begin_and_kill)

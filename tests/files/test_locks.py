@@ -119,7 +119,7 @@ def test_a_lock_of_another_host_or_a_torn_one_is_named_with_what_to_do(tmp_path:
 
 @pytest.mark.usefixtures("file_system")
 def test_of_many_that_start_at_once_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the lock of a dead process is in the way. A thread of this process stands for each."""
+    """Also where the lock of a dead process is still there. A thread of this process stands for each."""
     monkeypatch.setattr(locks, "has_ended", lambda name: name == "dead")
     for _ in range(20):
         (tmp_path / ".file.held").write_text("process 1 on here\ndead\n")

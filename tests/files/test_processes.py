@@ -35,7 +35,7 @@ def test_a_process_lives_until_it_ends() -> None:
 
 
 def test_one_that_is_dead_but_not_yet_waited_for_has_ended() -> None:
-    code = "from nas_retrain.processes import this_process; print(this_process(), flush=True); input()"
+    code = "from nas_retrain.files.processes import this_process; print(this_process(), flush=True); input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None

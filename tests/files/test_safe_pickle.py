@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.files.safe_pickle import load
+from nas_retrain.files.safe_pickle import Pairs, Unpickler, load
 
 PATH = Path("some/batch.pickle")
 
@@ -98,3 +98,46 @@ def test_curves_are_read_as_an_ordinary_unpickler_reads_them(curves, data):
     content = pickle.dumps(shared, data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL)))
     content = pickletools.optimize(content) if data.draw(st.booleans()) else content
     assert read(content) == pickle.loads(content) == shared
+
+
+def with_pairs(data: bytes):
+    return Unpickler(io.BytesIO(data), PATH, pairs=True).load()
+
+
+columns = st.dictionaries(st.text(max_size=3), st.dictionaries(st.tuples(st.text(), st.integers(0, 9)), st.floats()))
+
+
+@given(columns, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_dicts_with_tuples_for_keys_come_back_as_pairs(value, protocol):
+    found = with_pairs(pickle.dumps(value, protocol))
+    assert found.keys() == value.keys()
+    for name, column in value.items():
+        if column:
+            assert isinstance(found[name], Pairs)
+            assert found[name].keys == list(column)
+            assert [str(number) for number in found[name].values] == [str(number) for number in column.values()]
+        else:
+            assert found[name] == {}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_columns_that_share_many_keys_come_back_whole(protocol):
+    keys = [(f"h{number // 50}", 0.1, number) for number in range(5000)]
+    random = np.random.default_rng(0)
+    value = {name: dict(zip(keys, random.random(len(keys)).tolist(), strict=True)) for name in "abc"}
+    found = with_pairs(pickle.dumps(value, protocol))
+    for name, column in value.items():
+        assert dict(zip(*found[name], strict=True)) == column
+        assert all(key is other for key, other in zip(found[name].keys, found["a"].keys, strict=True))
+    with pytest.raises(pickle.UnpicklingError, match="too many keys are tuples"):
+        Unpickler(io.BytesIO(pickle.dumps(value, protocol)), PATH).load()
+
+
+def test_pairs_are_never_hashed_and_never_mixed_with_other_keys():
+    repeated = b"}(" + 2 * (pickle.dumps((1, []))[2:-1] + b"K\x05") + b"u."
+    assert with_pairs(b"\x80\x04" + repeated) == Pairs([(1, []), (1, [])], [5, 5])
+    for value in ({(1,): 2, "x": 3}, {"x": 3, (1,): 2}):
+        with pytest.raises(pickle.UnpicklingError):
+            with_pairs(pickle.dumps({**value, **{(n, n): n for n in range(2000)}}))
+    with pytest.raises(IndexError):  # a key that was never remembered
+        with_pairs(b"\x80\x04}(" + 2 * (b"j\x00\x01\x00\x00G" + bytes(8)) + b"u.")

@@ -15,14 +15,16 @@ from nas_retrain.commands import retrain as pipeline
 from nas_retrain.commands.command_line import CONFIGS, compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import plan
+from nas_retrain.purpose import Variant
 from nas_retrain.settings import Settings
 from nas_retrain.theory.scaling import InDegree
 from nas_retrain.trainings.store import RunRecord, StoredRuns
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.trainings.test_store import a_record
 
 
-def as_stored(training: plan.Training) -> RunRecord:
+def as_stored(training: Training) -> RunRecord:
     """A record with this training's key."""
     shared = {field: getattr(training, field) for field in training.key._fields}
     return replace(a_record(), **shared)
@@ -208,7 +210,7 @@ def test_records_of_earlier_versions_are_those_of_the_same_networks(
     settings = compose(*overrides, "dataset.base_rate=0.46", "seeding=shared", config=config)
     found = {}
     for training in plan.make_plan(settings, StoredRuns.of([])).everything:
-        which = training.variant or (str(training.learning_rate) if training.searched else "")
+        which = training.slot.difference
         found["/".join(filter(None, (training.recipe, str(training.cell), which)))] = training.config_hash
     assert {name: found[name] for name in hashes} == hashes
     others = {config_hash for name, config_hash in found.items() if name.split("/")[1] == "131"}
@@ -303,7 +305,7 @@ def reference(make_settings: MakeSettings, *overrides: str) -> Settings:
     return make_settings("profile=reference", *small, *overrides)
 
 
-def with_losses(trainings: list[plan.Training], best: dict[str, float]) -> list[RunRecord]:
+def with_losses(trainings: list[Training], best: dict[str, float]) -> list[RunRecord]:
     """Records of searches in which each recipe has a best rate: the further from it, the worse."""
     stored = []
     for training in trainings:
@@ -365,16 +367,16 @@ def test_sensitivity_varies_the_epochs_and_the_base_rate(make_settings: MakeSett
     made = plan.make_plan(settings, StoredRuns.of([]))
     assert settings.sensitivity is not None
     assert {training.network_class for training in made.sensitivity} == set(plan.chosen_cells(settings)[:2])
-    assert Counter(training.variant for training in made.sensitivity) == {
+    assert Counter(training.slot.difference for training in made.sensitivity) == {
         **{f"epochs={epochs}": 2 * 3 * 3 for epochs in (1, 2, 4)},
         **{f"base_rate*{factor:g}": 2 * 3 for factor in (0.25, 0.5, 2, 4)},
     }
     main = {(training.recipe, training.cell, training.seed): training for training in made.recipes}
     for training in made.sensitivity:
         of_main = main[training.recipe, training.cell, training.seed]
-        kind, _, value = training.variant.replace("=", "*").partition("*")
-        assert training.epochs == (int(value) if kind == "epochs" else of_main.epochs)
-        factor = float(value) if kind == "base_rate" else 1.0
+        assert isinstance(training.purpose, Variant)
+        assert training.epochs == (training.purpose.epochs or of_main.epochs)
+        factor = training.purpose.base_rate_factor
         assert training.learning_rate == pytest.approx(factor * (of_main.learning_rate or 0.0))
     for name in ("slot", "key", "label"):
         assert len({getattr(training, name) for training in made.everything}) == len(made.everything)
@@ -386,7 +388,7 @@ def test_a_part_of_the_plan_is_planned_as_in_the_whole(make_settings: MakeSettin
     cells = set(plan.chosen_cells(settings)[3:7])
     part = plan.make_plan(settings, StoredRuns.of([]), cells)
     base = whole.search[0].cell
-    expected = [t for t in whole.everything if t.cell in cells or (t.searched and not t.validated and t.cell == base)]
+    expected = [t for t in whole.everything if t.cell in cells or (t.tries_rate and not t.validated and t.cell == base)]
     assert part.everything == expected
 
 
@@ -402,7 +404,7 @@ def test_what_was_lost_is_trained_in_the_group_that_it_was_in(lost: set[int], to
 
 
 def test_a_new_recipe_or_seed_does_not_train_the_others_again(make_settings: MakeSettings) -> None:
-    def trainings(*overrides: str) -> list[plan.Training]:
+    def trainings(*overrides: str) -> list[Training]:
         return plan.recipe_trainings(make_settings("cells=sample:3", *overrides), 1.0)
 
     before = trainings("seeds=[1]")

@@ -15,6 +15,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import plan
 from nas_retrain.plan.rate_search import GridPoint, GridSearch, finished_search, write_search
 from nas_retrain.trainings.store import RunRecord, StoredRuns
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.plan.test_plan import as_stored
 
@@ -31,7 +32,7 @@ def test_the_choice_is_the_largest_rate_of_smallest_mean_loss(by_rate: list[list
             assert chosen.learning_rate >= point.learning_rate
 
 
-def stored_search(settings_losses: dict[float, float], search: list[plan.Training]) -> list[RunRecord]:
+def stored_search(settings_losses: dict[float, float], search: list[Training]) -> list[RunRecord]:
     return [
         replace(
             as_stored(training),

@@ -12,6 +12,7 @@ from nas_retrain.commands import retrain as pipeline
 from nas_retrain.plan import plan
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.trainings.store import RunRecord, StoredRuns, read_runs
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.plan.test_plan import as_stored
 
@@ -46,7 +47,7 @@ def test_seeds_are_added_a_round_at_a_time_until_the_bound_and_for_each_recipe_a
             for recipe in settings.recipes
         }
 
-    def accuracy(training: plan.Training) -> float:
+    def accuracy(training: Training) -> float:
         rank = sorted({each.cell for each in everything}).index(training.cell)
         noise = 0.01 if training.recipe == "benchmark" else 3.0
         return 50 + rank + noise * (-1) ** (training.seed + rank)

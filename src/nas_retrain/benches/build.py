@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
+from nas_retrain.benches import parametrised
 from nas_retrain.benches.dags import network as dags
 from nas_retrain.benches.nas_bench_201 import network as nas_bench_201
 from nas_retrain.settings import DagSettings, Settings
 from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 
 Network = nas_bench_201.Network | dags.Network
 
 
-def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisation, seed: int) -> Network:
-    """A network on the CPU, initialised from `seed` alone and laid out channels-last."""
+def build(
+    graph: CellGraph,
+    settings: Settings,
+    *,
+    initialisation: Initialisation,
+    seed: int,
+    decided: Parametrisation | None = None,
+) -> Network:
+    """A network on the CPU, initialised from `seed` alone and laid out channels-last.
+
+    decided: what a rule decided; layers that it leaves out are drawn as `initialisation` says.
+    """
     dataset, channels = settings.dataset, settings.network.channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,6 +44,8 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
                 image_size=dataset.image_size,
             )
             dags.initialise(dag, initialisation)
+            if decided is not None:
+                parametrised.initialise(list(dag.parameters()), dag.parameter_blocks, decided)
             return dag.to(memory_format=torch.channels_last)
         network = nas_bench_201.Network(
             graph,
@@ -41,6 +56,8 @@ def build(graph: CellGraph, settings: Settings, *, initialisation: Initialisatio
             normalised=settings.network.normalisation == "batch",
         )
         nas_bench_201.initialise(network, initialisation)
+        if decided is not None:
+            parametrised.initialise(list(network.parameters()), network.parameter_blocks, decided)
         return network.to(memory_format=torch.channels_last)
 
 
@@ -50,10 +67,18 @@ def join(networks: Sequence[Network]) -> Network:
         return networks[0]
     first = networks[0]
     joined: Network = type(first)(first.graph, **first.sizes, members=len(networks))
-    states = [network.state_dict() for network in networks]
-    stacked = {
-        name: value if value.ndim == 0 else torch.cat([state[name] for state in states])
-        for name, value in states[0].items()
-    }
-    joined.load_state_dict(stacked)
-    return joined.to(memory_format=torch.channels_last)
+    joined.to(memory_format=torch.channels_last)
+    load(joined, stacked([network.state_dict() for network in networks]))
+    return joined
+
+
+def stacked(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those of several networks of one graph and size stacked along the first
+    dimension."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def load(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Write parameters and buffers by name into a network, each into the memory where it lies."""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(state[name])

@@ -166,7 +166,8 @@ for _plugin in (_Files, _Folders):
 
 def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
-    with _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
+    files, overrides = _named_files(overrides)
+    with _own_folder(None, files), _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
         return to_settings(hydra.compose(config, overrides=[escape(override) for override in overrides]))
 
 

@@ -1,4 +1,4 @@
-"""A plan in words, before anything starts: what is wanted, stored and to do, what it costs, what is in the way."""
+"""A plan in words, before anything starts: what is wanted, stored and to do, what it costs, what blocks it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from nas_retrain.execution import slurm
 from nas_retrain.execution.cost import Cost
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Plan, Training
+from nas_retrain.plan.plan import Plan
+from nas_retrain.rate_policy import ByRule, Grid
 from nas_retrain.settings import Settings, SlurmSettings
+from nas_retrain.trainings.training import Training
 
 
 def wanted(made: Plan, settings: Settings) -> list[str]:
@@ -33,7 +35,7 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
 
 def _seeds(settings: Settings) -> str:
     search = settings.base_rate
-    if all(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+    if all(isinstance(recipe.rate_policy, Grid) for recipe in settings.recipes.values()):
         return (
             f"{search.points} learning rates from {search.lowest:g} to {search.highest:g}, "
             f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) each"
@@ -49,7 +51,9 @@ def _base_rate(made: Plan, settings: Settings) -> str:
             f"to be searched: {search.points} rates from {search.lowest:g} to {search.highest:g}, "
             f"{len(search.seeds)} seed(s), {search.epochs} epoch(s) on the base network"
         )
-    if made.base_rate is None or all(recipe.learning_rate != "rule" for recipe in settings.recipes.values()):
+    if made.base_rate is None or not any(
+        isinstance(recipe.rate_policy, ByRule) for recipe in settings.recipes.values()
+    ):
         return "not needed"
     how = "searched here" if settings.dataset.base_rate is None else "recorded in the data set configuration"
     return f"{made.base_rate:.4g} ({how})"

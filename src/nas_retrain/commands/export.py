@@ -33,8 +33,9 @@ from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
 from nas_retrain.plan.plan import has_constants, identity, make_plan
+from nas_retrain.purpose import is_search
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
-from nas_retrain.settings import Settings, digest, is_search
+from nas_retrain.settings import Settings, digest
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.theory.scaling import InDegree, in_degree_of
 from nas_retrain.trainings.store import RunKey, RunRecord

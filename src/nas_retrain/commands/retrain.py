@@ -6,7 +6,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.commands import describe
@@ -22,15 +23,14 @@ from nas_retrain.files.locks import Lock
 from nas_retrain.plan import plan
 from nas_retrain.plan import rate_search as base_rates
 from nas_retrain.plan.claims import claim_results_folder, other_settings
-from nas_retrain.plan.plan import Plan, Training, make_plan
+from nas_retrain.plan.plan import Plan, make_plan
 from nas_retrain.plan.rate_search import GridSearch, finished_search
-from nas_retrain.settings import BASE_RATE, SEARCH, DagSettings, Settings, SlurmSettings
+from nas_retrain.purpose import Variant
+from nas_retrain.settings import DagSettings, Settings, SlurmSettings
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings import store
 from nas_retrain.trainings.store import RunKey, StoredRuns
-
-if TYPE_CHECKING:
-    import pandas as pd
+from nas_retrain.trainings.training import Training
 
 say: Callable[..., None] = partial(print, flush=True)
 
@@ -39,7 +39,7 @@ FEWEST = 3
 
 
 def print_plan(settings: Settings) -> None:
-    """Say what `retrain` would do, what it would cost and what stands in its way; starts and writes nothing."""
+    """Say what `retrain` would do, what it would cost and what blocks it; starts and writes nothing."""
     stored = read_store(settings)
     made = make_plan(settings, stored)
     launcher = _on_slurm(settings)
@@ -52,7 +52,7 @@ def print_plan(settings: Settings) -> None:
         queue = slurm.queue(settings.results_dir)
         _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
     for obstacle in obstacles:
-        say(f"  in the way     {obstacle}")
+        say(f"  blocked by     {obstacle}")
 
 
 def retrain(settings: Settings) -> None:
@@ -133,7 +133,7 @@ def _train_missing(made: Plan, settings: Settings, lock: Lock) -> list[Training]
         made = make_plan(settings, read_store(settings))
         if made.searching:
             raise AssertionError("every training of the searches was recorded, yet they are not finished")
-        for name, search in _on_base_network(made, settings).items():
+        for name, search in _on_base_network(made).items():
             _tell_search(name, search, settings)
     if not made.missing:
         say("Nothing left to train.")
@@ -261,12 +261,9 @@ def _submit(
     return submitted
 
 
-def _on_base_network(made: Plan, settings: Settings) -> dict[str, GridSearch]:
+def _on_base_network(made: Plan) -> dict[str, GridSearch]:
     """The finished searches for one rate of all networks, by what is found."""
-    searching = {BASE_RATE: BASE_RATE} | {
-        name + SEARCH: name for name, recipe in settings.recipes.items() if recipe.learning_rate == "tuned"
-    }
-    return {searching[name]: search for (name, _), search in made.found.items() if name in searching}
+    return {search.finds: outcome for (search, _), outcome in made.found.items() if not search.validated}
 
 
 def _tell_search(name: str, search: GridSearch, settings: Settings) -> None:
@@ -331,7 +328,7 @@ def _merge_and_analyse(settings: Settings) -> None:
 
 
 def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
-    for name, search in _on_base_network(made, settings).items():
+    for name, search in _on_base_network(made).items():
         base_rates.write_search(search, settings.results_dir, name)
     _analyse_recipes(made, stored, settings)
 
@@ -343,7 +340,7 @@ def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None
     frame = stored.frame(training.key for training in made.recipes)
     counts = Counter(frame["status"])
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
-    if any(training.searched for training in made.recipes):
+    if any(training.tries_rate for training in made.recipes):
         _verify(made, stored, len(frame), settings)
         return
     folders = analysis.compare_recipes(settings, frame)
@@ -358,23 +355,26 @@ def _analyse_recipes(made: Plan, stored: StoredRuns, settings: Settings) -> None
 
 def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Settings) -> None:
     """Compare the recipes with the networks at their own best rates, and tell what that depends on."""
+    import pandas as pd
+
     from nas_retrain.studies.comparison import stage as analysis
     from nas_retrain.studies.own_rates import findings as own_rates
     from nas_retrain.studies.own_rates import report as own_rates_report
     from nas_retrain.studies.own_rates import sensitivity
 
-    variants = {training.key: training.variant for training in made.everything}
-    frame = stored.frame(variants)
+    purposes = {training.key: training.purpose for training in made.everything}
+    frame = stored.frame(purposes)
     keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
-    frame = frame.assign(variant=[variants[RunKey(*key)] for key in keys])
-    recipes = frame[frame["variant"] == ""]
+    frame = frame.assign(purpose=pd.Series([purposes[RunKey(*key)] for key in keys], dtype=object))
+    varying = np.array([isinstance(purpose, Variant) for purpose in frame["purpose"]], dtype=bool)
+    recipes = frame[~varying]
     both = recipes[recipes["recipe"].isin([own, settings.analysis.control])].groupby("cell")["recipe"].nunique()
     if (both > 1).sum() <= FEWEST:
         say(f"Nothing to judge yet: {own} and {settings.analysis.control} need {FEWEST + 1} cells in common.")
         return
     found = own_rates.judge(recipes, own, settings, spaces.of(settings.bench))
-    varied: pd.DataFrame | None = None
-    if settings.sensitivity is not None and (frame["variant"] != "").any():
+    varied = None
+    if settings.sensitivity is not None and varying.any():
         varied = sensitivity.compare_variants(
             frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
         )
@@ -403,7 +403,7 @@ def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) ->
     space = spaces.of(settings.bench)
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in made.recipes:
-        if training.searched:
+        if training.tries_rate:
             searches.setdefault((training.initialisation, training.cell), []).append(training)
     finished = [
         verification.Searched(initialisation, cell, found)

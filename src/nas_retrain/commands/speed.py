@@ -366,12 +366,11 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
         networks.build(nas_bench_201.graph_at(cell), settings, initialisation="stock", seed=seed)
         for seed in range(members)
     ]
-    network = networks.join(built).to(device)
-    optimiser = training.Sgd(network, [LEARNING_RATE] * members, settings)
+    steppers = training.steppers_for(built, [LEARNING_RATE] * members, range(members), settings, data)
     progress = Progress.start(members)
 
     def epoch() -> None:
-        training.train_epoch(network, optimiser, data, settings.training, range(members), progress, lambda: False)
+        training.train_epoch(steppers, 1.0, progress, lambda: False)
 
     return epoch, members * len(data.train_labels)
 

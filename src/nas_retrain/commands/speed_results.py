@@ -15,10 +15,11 @@ import pandas as pd
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan.plan import Training, make_plan
+from nas_retrain.plan.plan import make_plan
 from nas_retrain.settings import Settings
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings.store import RunRecord, RunWriter, StoredRuns
+from nas_retrain.trainings.training import Training
 
 STAGES = ("analyze", "status", "plan")  # as they are run after a merge, when the records are there twice
 FILES = 300

@@ -20,9 +20,11 @@ from nas_retrain.execution.slurm import Queue
 from nas_retrain.files import locks
 from nas_retrain.plan.claims import other_settings
 from nas_retrain.plan.plan import Plan, make_plan
-from nas_retrain.settings import Settings, SlurmSettings, is_search
-from nas_retrain.trainings.failures import read_failures
+from nas_retrain.purpose import is_search
+from nas_retrain.settings import Settings, SlurmSettings
+from nas_retrain.trainings.failures import first_line, read_failures
 from nas_retrain.trainings.store import RunKey, StoredRuns, read_runs
+from nas_retrain.trainings.training import Slot
 
 LOGS_SHOWN = 3
 LOG_LINES_SHOWN = 6
@@ -60,7 +62,7 @@ def status(settings: Settings) -> None:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
         if training.key in failures and training.slot not in queue.slots:
-            say(f"failed: {training.label}: {failures[training.key].strip().splitlines()[-1]}")
+            say(f"failed: {training.label}: {first_line(failures[training.key])}")
     _tell_lost_tasks(made, queue, folder)
 
 
@@ -102,7 +104,7 @@ def _rows(
     return rows
 
 
-def _on_their_way(queue: Queue, slots: Iterable[str]) -> dict[str, object]:
+def _on_their_way(queue: Queue, slots: Iterable[Slot]) -> dict[str, object]:
     """How many of these trainings are running and queued, "?" where SLURM does not say."""
     if queue.silence:
         return {"running": "?", "queued": "?"}
@@ -119,15 +121,15 @@ def _rows_beside(folder: Path, queue: Queue) -> list[dict[str, object]]:
         say(f"note: {error}", file=sys.stderr)
         return []
     records = [row for row in zip(*map(stored.column, columns), strict=True) if not is_search(row[0])]
-    recorded = {f"{recipe}/{network_class}/{seed}" for recipe, network_class, seed, _ in records}
-    waiting = [slot for slot in queue.slots if slot not in recorded and not is_search(slot.split("/")[0])]
-    recipes = dict.fromkeys([recipe for recipe, *_ in records] + [slot.split("/")[0] for slot in waiting])
+    recorded = {Slot(recipe, network_class, seed) for recipe, network_class, seed, _ in records}
+    waiting = [slot for slot in queue.slots if slot not in recorded and not is_search(slot.recipe)]
+    recipes = dict.fromkeys([recipe for recipe, *_ in records] + [slot.recipe for slot in waiting])
     name = os.fsencode(folder.name).decode(errors="backslashreplace")  # whatever encoding it is in
     rows: list[dict[str, object]] = []
     for recipe in recipes:
         outcomes = Counter(status for name, _, _, status in records if name == recipe)
         row: dict[str, object] = {"data set": name, "recipe": recipe}
-        row |= _on_their_way(queue, [slot for slot in waiting if slot.split("/")[0] == recipe])
+        row |= _on_their_way(queue, [slot for slot in waiting if slot.recipe == recipe])
         rows.append(row | {status: outcomes[status] for status in ("finished", "diverged", "disconnected")})
     return rows
 

@@ -1,4 +1,4 @@
-"""MD5 sums of a data set's files, which tell the published contents from others."""
+"""MD5 sums of a data set's files, by which the published contents are recognised."""
 
 from __future__ import annotations
 

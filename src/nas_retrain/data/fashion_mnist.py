@@ -22,7 +22,7 @@ MD5 = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-"""Of the unpacked files: packed ones differ, as packers and their settings do."""
+"""Of the unpacked files: how a packed file looks depends on the program that packed it."""
 
 PARTS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -40,7 +40,7 @@ class FashionMnist:
     remedy = REMEDY
 
     def missing_files(self, data_dir: Path) -> list[Path]:
-        """Those that are in no folder that is looked at, by their names where torchvision puts them."""
+        """The files that are in none of the folders searched, by the paths at which torchvision puts them."""
         names = [name for part in PARTS.values() for name in part]
         return [_folders(data_dir)[0] / name for name in names if _find(name, data_dir) is None]
 

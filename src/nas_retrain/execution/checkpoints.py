@@ -13,6 +13,8 @@ import io
 import math
 import os
 import pickle
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -27,6 +29,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
 from nas_retrain.files.atomic import replacing
 from nas_retrain.files.locks import in_place, moved
+from nas_retrain.settings import LocalSettings
 
 MARK = b"nas-retrain checkpoint 2, blake2b "
 """How a file begins, before the digest of all that follows the line."""
@@ -86,6 +89,13 @@ class Checkpoint:
 
     def __init__(self, path: Path, folder: int) -> None:
         self.path, self._folder = path, folder
+        self._saved = time.monotonic()
+
+    def due(self, epoch: int, launcher: LocalSettings) -> bool:
+        """Whether to save at the end of so many epochs: every checkpoint_every epochs, but no sooner than
+        checkpoint_minutes after the last time, so that many workers do not write more than a file system takes."""
+        waited = (time.monotonic() - self._saved) / 60
+        return epoch % launcher.checkpoint_every == 0 and waited >= launcher.checkpoint_minutes
 
     def save(self, state: State) -> None:
         """Write the file, whole. Raises NasRetrainError if that cannot be, or if its folder was moved or removed."""
@@ -96,14 +106,17 @@ class Checkpoint:
             "network": {name: tensor.numpy(force=True) for name, tensor in state.network.items()},
             "momenta": [tensor.numpy(force=True) for tensor in state.momenta],
             "progress": dict(vars(state.progress)),
+            "made_with": made_with(state),
         }
         with replacing(self.path) as temporary:
             temporary.write_bytes(sealed(pickle.dumps(content)))
+        self._saved = time.monotonic()
 
     def load(self, start: State, length: Length) -> State | None:
         """What was saved of the training that starts as `start`, on the CPU; None if nothing was.
 
-        Raises Unusable for a file that is damaged or does not fit.
+        Warns if it was saved with another device, torch or cuDNN, since the last bits may be others then. Raises
+        Unusable for a file that is damaged or does not fit.
         """
         try:
             content = self.path.read_bytes()
@@ -111,7 +124,10 @@ class Checkpoint:
             return None
         except OSError as error:
             raise Unusable(f"cannot be read ({error.strerror or error})") from error
-        return _checked(_unpacked(content, self.path), start, length)
+        loaded = _unpacked(content, self.path)
+        state = _checked(loaded, start, length)
+        _tell_what_differs(self.path, loaded.get("made_with"), made_with(start))
+        return state
 
 
 @contextmanager
@@ -128,6 +144,31 @@ def kept_at(path: Path) -> Iterator[Checkpoint]:
         yield Checkpoint(path, folder)
     finally:
         os.close(folder)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """All that a checkpoint's file holds, as it was written. Raises Unusable for a damaged one."""
+    return _unpacked(path.read_bytes(), path)
+
+
+def made_with(state: State) -> dict[str, str]:
+    """What the last bits of a state depend on beside the training: the device that it is on, torch, and cuDNN there."""
+    device = next((tensor.device for tensor in state.network.values()), torch.device("cpu"))
+    found = {"device": device.type, "torch": str(torch.__version__)}  # which is more than a string
+    if device.type == "cuda":
+        found |= {"device": torch.cuda.get_device_name(device), "cuDNN": str(torch.backends.cudnn.version())}
+    return found
+
+
+def _tell_what_differs(path: Path, before: object, now: Mapping[str, str]) -> None:
+    """Warn of what a checkpoint was made with, where that is known and something else is used now."""
+    known = before if isinstance(before, dict) else now
+    differing = [name for name in ("device", "torch", "cuDNN") if known.get(name) != now.get(name)]
+    if differing:
+        changes = ", ".join(
+            f"{name} {known.get(name, 'none')!s:.99} then, {now.get(name, 'none')} now" for name in differing
+        )
+        warnings.warn(f"{path} goes on with what may change its last bits: {changes}.", stacklevel=4)
 
 
 def sealed(payload: bytes) -> bytes:

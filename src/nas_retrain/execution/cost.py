@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.benches import registry as spaces
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import BenchSettings, DatasetSettings, NetworkSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure only
     import torch
@@ -27,6 +27,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and is needed to measure onl
 
 EVALUATION_SHARE = 1 / 3
 """A forward pass over a training step: forward, and backward with respect to inputs and to weights."""
+
+
+MEASURED_STEPS = 20
+"""Steps in an epoch of made-up images on a GPU, where what is done once an epoch would count too much in fewer."""
+
+MEASURED_RATE = 1e-3
+"""A learning rate to measure speed with: none at which a network on made-up images diverges."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def _measured_points(
     ordered = [place for place in np.argsort(work) if trainings[place].learning_rate is not None]
     cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
     # On the CPU few images will do, since its speed hardly depends on the batch.
-    number = min(settings.training.batch_size, 32) if device.type == "cpu" else settings.training.batch_size
+    batch_size = settings.training.batch_size
+    number = min(batch_size, 32) if device.type == "cpu" else MEASURED_STEPS * batch_size
     data = made_up_images(settings, device, number)
     threads = torch.get_num_threads()
     if device.type == "cpu":
@@ -158,35 +166,26 @@ def made_up_images(settings: Settings, device: torch.device, number: int) -> Dev
 
 
 def seconds_per_image(
-    cell: int, settings: Settings, data: DeviceData, budget: float = 0.5, most_steps: int = 50
+    cell: int, settings: Settings, data: DeviceData, budget: float = 0.5, most_epochs: int = 50
 ) -> float:
-    """Seconds that a training step takes for one image of one training, over steps of about `budget` seconds after a
-    first one, with as many trainings together as the settings have."""
-    import torch
-    from torch.nn import functional
-
+    """Seconds that training takes for one image of one training, over epochs of about `budget` seconds after a first
+    one, in the precision and with as many trainings together as the settings have."""
     from nas_retrain.benches import build as networks
-    from nas_retrain.data.batches import training_batches
+    from nas_retrain.execution.checkpoints import Progress
+    from nas_retrain.execution.train import steppers_for, train_epoch
 
     members = settings.launcher.together
-    one = networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=0)
-    network = networks.join([one] * members).to(data.device)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=True)
-    generator = torch.Generator().manual_seed(0)
-    number = len(data.train_labels)
+    graph = spaces.of(settings.bench).graph_at(cell)
+    built = [networks.build(graph, settings, initialisation="stock", seed=seed) for seed in range(members)]
+    steppers = steppers_for(built, [MEASURED_RATE] * members, range(members), settings, data)
+    progress = replace(Progress.start(members), epoch=1)  # a training's very first step is another
 
-    def step() -> None:
-        for images, labels in training_batches(data, number, generator):
-            optimiser.zero_grad(set_to_none=True)
-            logits = network(images.repeat(1, members, 1, 1).contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits.view(len(labels) * members, -1), labels.repeat_interleave(members))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        loss.item()
+    def epoch() -> None:
+        train_epoch(steppers, 1.0, progress, lambda: False)
 
-    step()  # kernels are chosen and memory is allocated in the first one
-    steps, begun = 0, time.perf_counter()
-    while steps == 0 or (time.perf_counter() - begun < budget and steps < most_steps):
-        step()
-        steps += 1
-    return (time.perf_counter() - begun) / steps / number / members
+    epoch()  # kernels are chosen, memory is allocated and the step is captured in the first one
+    epochs, begun = 0, time.perf_counter()
+    while epochs == 0 or (time.perf_counter() - begun < budget and epochs < most_epochs):
+        epoch()
+        epochs += 1
+    return (time.perf_counter() - begun) / epochs / len(data.train_labels) / members

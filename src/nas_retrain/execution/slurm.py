@@ -31,9 +31,9 @@ from nas_retrain.execution import slurm_commands as commands
 from nas_retrain.execution import workers as launch
 from nas_retrain.files.atomic import replacing
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings, SlurmSettings
 from nas_retrain.trainings.store import read_runs
+from nas_retrain.trainings.training import Slot, Training
 
 Purpose = Literal["base-rate", "training", "analysis"]
 
@@ -49,8 +49,8 @@ ANALYSIS_MINUTES = 60
 ANALYSIS_SIGNAL_SECONDS = 90
 GRACE_SECONDS = 900
 
-Units = list[list[str]]
-"""The slots (see `Training.slot`) that each task of a submission was given."""
+Units = list[list[Slot]]
+"""The trainings that each task of a submission was given."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Queue:
     silence: str = ""
 
     @cached_property
-    def slots(self) -> dict[str, bool]:
+    def slots(self) -> dict[Slot, bool]:
         """The slots that the tasks on their way were given, done or not, and whether the task is running."""
         return {
             slot: task.running
@@ -118,11 +118,11 @@ class Queue:
             for slot in self._slots_of(task)
         }
 
-    def _slots_of(self, task: Task) -> list[str]:
+    def _slots_of(self, task: Task) -> list[Slot]:
         units = self.submitted[task.name] or []
         return units[task.unit] if task.unit < len(units) else []
 
-    def was_given(self, slots: Collection[str]) -> bool:
+    def was_given(self, slots: Collection[Slot]) -> bool:
         """Whether one of these slots was ever submitted, or may have been as far as the submissions can be read."""
         return bool(slots) and any(
             units is None or any(not unit.isdisjoint(slots) for unit in map(set, units))
@@ -139,12 +139,9 @@ def submissions(folder: Path) -> dict[str, Units | None]:
 def _read_units(path: Path) -> Units | None:
     try:
         units = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return [[Slot.read(text) for text in unit] for unit in units]
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):  # the last two: another form of JSON
         return None
-    well_formed = isinstance(units, list) and all(
-        isinstance(unit, list) and all(isinstance(slot, str) for slot in unit) for unit in units
-    )
-    return units if well_formed else None
 
 
 def queues(folders: Collection[Path]) -> dict[Path, Queue]:
@@ -253,7 +250,7 @@ def _jobs(found: Queue) -> list[str]:
     return sorted({task.job for task in found.tasks}, key=int)
 
 
-def forget_finished(folder: Path, known: Queue, done: Collection[str]) -> None:
+def forget_finished(folder: Path, known: Queue, done: Collection[Slot]) -> None:
     """Remove the logs and other files of submissions that are over and whose trainings are all done, or unknown."""
     alive = {task.name for task in known.tasks}
     for name, units in known.submitted.items():
@@ -267,7 +264,7 @@ def log_of(folder: Path, known: Queue, name: str, unit: int) -> Path | None:
     return max((folder / "jobs" / name).glob(f"*_{unit}_0_log.out" if array else "*_0_log.out"), default=None)
 
 
-def train_unit(settings: Settings, name: str, slots: Sequence[str]) -> None:
+def train_unit(settings: Settings, name: str, slots: Sequence[Slot]) -> None:
     """What a task does: train those of its trainings that the store lacks; records go to runs/<name>-0.jsonl.
 
     Asked by SIGUSR2, the trainings are saved and the task is queued again. This is done here and not by submitit's
@@ -275,12 +272,12 @@ def train_unit(settings: Settings, name: str, slots: Sequence[str]) -> None:
     At SIGTERM alone they are saved too, and the task waits for its end: SLURM then cancels it, or preempts it and
     queues it again itself. Raises NasRetrainError if trainings failed or the base rate is not known yet.
     """
-    classes = {int(slot.split("/")[1]) for slot in slots}
+    classes = {slot.network_class for slot in slots}
     stored = read_runs(settings.results_dir)
     made = plan.make_plan(settings, stored, classes)
     ours = set(slots)
     wanted = [training for training in made.missing if training.slot in ours]
-    if made.searching and not all(training.searched for training in wanted):
+    if made.searching and not all(training.tries_rate for training in wanted):
         raise NasRetrainError("The search for learning rates did not finish. Run make retrain again on the login node.")
     groups = [group for group in made.groups if any(training.slot in ours for training in group)]
     tally = launch.run_here(groups, {training.key for training in wanted}, settings, name, name)
@@ -309,7 +306,7 @@ def _slurm(settings: Settings) -> SlurmSettings:
     return settings.launcher
 
 
-def _new_submission(purpose: Purpose, units: Sequence[Sequence[str]], settings: Settings) -> tuple[str, Path]:
+def _new_submission(purpose: Purpose, units: Sequence[Sequence[Slot]], settings: Settings) -> tuple[str, Path]:
     name = f"{PREFIX}{purpose}-{secrets.token_hex(4)}"
     folder = (settings.results_dir / "jobs" / name).resolve()
     if re.search(r"[\x00-\x1f%\\]", str(folder)):
@@ -317,7 +314,7 @@ def _new_submission(purpose: Purpose, units: Sequence[Sequence[str]], settings: 
             f"results_dir={folder}: SLURM cannot write logs to a path with %, \\ or control characters."
         )
     with replacing(folder / "units.json") as temporary:
-        temporary.write_text(json.dumps(units))
+        temporary.write_text(json.dumps([[str(slot) for slot in unit] for unit in units]))
     return name, folder
 
 

@@ -15,26 +15,28 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
-from nas_retrain.data.batches import DeviceData, training_batches
+from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
-from nas_retrain.plan.plan import Training, group_name
+from nas_retrain.execution.precision import forward
+from nas_retrain.execution.steps import Stepper, by_member
+from nas_retrain.plan.plan import group_name
 from nas_retrain.seeding import generator_seed
 from nas_retrain.settings import Settings, TrainingSettings
+from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings.store import RunRecord, Status
+from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
@@ -113,114 +115,31 @@ def _train(
     group: Sequence[Training], settings: Settings, data: DeviceData, kept: Checkpoint, stop: Callable[[], bool]
 ) -> list[RunRecord]:
     started = _now()
-    epochs, graph = group[0].epochs, spaces.of(settings.bench).graph_at(group[0].cell)
+    epochs, graph = group[0].epochs, spaces.graph_of(group[0].cell, settings)
     progress = Progress.start(len(group))
     if group[0].learning_rate is None:
-        return _records(group, started, progress, None, data, settings)
+        return _records(group, started, progress, [], data, settings)
 
     seeds = [seed_of_generator(training, settings) for training in group]
-    network = networks.join(
-        [
-            networks.build(graph, settings, initialisation=training.initialisation, seed=seed)
-            for training, seed in zip(group, seeds, strict=True)
-        ]
-    ).to(data.device)
-    if settings.launcher.compile:
-        torch._dynamo.reset()  # what was compiled for other networks counts against a limit
-        # On CUDA this mode also replays a step's kernels as one graph: these networks are bound by launching them.
-        network.compile(mode="reduce-overhead" if data.device.type == "cuda" else "default")
-    optimiser = Sgd(network, [training.learning_rate or 0.0 for training in group], settings)
-    progress = _resumed(kept, group, network, optimiser, settings, len(data.train_labels)) or progress
+    built = [
+        networks.build(graph, settings, initialisation=training.initialisation, seed=seed, decided=training.decided)
+        for training, seed in zip(group, seeds, strict=True)
+    ]
+    rates, decided = [training.learning_rate or 0.0 for training in group], [training.decided for training in group]
+    steppers = steppers_for(built, rates, seeds, settings, data, decided)
+    progress = _resumed(kept, group, steppers, settings, len(data.train_labels)) or progress
     while progress.epoch < epochs:
-        optimiser.anneal(cosine(1.0, progress.epoch, epochs))
         begun = time.perf_counter()
-        whole = train_epoch(network, optimiser, data, settings.training, seeds, progress, stop)
+        whole = train_epoch(steppers, cosine(1.0, progress.epoch, epochs), progress, stop)
         progress.seconds += time.perf_counter() - begun
         if not whole:
-            kept.save(_state(group, network, optimiser.momenta, progress))
+            kept.save(_state(group, steppers, progress))
             raise Stopped
         if not any(map(math.isfinite, progress.losses)):
             break
-        if progress.epoch % settings.launcher.checkpoint_every == 0 and progress.epoch < epochs:
-            kept.save(_state(group, network, optimiser.momenta, progress))
-    return _records(group, started, progress, network, data, settings)
-
-
-class Sgd:
-    """SGD with momentum and weight decay, and a learning rate for each member of a network.
-
-    PyTorch's SGD has one rate for a tensor, and a stacked tensor has all members'. An update is linear in the gradient
-    and in the decayed weight, through the momentum too; so both are scaled by a member's share of the first one's
-    rate.
-    """
-
-    def __init__(self, network: networks.Network, rates: Sequence[float], settings: Settings) -> None:
-        self.rate, self.members = rates[0], len(rates)
-        self.parameters: list[Tensor] = list(network.parameters())
-        self.weight_decay = settings.training.weight_decay
-        self.sgd = torch.optim.SGD(
-            self.parameters,
-            lr=self.rate,
-            momentum=settings.training.momentum,
-            nesterov=settings.training.nesterov,
-            weight_decay=self.weight_decay if len(rates) == 1 else 0.0,
-            fused=True,
-        )
-        self.shares: list[Tensor] = []
-        if len(rates) > 1:
-            share = torch.tensor(rates, device=self.parameters[0].device) / self.rate
-            self.shares = [
-                share.repeat_interleave(len(parameter) // len(rates)).view(-1, *[1] * (parameter.ndim - 1))
-                for parameter in self.parameters
-            ]
-
-    @property
-    def like_momenta(self) -> list[Tensor]:
-        """Tensors of the shapes and types of the momenta, in the parameters' order; none without momentum."""
-        return self.parameters if self.sgd.defaults["momentum"] else []
-
-    @property
-    def momenta(self) -> Sequence[Tensor]:
-        """The momenta after a step, in the parameters' order; none without momentum."""
-        return [self.sgd.state[parameter]["momentum_buffer"] for parameter in self.like_momenta]
-
-    @momenta.setter
-    def momenta(self, momenta: Sequence[Tensor]) -> None:
-        for parameter, momentum in zip(self.like_momenta, momenta, strict=True):
-            # The fused update goes through memory: what is loaded must be laid out as the parameter is.
-            self.sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter.detach()).copy_(momentum)
-
-    def anneal(self, factor: float) -> None:
-        """Set every member's rate to this share of its own."""
-        for group in self.sgd.param_groups:
-            group["lr"] = self.rate * factor
-
-    def gradients(self, loss: Tensor) -> None:
-        """Compute the gradients of `loss`, a sum over members."""
-        self.sgd.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def gradient_sizes(self) -> tuple[list[float], list[float]]:
-        """Each member's gradient_norm and relative_gradient (see `RunRecord`)."""
-        members = self.members
-        squares = torch.zeros(members, device=self.parameters[0].device)
-        shares = []
-        for parameter in self.parameters:
-            square = cast("Tensor", parameter.grad).reshape(members, -1).square().sum(1)
-            squares += square
-            if parameter.ndim > 1:
-                shares.append(square / parameter.reshape(members, -1).square().sum(1))
-        return squares.sqrt().tolist(), torch.stack(shares).mean(0).sqrt().tolist()
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """One update by the gradients that were computed."""
-        if self.shares:
-            gradients = [cast("Tensor", parameter.grad) for parameter in self.parameters]
-            torch._foreach_add_(gradients, self.parameters, alpha=self.weight_decay)
-            torch._foreach_mul_(gradients, self.shares)
-        self.sgd.step()
+        if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
+            kept.save(_state(group, steppers, progress))
+    return _records(group, started, progress, steppers, data, settings)
 
 
 def cosine(learning_rate: float, epoch: int, epochs: int) -> float:
@@ -234,72 +153,62 @@ def seed_of_generator(training: Training, settings: Settings) -> int:
     return generator_seed(settings.seeding, network_class, training.seed)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return (seed * 1_000_003 + epoch) % 2**63
-
-
-def train_epoch(
-    network: networks.Network,
-    optimiser: Sgd,
-    data: DeviceData,
-    recipe: TrainingSettings,
+def steppers_for(
+    built: Sequence[networks.Network],
+    rates: Sequence[float],
     seeds: Sequence[int],
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> bool:
+    settings: Settings,
+    data: DeviceData,
+    decided: Sequence[Parametrisation | None] = (),
+) -> list[Stepper]:
+    """What takes the steps of a group's networks, each with one member.
+
+    On a CUDA device each network has steps of its own, which run side by side. Elsewhere all are one wide network.
+    decided: what rules decided for each network, nothing if there are none.
+    """
+    decided = decided or [None] * len(built)
+    if data.device.type == "cuda":
+        each = zip(built, rates, seeds, decided, strict=True)
+        return [Stepper(network, [rate], [seed], settings, data, [its]) for network, rate, seed, its in each]
+    return [Stepper(networks.join(built), rates, seeds, settings, data, decided)]
+
+
+def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, stop: Callable[[], bool]) -> bool:
     """Train to the end of the epoch, or until `stop`; tells which, and updates `progress`.
 
-    Losses and accuracies are measured as the epoch goes. One synchronisation an epoch.
+    factor: the epoch's learning rates as a share of the members' own. Losses and accuracies are measured as the epoch
+    goes. One synchronisation an epoch.
     """
-    network.train()
-    loss_sums = torch.tensor(progress.loss_sums, device=data.device, dtype=torch.float32)
-    correct = torch.tensor(progress.correct, device=data.device)
-    for step, (images, labels) in enumerate(_batches(data, recipe.batch_size, seeds, progress.epoch)):
-        if step < progress.step:  # trained before the stop; drawn again, for the generator's sake
-            continue
-        with _precision(recipe, data.device):
-            logits = _by_member(network, network(images))
-        losses = torch.stack([functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
-        optimiser.gradients(losses.sum())
-        if progress.epoch == 0 and step == 0:
-            progress.gradient_norms, progress.relative_gradients = optimiser.gradient_sizes()
-        optimiser.step()
-        loss_sums += losses.detach() * labels.shape[1]
-        correct += (logits.detach().argmax(2) == labels).sum(1)
+    number, batch_size = len(steppers[0].data.train_labels), steppers[0].recipe.batch_size
+    first_image, first_member = progress.step * batch_size, 0
+    for stepper in steppers:
+        its = slice(first_member, first_member := first_member + len(stepper.seeds))
+        stepper.network.train()
+        stepper.begin_epoch(progress.epoch, factor, first_image, progress.loss_sums[its], progress.correct[its])
+    for start in range(first_image, number, batch_size):
+        images = min(batch_size, number - start)
+        if progress.epoch == 0 and start == 0:
+            norms, shares = zip(*(stepper.first_step(images) for stepper in steppers), strict=True)
+            progress.gradient_norms, progress.relative_gradients = sum(norms, []), sum(shares, [])
+        else:
+            for stepper in steppers:
+                stepper.step(images)
         if stop():
-            progress.step, progress.loss_sums, progress.correct = step + 1, loss_sums.tolist(), correct.tolist()
+            progress.step = start // batch_size + 1
+            progress.loss_sums, progress.correct = _sums(steppers)
             return False
-    number = len(data.train_labels)
-    progress.losses = [loss_sum / number for loss_sum in loss_sums.tolist()]
-    progress.accuracies = [100.0 * hits / number for hits in correct.tolist()]
+    loss_sums, correct = _sums(steppers)
+    progress.losses = [loss_sum / number for loss_sum in loss_sums]
+    progress.accuracies = [100.0 * hits / number for hits in correct]
     progress.epoch += 1
-    progress.step, progress.loss_sums, progress.correct = 0, [0.0] * len(seeds), [0] * len(seeds)
+    progress.step, progress.loss_sums, progress.correct = 0, [0.0] * len(correct), [0] * len(correct)
     return True
 
 
-def _batches(data: DeviceData, batch_size: int, seeds: Sequence[int], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of each member's batches: images (batch, members x channels, size, size), labels (members, batch)."""
-    drawn = {
-        seed: training_batches(data, batch_size, torch.Generator().manual_seed(_epoch_seed(seed, epoch)))
-        for seed in dict.fromkeys(seeds)
-    }
-    for together in zip(*drawn.values(), strict=True):
-        batch = dict(zip(drawn, together, strict=True))
-        if len(seeds) == 1:
-            images, labels = together[0]
-            yield images, labels[None]
-        else:
-            yield torch.cat([batch[seed][0] for seed in seeds], 1), torch.stack([batch[seed][1] for seed in seeds])
-
-
-def _by_member(network: networks.Network, logits: Tensor) -> Tensor:
-    """Logits of shape (members, batch, classes), in single precision at least."""
-    by_member = logits.view(len(logits), network.members, -1).movedim(1, 0)
-    return by_member if by_member.dtype == torch.float64 else by_member.float()
-
-
-def _precision(recipe: TrainingSettings, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+def _sums(steppers: Sequence[Stepper]) -> tuple[list[float], list[int]]:
+    """Every member's losses and hits so far."""
+    loss_sums, correct = zip(*(stepper.sums() for stepper in steppers), strict=True)
+    return sum(loss_sums, []), sum(correct, [])
 
 
 @torch.no_grad()
@@ -312,31 +221,30 @@ def evaluate(network: networks.Network, data: DeviceData, recipe: TrainingSettin
         torch.split(data.test_images, EVALUATION_BATCH), torch.split(data.test_labels, EVALUATION_BATCH), strict=True
     ):
         repeated = images if network.members == 1 else torch.cat([images] * network.members, 1)
-        with _precision(recipe, data.device):
-            logits = _by_member(network, network.forward(repeated))  # never compiled: it is done once
+        logits = by_member(network, forward(network, repeated, recipe.precision))
         loss_sums += torch.stack([functional.cross_entropy(each, labels, reduction="sum") for each in logits])
         correct += (logits.argmax(2) == labels).sum(1)
     number = len(data.test_labels)
     return (loss_sums / number).tolist(), [100.0 * hits / number for hits in correct.tolist()]
 
 
-def _state(
-    group: Sequence[Training], network: networks.Network, momenta: Sequence[Tensor], progress: Progress
-) -> State:
-    return State(tuple(training.label for training in group), network.state_dict(), momenta, progress)
+def _state(group: Sequence[Training], steppers: Sequence[Stepper], progress: Progress) -> State:
+    """The group's state, with every tensor the members' stacked, however many networks they are."""
+    momenta = zip(*(stepper.optimiser.momenta for stepper in steppers), strict=True)
+    return State(
+        tuple(training.label for training in group),
+        networks.stacked([stepper.network.state_dict() for stepper in steppers]),
+        [torch.cat(each) for each in momenta],
+        progress,
+    )
 
 
 def _resumed(
-    kept: Checkpoint,
-    group: Sequence[Training],
-    network: networks.Network,
-    optimiser: Sgd,
-    settings: Settings,
-    images: int,
+    kept: Checkpoint, group: Sequence[Training], steppers: Sequence[Stepper], settings: Settings, images: int
 ) -> Progress | None:
-    """Load what was saved into the network and the optimiser, and return its progress; None, with both left as at the
-    start, if nothing was saved or what was cannot be gone on with."""
-    start = _state(group, network, optimiser.like_momenta, Progress.start(len(group)))
+    """Load what was saved into networks and optimisers, and return its progress; None, with all left as at the start,
+    if nothing was saved or what was cannot be gone on with."""
+    start = _state(group, steppers, Progress.start(len(group)))
     try:
         saved = kept.load(start, Length(group[0].epochs, images, settings.training.batch_size))
     except Unusable as reason:
@@ -344,8 +252,12 @@ def _resumed(
         return None
     if saved is None:
         return None
-    network.load_state_dict(dict(saved.network))
-    optimiser.momenta = saved.momenta
+    for place, stepper in enumerate(steppers):
+        with stepper.on_stream():
+            parts = {name: tensor.chunk(len(steppers))[place] for name, tensor in saved.network.items()}
+            networks.load(stepper.network, parts)
+            for momentum, tensor in zip(stepper.optimiser.momenta, saved.momenta, strict=True):
+                momentum.copy_(tensor.chunk(len(steppers))[place])
     progress = saved.progress
     return replace(progress, resumed=[*progress.resumed, f"{progress.epoch}.{progress.step}"])
 
@@ -354,22 +266,27 @@ def _records(
     group: Sequence[Training],
     started: str,
     progress: Progress,
-    network: networks.Network | None,
+    steppers: Sequence[Stepper],
     data: DeviceData,
     settings: Settings,
 ) -> list[RunRecord]:
-    """Each member's record. The time of a group is shared out evenly. network is None for a disconnected cell."""
+    """Each member's record. The time of a group is shared out evenly. A disconnected cell has no steppers."""
     chance = 100.0 / settings.dataset.classes
     test_losses, test_accuracies = [math.nan] * len(group), [chance] * len(group)
-    if network is not None and any(map(math.isfinite, progress.losses)):
-        test_losses, test_accuracies = evaluate(network, data, settings.training)
+    if steppers and any(map(math.isfinite, progress.losses)):
+        test_losses, test_accuracies = [], []
+        for stepper in steppers:
+            with stepper.on_stream():
+                losses, accuracies = evaluate(stepper.network, data, settings.training)
+            test_losses += losses
+            test_accuracies += accuracies
     seconds = progress.seconds / len(group)
     images = progress.epoch * len(data.train_labels)
     records = []
     for member, training in enumerate(group):
         loss, test_loss = progress.losses[member], test_losses[member]
         status: Status = "finished"
-        if network is None:
+        if not steppers:
             status = "disconnected"
         elif not (math.isfinite(loss) and math.isfinite(test_loss)):
             status, test_loss = "diverged", math.nan
@@ -391,7 +308,7 @@ def _records(
                 test_loss=_finite(test_loss),
                 test_accuracy=test_accuracies[member] if status == "finished" else chance,
                 seconds=seconds,
-                images_per_second=None if network is None else images / max(seconds, 1e-9),
+                images_per_second=images / max(seconds, 1e-9) if steppers else None,
                 device=device_name(data.device),
                 torch=torch.__version__,
                 code_version=code_version(),

@@ -4,11 +4,16 @@ The parent hands out one training at a time over a pipe to each worker and write
 share no queue and no lock, so any process may be killed at any moment. A worker that dies is replaced and its training
 taken up again from its last checkpoint. Workers end by themselves when the parent is gone. Asked by a signal to stop,
 every worker saves its training where it stands.
+
+After an error of CUDA all that follows in a process fails, so that its worker ends and another one takes the training.
+A GPU is probed before each training, and given up after two faults. A training that a GPU's memory was too small for is
+tried once more at the end, when it has the GPU for itself.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -20,7 +25,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from multiprocessing.connection import Connection, wait
@@ -34,9 +39,10 @@ from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.execution import devices
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
-from nas_retrain.plan.plan import Training
 from nas_retrain.settings import Settings
+from nas_retrain.trainings.failures import first_line
 from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns
+from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:  # torch takes seconds to import, and those who only ask for the state of a run need not have it
     import torch
@@ -52,6 +58,9 @@ ATTEMPTS = 2
 STARTS = 3
 """How often in a row a worker's place is filled if its processes end before they can train anything."""
 
+FAULTS = 2
+"""How often a GPU may fail in one run before it is given up. Workers that it takes with it at once count as one."""
+
 SAVE_SECONDS = 120.0
 """How long a run that ends by an error waits for its workers to save what they are at."""
 
@@ -61,10 +70,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker reports. "ready" and "failed" leave it waiting for work, "stopped" ends it; "fatal" means no
-    training can succeed."""
+    """What a worker reports. After "ready", "recorded", "failed" and "memory" (the device's was too small) it waits for
+    work. After the others it ends: "stopped" as it was asked to, "unable" to start, "faulty" if the device failed, or
+    "unfit" if that showed before the training began; "fatal" means no training can succeed."""
 
-    kind: Literal["ready", "recorded", "failed", "stopped", "fatal"]
+    kind: Literal["ready", "recorded", "failed", "memory", "stopped", "unable", "faulty", "unfit", "fatal"]
     message: str = ""
     records: tuple[RunRecord, ...] = ()
 
@@ -84,12 +94,8 @@ def worker_count(settings: Settings, device: torch.device | Device) -> int:
     """How many trainings run at once: as configured, or one per GPU, or on the CPU one per core that is ours."""
     if settings.launcher.workers != "auto":
         return settings.launcher.workers
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
     if device.type != "cpu":
-        return 1
+        return devices.count(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A cluster that does not bind tasks to cores shows every task the whole node. Outside of a job the variable is
     # somebody's default for srun.
@@ -97,14 +103,24 @@ def worker_count(settings: Settings, device: torch.device | Device) -> int:
     return min(cores, int(granted)) if re.fullmatch("0*[1-9][0-9]*", granted) else cores
 
 
-class _Worker:
-    """The parent's end of one worker process, the number-th of this run."""
+@dataclass(frozen=True)
+class Place:
+    """A place for a worker process: the number-th of this run, on a device by torch's name, and how many share that."""
 
-    def __init__(self, settings: Settings, number: int) -> None:
-        self.number = number
+    number: int
+    device: str
+    sharing: int
+
+
+class _Worker:
+    """The parent's end of one worker process. probed: since when, by time.monotonic(), it is known that the device
+    answered, or may have."""
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self.place, self.ready, self.probed = place, False, time.monotonic()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, settings, number), daemon=True)
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, settings, place), daemon=True)
         with _blocked(STOP_SIGNALS):  # the new process inherits this, and unblocks once it can handle them
             self.process.start()
         theirs.close()
@@ -112,7 +128,7 @@ class _Worker:
 
     def give(self, group: Group | None) -> None:
         """Hand over work, or None to let the worker end. If it died meanwhile, receiving from it will tell."""
-        self.group = group
+        self.group, self.probed = group, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(group)
 
@@ -159,13 +175,20 @@ def run_here(
     """Do every group with worker processes of this machine, showing progress; the records of the wanted trainings go to
     runs/<name>-0.jsonl (see `plan.groups_to_train` for what else is in a group).
 
-    A training that raises is logged below logs/ and the others go on. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
+    A training that raises is logged below logs/ and the others go on, and so does the run without workers that cannot
+    start and GPUs that fail, as long as one is left. Ctrl-C, SIGTERM or SIGUSR2 lets the workers save
     what they are at, to be continued by another run; the tally tells. Raises NasRetrainError if nothing can go on (no
     data, a full disk, a folder that was moved, no worker that can start), after the workers have saved what they were
     at, and KeyboardInterrupt at a second Ctrl-C.
     """
     groups = [tuple(group) for group in work]
-    count = min(worker_count(settings, devices.found(settings.launcher.device)), len(groups))
+    device = devices.found(settings.launcher.device)
+    workers, present = worker_count(settings, device), devices.count(device)
+    names = [f"cuda:{index}" for index in range(present)] if device.type == "cuda" else [device.type]
+    places = [
+        Place(number, names[number % len(names)], -(-workers // len(names)))
+        for number in range(min(workers, len(groups)))
+    ]
     bar = tqdm(
         total=sum(map(len, groups)),
         desc=title,
@@ -177,7 +200,7 @@ def run_here(
         _make_checkpoint_folder(settings)
         run = _Run(groups, wanted, settings, name, writer, bar)
         with _handling(STOP_SIGNALS, run.stop):
-            run.finish(count)
+            run.finish(places)
     return run.tally
 
 
@@ -198,28 +221,54 @@ class _Run:
         self.waiting = deque(groups)
         self.wanted = wanted
         self.begun: Counter[Group] = Counter()
+        self.short: list[Group] = []  # those that the memory was too small for, to be tried once more
+        self.alone = False  # whether that is what is done now
+        self.free: deque[Place] = deque()
         self.failed_starts: Counter[int] = Counter()
+        self.faults: Counter[str] = Counter()  # of each device
+        self.faulted: dict[str, float] = {}  # when it failed last
+        self.last_reason = ""
         self.workers: dict[Any, _Worker] = {}
 
-    def finish(self, count: int) -> None:
-        """Work with that many workers until nothing waits and nobody works."""
+    def finish(self, places: Sequence[Place]) -> None:
+        """Work with workers in these places until nothing waits and nobody works."""
         try:
-            for number in range(count):
-                self._start(number)
-            while self.workers:
-                for connection in wait(list(self.workers)):
-                    worker = self.workers[connection]
-                    outcome = worker.receive()
-                    if outcome is None or outcome.kind == "stopped":
-                        self._lost(worker, asked=outcome is not None)
-                    else:
-                        self._reported(worker, outcome)
+            self._work(places)
+            if self.short and not self.tally.stopped_by:
+                self.alone = True
+                self.waiting.extend(self.short)
+                first = {place.device: place for place in reversed(places)}
+                self._work([replace(place, sharing=1) for place in reversed(first.values())])
         except Exception:
             self._let_save()
             raise
         finally:
             for worker in self.workers.values():
                 worker.process.kill()
+
+    def _work(self, places: Sequence[Place]) -> None:
+        self.free = deque(place for place in places if not self._given_up(place))
+        self._fill()
+        while self.workers:
+            for connection in wait(list(self.workers)):
+                worker = self.workers[connection]
+                outcome = worker.receive()
+                if outcome is None or outcome.kind in ("stopped", "unable", "faulty", "unfit"):
+                    self._ended(worker, outcome)
+                else:
+                    self._reported(worker, outcome)
+            self._fill()
+        if self.waiting:
+            raise NasRetrainError(
+                f"No worker process is left: {self.last_reason} What is finished is stored. Look for the cause above "
+                "this line or in the system's log (was memory short?), and run the same command again, with fewer "
+                "launcher.workers if need be."
+            )
+
+    def _fill(self) -> None:
+        """Start workers in free places as long as there is work that those who are starting will not take."""
+        while self.free and len(self.waiting) > sum(worker.group is None for worker in self.workers.values()):
+            self._start(self.free.popleft())
 
     def _let_save(self) -> None:
         """Before the run ends by an error: let the workers save what they are at, and keep what they finish."""
@@ -249,50 +298,84 @@ class _Run:
         for worker in self.workers.values():
             worker.stop()
 
-    def _start(self, number: int) -> None:
+    def _start(self, place: Place) -> None:
         try:
-            worker = _Worker(self.settings, number)
+            worker = _Worker(self.settings, place)
         except OSError as error:  # no memory or no process left to have
-            self._could_not_start(number, str(error))
+            self._could_not_start(place, str(error))
             return
         self.workers[worker.connection] = worker
 
-    def _could_not_start(self, number: int, reason: str) -> None:
-        """A worker ended before it could train: fill its place again, or go on without it while there are others."""
-        self.failed_starts[number] += 1
-        if not self.waiting:
+    def _could_not_start(self, place: Place, reason: str) -> None:
+        """A worker ended before it could train: its place is filled again, or left empty from now on."""
+        self.failed_starts[place.number] += 1
+        if self.failed_starts[place.number] < STARTS:
+            self.free.append(place)
             return
-        if self.failed_starts[number] < STARTS:
-            self._start(number)
-        elif self.workers:
-            self.bar.write(
-                f"note: worker {number} ended {STARTS} times before it could train anything ({reason}); the run goes "
-                f"on with {len(self.workers)} other(s).",
-                file=sys.stderr,
-            )
-        else:
-            raise NasRetrainError(
-                f"No worker process is left: the last ended {STARTS} times before it could train anything ({reason}). "
-                "What is finished is stored. Look for the cause above this line or in the system's log (was memory "
-                "short?), and run the same command again, with fewer launcher.workers if need be."
+        self.last_reason = f"the last ended {STARTS} times before it could train anything ({reason})."
+        if self.workers and self.waiting:
+            self._note(
+                f"worker {place.number} ended {STARTS} times before it could train anything ({reason}); the run goes "
+                f"on with {len(self.workers)} other(s)."
             )
 
-    def _lost(self, worker: _Worker, *, asked: bool) -> None:
-        """A worker is gone; asked to stop, by us or by somebody else, or killed."""
+    def _ended(self, worker: _Worker, outcome: Outcome | None) -> None:
+        """A worker is gone: asked to stop, by us or by somebody else, or by an error; without an outcome, killed."""
         del self.workers[worker.connection]
+        if outcome is not None and outcome.kind != "stopped":
+            worker.process.kill()  # with a device that failed, a process may hang where it should end
         worker.process.join()
         if self.tally.stopped_by:
             return
-        code, group = worker.process.exitcode, worker.group
-        if group is None:
-            self._could_not_start(worker.number, f"exit code {code}")
-            return
-        if asked or self.begun[group] < ATTEMPTS:
-            self.waiting.appendleft(group)
+        place, group, kind = worker.place, worker.group, outcome.kind if outcome is not None else "killed"
+        message = outcome.message if outcome is not None else f"exit code {worker.process.exitcode}"
+        shared = any(other.ready and other.place.device == place.device for other in self.workers.values())
+        # Where another worker trains on the device, one that cannot start says nothing against it: it may be in
+        # exclusive mode.
+        if kind in ("faulty", "unfit") and (group is not None or not shared):
+            self._fault(worker, first_line(message))
+            if not self._given_up(place):
+                self.free.append(place)
+        elif group is None:
+            self._could_not_start(place, first_line(message))
         else:
-            self._failed(group, f"the worker process died {ATTEMPTS} times (last exit code {code})")
-        if self.waiting:
-            self._start(worker.number)
+            self.free.append(place)
+        if group is None:
+            return
+        if kind == "faulty" and self._given_up(place) and (self.workers or self.free):
+            self.begun[group] -= 1  # the device is to blame, and there are others
+        if kind == "unfit":
+            self.begun[group] -= 1
+            self.waiting.appendleft(group)
+        elif kind == "stopped" or self.begun[group] < ATTEMPTS:
+            # What a device failed at comes last, lest one training that no device can do make all of them be given up.
+            (self.waiting.append if kind == "faulty" else self.waiting.appendleft)(group)
+        elif kind == "faulty":
+            self._failed(group, message)
+        else:
+            self._failed(group, f"the worker process died {ATTEMPTS} times (last {message})")
+
+    def _fault(self, worker: _Worker, reason: str) -> None:
+        """Count a fault of a worker's device, unless it was the last one's, and give the device up if there were too
+        many."""
+        device = worker.place.device
+        if worker.probed <= self.faulted.get(device, -math.inf) or self._given_up(worker.place):
+            return
+        self.faulted[device] = time.monotonic()
+        self.faults[device] += 1
+        named = devices.called(device)
+        if not self._given_up(worker.place):
+            self._note(f"{named} failed ({reason}). It is tried once more; its training goes to another worker.")
+            return
+        self.free = deque(place for place in self.free if not self._given_up(place))
+        self.last_reason = f"{named} failed {FAULTS} times and was given up ({reason})."
+        self._note(f"{named} failed {FAULTS} times and is given up ({reason}).")
+
+    def _given_up(self, place: Place) -> bool:
+        return self.faults[place.device] >= FAULTS
+
+    def _note(self, text: str) -> None:
+        self.bar.write(f"note: {text}", file=sys.stderr)
 
     def _reported(self, worker: _Worker, outcome: Outcome) -> None:
         """A worker is ready, or done with its training: keep what it has and give it more."""
@@ -300,12 +383,19 @@ class _Run:
         if outcome.kind == "fatal":
             raise NasRetrainError(outcome.message)
         if group is None:
-            self.failed_starts[worker.number] = 0
+            worker.ready = True
+            self.failed_starts[worker.place.number] = 0
         elif outcome.kind == "recorded":
             self._record(group, outcome.records)
+        elif outcome.kind == "memory" and not self.alone:
+            self.short.append(group)
+            self._note(
+                f"{group[0].label}: the memory of {devices.called(worker.place.device)} was too small. It is tried "
+                "once more at the end, when it has a GPU for itself."
+            )
         else:
             self._failed(group, outcome.message)
-        if self.waiting:
+        if self.waiting and not self._given_up(worker.place):
             following = self.waiting.popleft()
             self.begun[following] += 1
             worker.give(following)
@@ -313,6 +403,8 @@ class _Run:
             del self.workers[worker.connection]
             worker.give(None)
             worker.process.join()
+            if not self._given_up(worker.place):
+                self.free.append(worker.place)
 
     def _record(self, group: Group, made: Sequence[RunRecord]) -> None:
         records = [record for record in made if record.key in self.wanted]
@@ -365,32 +457,39 @@ def forget_recorded(groups: Iterable[Sequence[Training]], stored: StoredRuns, se
     """Remove the checkpoints of trainings whose records are stored: a process that was killed between the two left
     them. groups: those still to train, whose checkpoints stay."""
     kept = {checkpoint_path(group, settings) for group in groups}
-    columns = [stored.column(name) for name in ("recipe", "network_class", "seed", "config_hash")]
-    recorded = {"-".join(map(str, row)) for row in zip(*columns, strict=True)}
+    recorded = {RunKey._make(key).label for key in stored.rows}
     for path in (settings.results_dir / "checkpoints").glob("*.pt"):
         named = _CHECKPOINT_NAME.fullmatch(path.name)
         if named and named[1] in recorded and path not in kept:
             path.unlink(missing_ok=True)
 
 
-def _work(connection: Connection, settings: Settings, number: int) -> None:
-    """A worker process: train what comes over the connection until None, a signal to stop, or the parent's end."""
+def _work(connection: Connection, settings: Settings, place: Place) -> None:
+    """A worker process: train what comes over the connection until None, a signal to stop, a fault of the device, or
+    the parent's end."""
     stopping = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     for stop_signal in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(stop_signal, lambda *_: stopping.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with suppress(EOFError, ConnectionError):  # the parent is gone
+            for outcome in _outcomes(connection, settings, place, stopping):
+                connection.send(outcome)
+    except NasRetrainError as error:
+        connection.send(Outcome("fatal", str(error)))
+
+
+def _outcomes(connection: Connection, settings: Settings, place: Place, stopping: threading.Event) -> Iterator[Outcome]:
+    """What a worker reports, up to its end."""
     import torch
 
     from nas_retrain.data import batches
-    from nas_retrain.execution.train import choose_device, prepare_process
 
+    device = torch.device(place.device)
     try:
-        device = choose_device(settings.launcher.device)
-        if device.type == "cuda":
-            device = torch.device("cuda", number % torch.cuda.device_count())
-        prepare_process(device)
+        devices.take(device, place.sharing)
 
         @cache
         def data(*, validated: bool) -> batches.DeviceData:
@@ -398,29 +497,49 @@ def _work(connection: Connection, settings: Settings, number: int) -> None:
             return batches.load(settings.dataset, settings.data_dir, device, kept_back)
 
         data(validated=False)
-        connection.send(Outcome("ready"))
-        while (group := connection.recv()) is not None:
-            connection.send(_train_group(group, settings, data(validated=group[0].validated), stopping.is_set))
-            if stopping.is_set():
-                return
-    except NasRetrainError as error:
-        connection.send(Outcome("fatal", str(error)))
-    except (EOFError, ConnectionError):  # the parent is gone
+    except NasRetrainError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without this worker
+        faulty = devices.blamed(error, device) == "device"
+        yield Outcome("unfit" if faulty else "unable", traceback.format_exc())
         return
+    yield Outcome("ready")
+    while (group := connection.recv()) is not None:
+        try:
+            devices.probe(device)
+        except RuntimeError:
+            yield Outcome("unfit", traceback.format_exc())
+            return
+        outcome = _train_group(group, settings, data, device, stopping)
+        yield outcome
+        if outcome.kind == "faulty" or stopping.is_set():
+            return
 
 
-def _train_group(group: Group, settings: Settings, data: batches.DeviceData, stop: Callable[[], bool]) -> Outcome:
+def _train_group(
+    group: Group,
+    settings: Settings,
+    data: Callable[..., batches.DeviceData],
+    device: torch.device,
+    stopping: threading.Event,
+) -> Outcome:
     from nas_retrain.execution.train import Stopped, train
 
     try:
-        records = train(group, settings, data, checkpoint_path(group, settings), stop)
+        images = data(validated=group[0].validated)
+        records = train(group, settings, images, checkpoint_path(group, settings), stopping.is_set)
     except Stopped:
         return Outcome("stopped")
     except NasRetrainError:
         raise
-    except Exception:  # noqa: BLE001 - one bad training must not end the others
-        return Outcome("failed", traceback.format_exc())
-    return Outcome("recorded", records=tuple(records))
+    except Exception as error:  # noqa: BLE001 - one bad training must not end the others
+        kinds: dict[str, Literal["memory", "faulty", "failed"]] = {"memory": "memory", "device": "faulty"}
+        kind, message = kinds.get(devices.blamed(error, device), "failed"), traceback.format_exc()
+    else:
+        return Outcome("recorded", records=tuple(records))
+    if kind == "memory":
+        devices.empty_cache()  # the error, and with it the training's tensors, is gone by now
+    return Outcome(kind, message)
 
 
 def _end_with_parent() -> None:

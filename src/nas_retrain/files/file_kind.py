@@ -1,4 +1,4 @@
-"""What a file that cannot be read seems to be, and what to do about it, told from its first bytes."""
+"""What a file that cannot be read seems to be, by its first bytes, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _STARTS = {
     b"\xff\xfe": "text in UTF-16, as spreadsheets save it: save it as UTF-8",
     b"\xfe\xff": "text in UTF-16, as spreadsheets save it: save it as UTF-8",
 }
-"""Of files that stand for others, and of text that is not UTF-8."""
+"""How files begin that stand for others, and text that is not UTF-8."""
 
 _FORMATS: dict[bytes, tuple[str, ...]] = {
     b"PAR1": ("a Parquet table: its name should end in .parquet", ".parquet"),
@@ -21,11 +21,11 @@ _FORMATS: dict[bytes, tuple[str, ...]] = {
     b"\x89HDF": ("an HDF5 file, which is not read",),
     b"%PDF": ("a PDF document",),
 }
-"""Of file formats: what it is, and the endings of the names with which it is no surprise."""
+"""How files of a format begin: what the format is, and the endings of file names that go with it."""
 
 
 def seems(path: Path) -> str | None:
-    """A clause for a message, "it seems to be ...", from the first bytes of `path`; None if they tell nothing."""
+    """A clause for a message, "it seems to be ...", from the first bytes of `path`; None if they give no hint."""
     try:
         with path.open("rb") as file:
             start = file.read(1024)

@@ -1,5 +1,6 @@
 """Files and folders that are written under a name of their own before they take their place, and what is left of them
-when their writer is killed. The name tells the writer, so nobody removes what another process is still writing."""
+when their writer is killed. The name says which process writes, so that no other one removes what is
+still being written."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A lock is the system's (flock), which ends with the process that holds it, however it ends. On a file system without
 such locks (Lustre can be mounted so) a file beside the locked one, created exclusively, stands for it. That file stays
-where its process is killed. It tells the host and the process, so that on the same host the next one takes it over.
+where its process is killed. It names the host and the process, so that the next process on that host can take it over.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Lock:
             raise moved(self.file.fileno(), self.path)
 
     def release(self) -> None:
-        """Let others have it."""
+        """Give the lock up."""
         self.file.close()
         if self._marker is not None:
             self._marker.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ def take(path: Path) -> Lock | None:
 
 
 def _flock_alone(file: IO[bytes]) -> bool:
-    """Lock an open file against all others. One who only looks (see `holder`) is waited for."""
+    """Lock an open file against all others. A process that only looks (see `holder`) is waited for."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         with suppress(BlockingIOError):
@@ -124,7 +124,7 @@ def _flock_alone(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_UN)
         if time.monotonic() > end:
             return False
-        time.sleep(random.uniform(0.005, 0.02))  # two who start at once must not stay in step
+        time.sleep(random.uniform(0.005, 0.02))  # two processes that start at once must not stay in step
 
 
 def _marker_of(path: Path) -> Path:
@@ -161,8 +161,8 @@ def _create(marker: Path) -> bool:
 
 
 def _remove_stale(marker: Path) -> bool:
-    """Remove a dead process's marker; tells whether there is none now."""
-    # One at a time: two who find it stale must not remove a third one's new marker.
+    """Remove a dead process's marker; returns whether there is none now."""
+    # One process at a time: two that find it stale must not remove the new marker of a third.
     alone = _takeover_of(marker)
     try:
         if not _is_stale(marker):

@@ -14,15 +14,15 @@ _NAME = re.compile(r"(\d+)-(\d*)-(\d*)@(.+)")
 def this_process() -> str:
     """The name of the process that asks: number, start (in clock ticks since the machine's), number space, host.
 
-    Without /proc, start and number space are left out. The number alone would not do: the system gives it again, and
-    containers on one host count for themselves.
+    Without /proc, start and number space are left out. The number alone is not enough: the system uses numbers
+    again, and each container on a host counts its own.
     """
     host = socket.gethostname().replace("/", "_")
     return f"{os.getpid()}-{_start(os.getpid()) or ''}-{_number_space()}@{host}"
 
 
 def has_ended(name: str) -> bool | None:
-    """Whether the process of that name is gone; None if it cannot be told from here, or `name` is no such name."""
+    """Whether the process of that name has ended; None if that cannot be known here or `name` is not such a name."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None

@@ -100,7 +100,7 @@ def load(file: Readable, path: Path) -> Any:  # noqa: ANN401 - a pickle holds an
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Spare Python the search for circles of containers while many are made, of which none is in a circle."""
+    """Keep Python from searching for reference cycles while many containers are made, none of which is in a cycle."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -111,7 +111,7 @@ def _without_collector() -> Iterator[None]:
 
 
 class _Token:
-    """A name in a pickle. Nothing can be done with it but what `_CALLS` says, and to name the class of an array."""
+    """A name in a pickle. It serves only for the calls in `_CALLS` and as the class of an array."""
 
     __slots__ = ("name",)
 
@@ -166,7 +166,7 @@ _MOST_TUPLE_KEYS = 1000
 
 _LONGEST_INTEGER = 256
 _LONGEST = 1 << 30
-"""Of text or bytes; a damaged length must not have all of a large file read at once."""
+"""The longest text or bytes that are read: with a damaged length, all of a large file would be read at once."""
 
 _BLOCK = 1 << 20
 _MARGIN = 512
@@ -206,7 +206,7 @@ def tensors_refused(path: Path, advice: str) -> Iterator[None]:
 
 
 class Bounded:
-    """What is unpacked from an archive, as long as it is no more than `most` bytes; then ValueError."""
+    """What is unpacked from an archive; raises ValueError once that is more than `most` bytes."""
 
     def __init__(self, file: Readable, most: int) -> None:
         self._file, self._left = file, most
@@ -571,7 +571,7 @@ class Unpickler:
             raise pickle.UnpicklingError("a key has more than 64 bits")
 
     def _add_items(self, items: list[Any]) -> None:
-        if self._pairs and items and type(items[0]) is _Container and type(items[0].value) is tuple:
+        if self._pairs and (self._of_kind(self._stack[-1], Pairs) or (items and self._of_kind(items[0], tuple))):
             self._add_pairs(items)
             return
         new, level = self._dict(items)
@@ -580,7 +580,13 @@ class Unpickler:
             self._check_keys(list(new), already=len(target))
         target.update(new)
 
+    @staticmethod
+    def _of_kind(item: object, kind: type) -> bool:
+        return type(item) is _Container and type(item.value) is kind
+
     def _add_pairs(self, items: list[Any]) -> None:
+        if not items:  # as pickle ends a dict of a round number of items
+            return
         values, level, _ = self._values(items)
         keys = values[::2]
         if len(values) % 2:
@@ -588,7 +594,7 @@ class Unpickler:
         if set(map(type, keys)) != {tuple}:
             raise pickle.UnpicklingError("some keys of a dict are tuples and others are not")
         container = self._stack[-1]
-        if type(container) is _Container and type(container.value) is dict and not container.value:
+        if self._of_kind(container, dict) and not container.value:
             container.value = Pairs([], [])
         target = self._target(Pairs, level)
         target.keys.extend(keys)

@@ -38,7 +38,7 @@ def place(source: Path) -> Path:
 
 
 def read(source: Path, known_by: str, columns: list[str]) -> pd.DataFrame | None:
-    """The copy of a source, if there is one of the source as it is now. A damaged one is told and left out."""
+    """The copy of a source, if there is one of the source as it is now. A damaged copy is reported and not used."""
     path = place(source)
     try:
         if not path.exists():
@@ -56,7 +56,7 @@ def read(source: Path, known_by: str, columns: list[str]) -> pd.DataFrame | None
 
 
 def write(frame: pd.DataFrame, source: Path, known_by: str) -> None:
-    """Keep a copy of what was read from a source; where that cannot be, it is told."""
+    """Keep a copy of what was read from a source; warns if it cannot be written."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: known_by.encode()})
     try:

@@ -147,7 +147,7 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 def require_settable(module: nn.Module, layers: Sequence[str], normalisations: Sequence[str]) -> None:
-    """Refuse parameters that cannot be set, and weights that are elsewhere too, before the first is changed."""
+    """Refuse parameters that cannot be set, and weights that share memory with others, before any is changed."""
     for name in (*layers, *normalisations):
         for kind, parameter in module.get_submodule(name).named_parameters(recurse=False):
             if reason := _unsettable(parameter):

@@ -538,7 +538,7 @@ def _network(traced: list[_Arrow], output: int) -> list[_Arrow]:
         arrows = [arrow for arrow in arrows if arrow.source != output]
     readers = Counter(arrow.source for arrow in arrows)
     merged: dict[int, int] = {}
-    for arrow in sorted(arrows, key=lambda arrow: -arrow.target):  # so that a sum's own fate is known first
+    for arrow in sorted(arrows, key=lambda arrow: -arrow.target):  # whether the sum itself is merged is known by then
         if arrow.kind == "skip" and not arrow.activation and readers[arrow.source] == 1:
             merged[arrow.source] = merged.get(arrow.target, arrow.target)
     arrows = [replace(a, target=merged.get(a.target, a.target)) for a in arrows if a.source not in merged]

@@ -18,7 +18,9 @@ from nas_retrain.benches import registry as spaces
 from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.files.atomic import read_whole, replacing, set_aside
 from nas_retrain.plan.plan import chosen_cells, make_plan
-from nas_retrain.settings import SEARCH, OwnRateSettings, RecipeSettings, Settings
+from nas_retrain.purpose import RateSearch
+from nas_retrain.rate_policy import Fixed, Own
+from nas_retrain.settings import OwnRateSettings, RecipeSettings, Settings
 from nas_retrain.trainings.store import StoredRuns, read_runs
 
 SECTIONS = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
@@ -165,7 +167,7 @@ def recipes_of_other_settings(settings: Settings, stored: StoredRuns) -> list[st
     wanted: dict[str, set[str]] = {}
     for training in made.everything:
         recipe = settings.recipes.get(training.recipe)
-        if not made.searching or training.searched or (recipe and isinstance(recipe.learning_rate, float)):
+        if not made.searching or training.tries_rate or (recipe and isinstance(recipe.rate_policy, Fixed)):
             wanted.setdefault(training.recipe, set()).add(training.config_hash)
     known: dict[str, set[str]] = {}
     for name, config_hash in set(zip(stored.column("recipe"), stored.column("config_hash"), strict=True)):
@@ -178,7 +180,11 @@ def _with_networks_of(stored: StoredRuns, settings: Settings) -> Settings:
     so that records of other cells have others. Own rates are those of the networks that were searched, if any were."""
     recipes, networks = stored.column("recipe"), stored.column("network_class")
     ours = (stored.column("bench") == settings.bench.name) & (networks < spaces.of(settings.bench).size)
-    searches = {name + SEARCH for name, recipe in settings.recipes.items() if recipe.learning_rate == "own"}
+    searches = {
+        RateSearch(name, validated=True).recorded_as
+        for name, recipe in settings.recipes.items()
+        if isinstance(recipe.rate_policy, Own)
+    }
     searched = sorted(
         {network for network, name in zip(networks[ours], recipes[ours], strict=True) if name in searches}
     )

@@ -9,60 +9,22 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
-from nas_retrain.settings import BASE_RATE, SEARCH, GridSettings, Settings, digest
-from nas_retrain.theory.scaling import Initialisation, learning_rate_factor
-from nas_retrain.trainings.store import RunKey, StoredRuns
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training to do, with every choice of the recipe resolved to a number.
-
-    cell: the official index of the network class's representative. learning_rate is None where no path leads from
-    input to output: nothing is trained then. searched: whether that rate is one of a grid's. validated: whether
-    accuracy and loss are measured on validation images instead of the test set (see `OwnRateSettings`). variant: how it
-    differs from the recipe, if it does.
-    """
-
-    bench: str
-    dataset: str
-    recipe: str
-    cell: int
-    arch: str
-    network_class: int
-    seed: int
-    epochs: int
-    learning_rate: float | None
-    initialisation: Initialisation
-    config_hash: str
-    searched: bool = False
-    validated: bool = False
-    variant: str = ""
-
-    @property
-    def key(self) -> RunKey:
-        """What its record will be found by."""
-        return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)
-
-    @property
-    def slot(self) -> str:
-        """Names the training among those of one results folder, whatever base rate a search will find."""
-        which = f"/{self.learning_rate}" if self.searched else f"/{self.variant}" if self.variant else ""
-        return f"{self.recipe}/{self.network_class}/{self.seed}{which}"
-
-    @property
-    def label(self) -> str:
-        """A short name for messages and file names, unique among the trainings of one results folder."""
-        return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
-
+from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
+from nas_retrain.rate_policy import ByRule, Fixed, Grid, Own, Tuned
+from nas_retrain.settings import GridSettings, OwnRateSettings, Settings, digest
+from nas_retrain.theory.rule import Parametrisation
+from nas_retrain.theory.scaling import Initialisation
+from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Slot, Training
 
 _NUMBER = re.compile("[0-9]{1,18}")
 
@@ -95,12 +57,12 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
 def needs_base_rate(settings: Settings) -> bool:
     """Whether some recipe follows the learning-rate rule while no base rate is recorded for the data set."""
     return settings.dataset.base_rate is None and any(
-        recipe.learning_rate == "rule" for recipe in settings.recipes.values()
+        isinstance(recipe.rate_policy, ByRule) for recipe in settings.recipes.values()
     )
 
 
-Rates = Mapping[tuple[str, int], float]
-"""The rates that searches found, by the name under which a search is recorded and the cell that it trained."""
+Rates = Mapping[tuple[RateSearch, int], float]
+"""The rates that searches found, by search and the cell that it trained."""
 
 
 def recipe_trainings(
@@ -110,30 +72,37 @@ def recipe_trainings(
 
     base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
     one. only: leave out other network classes. Members of one network class share one training, named after the
-    class's lowest index. Under conventions by which members of a class are initialised differently, it is split (see
-    `nas_bench_201.training_classes`). Where grids are all that a recipe trains, the base network is trained too,
-    since predictions start from its best rate.
+    class's lowest index. Under conventions by which members of a class are initialised differently, and under rules
+    that decide differently for them, it is split (see `nas_bench_201.training_classes` and `Decisions`). Where grids
+    are all that a recipe trains, the base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []
     space = spaces.of(settings.bench)
     cells = list(chosen_cells(settings))
-    if any(recipe.learning_rate == "grid" for recipe in settings.recipes.values()):
+    if any(isinstance(recipe.rate_policy, Grid) for recipe in settings.recipes.values()):
         cells.append(space.base_cell)
     own = set(_own_classes(settings))
-    of_class = _class_trainings(settings, base_rate, found)
+    decisions = Decisions(settings, chosen_cells(settings))
+    of_class = _class_trainings(settings, base_rate, found, decisions)
     done: set[tuple[str, int]] = set()
     for cell in cells:
         for name, recipe in settings.recipes.items():
-            network_class = space.training_class(cell, recipe.drawn_as)
+            network_class = decisions.training_class(name, cell)
             if (name, network_class) in done or (only is not None and network_class not in only):
                 continue
             done.add((name, network_class))
-            if recipe.learning_rate == "grid":
+            if isinstance(recipe.rate_policy, Grid):
                 trainings += _grid(
-                    settings, name, network_class, settings.base_rate, settings.base_rate.epochs, recipe.drawn_as
+                    settings,
+                    RateGrid(name),
+                    network_class,
+                    settings.base_rate,
+                    settings.base_rate.epochs,
+                    recipe.drawn_as,
+                    decisions.of(name, network_class),
                 )
-            elif recipe.learning_rate != "own" or network_class in own:
-                trainings += of_class(name, network_class)
+            elif not isinstance(recipe.rate_policy, Own) or network_class in own:
+                trainings += of_class(Recipe(name), network_class)
     return trainings
 
 
@@ -146,17 +115,17 @@ def sensitivity_trainings(
     if wanted is None:
         return []
     trainings: list[Training] = []
-    of_class = _class_trainings(settings, base_rate, found)
+    of_class = _class_trainings(settings, base_rate, found, Decisions(settings, chosen_cells(settings)))
     for network_class in _first_classes(settings, wanted.classes):
         if only is not None and network_class not in only:
             continue
         for epochs in wanted.epochs:
             for name in wanted.recipes:
-                trainings += of_class(name, network_class, epochs=epochs)
+                trainings += of_class(Variant(name, epochs=epochs), network_class)
         for factor in wanted.base_rate_factors:
             for name in wanted.recipes:
-                if settings.recipes[name].learning_rate == "rule":
-                    trainings += of_class(name, network_class, factor=factor)
+                if isinstance(settings.recipes[name].rate_policy, ByRule):
+                    trainings += of_class(Variant(name, base_rate_factor=factor), network_class)
     return trainings
 
 
@@ -184,100 +153,122 @@ def identity(
     learning_rate: float | None,
     constants: bool,
     epochs: int | None = None,
+    decided: Parametrisation | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what a recipe's training comes to, save the cell and the seed: its hash is config_hash.
 
     base_rate: of the rule, if the recipe follows it. learning_rate: what a search found, if the recipe searches.
     epochs: in place of training.epochs. constants: see `has_constants`. Version 0.1.0 trained networks without these
     parts, so an entry tells its records of such cells from those of the whole network; all others keep their hash.
+    decided: by the recipe's rule, if it has one. The factor of a rate that is each network's own does not count.
     """
-    recipe, found = settings.recipes[name], settings.identity(name)
-    if base_rate is not None and recipe.learning_rate == "rule":
-        found |= {"base_rate": base_rate}
-    elif not isinstance(recipe.learning_rate, float):
-        found |= {"rate": learning_rate}
+    found = settings.identity(name)
+    match settings.recipes[name].rate_policy:
+        case Fixed():
+            pass
+        case ByRule():
+            found |= {"base_rate": base_rate}
+        case _:
+            found |= {"rate": learning_rate}
     if epochs is not None:
         found["training"] |= {"epochs": epochs}
+    if decided is not None:
+        own = isinstance(settings.recipes[name].rate_policy, Own)
+        found |= {"decided": decided.layers_as_plain() if own else decided.as_plain()}
     return found | _CONSTANTS if constants else found
 
 
 _CONSTANTS = {"constants": True}
 
 
-class _OfClass(Protocol):
-    """A recipe's trainings of one network class, with other epochs and a multiple of its rate where they are given."""
-
-    def __call__(
-        self, name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0
-    ) -> list[Training]: ...
-
-
-def _class_trainings(settings: Settings, base_rate: float | None, found: Rates | None) -> _OfClass:
+def _class_trainings(
+    settings: Settings, base_rate: float | None, found: Rates | None, decisions: Decisions
+) -> Callable[[Recipe | Variant, int], list[Training]]:
     """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
     thousand trainings, most share their hash with all of their recipe."""
     space = spaces.of(settings.bench)
+    policies = {name: recipe.rate_policy for name, recipe in settings.recipes.items()}
     fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
 
     @cache
-    def factor_of(network_class: int, kernel_factor: bool) -> float:
-        return learning_rate_factor(
+    def factor_of(policy: ByRule, network_class: int) -> float:
+        return policy.factor(
             space.graph_at(network_class),
             space.base,
             depth_offset=settings.bench.depth_offset,
-            kernel_factor=kernel_factor,
             base_kernel_size=settings.bench.base_kernel_size,
         )
 
     def learning_rate(name: str, network_class: int) -> float:
-        recipe = settings.recipes[name]
-        if isinstance(recipe.learning_rate, float):
-            return recipe.learning_rate
-        if recipe.learning_rate == "rule":
-            assert base_rate is not None
-            return base_rate * factor_of(network_class, recipe.kernel_factor)
-        if found is None:
-            raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
-        return found[name + SEARCH, space.base_cell if recipe.learning_rate == "tuned" else network_class]
+        decided = decisions.of(name, network_class)
+        decided_factor = 1.0 if decided is None else decided.learning_rate
+        match policies[name]:
+            case Fixed(rate):
+                return rate * decided_factor
+            case ByRule() as policy:
+                assert base_rate is not None
+                return base_rate * (factor_of(policy, network_class) if decided is None else decided_factor)
+            case policy if found is None:
+                raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
+            case Tuned():
+                return found[RateSearch(name), space.base_cell] * decided_factor
+            case _:
+                return found[RateSearch(name, validated=True), network_class]
 
     @cache
     def config_hash(
-        name: str, base_rate: float | None, learning_rate: float | None, constants: bool, epochs: int | None
+        name: str,
+        base_rate: float | None,
+        learning_rate: float | None,
+        constants: bool,
+        epochs: int | None,
+        decided: Parametrisation | None,
     ) -> str:
         return digest(
             identity(
-                settings, name, base_rate=base_rate, learning_rate=learning_rate, constants=constants, epochs=epochs
+                settings,
+                name,
+                base_rate=base_rate,
+                learning_rate=learning_rate,
+                constants=constants,
+                epochs=epochs,
+                decided=decided,
             )
         )
 
-    def of_class(name: str, network_class: int, *, epochs: int | None = None, factor: float = 1.0) -> list[Training]:
-        recipe = settings.recipes[name]
-        if recipe.learning_rate == "rule" and base_rate is None:
+    def of_class(purpose: Recipe | Variant, network_class: int) -> list[Training]:
+        name, policy = purpose.recipe, policies[purpose.recipe]
+        epochs, factor = None, 1.0
+        if isinstance(purpose, Variant):
+            epochs, factor = purpose.epochs, purpose.base_rate_factor
+        if isinstance(policy, ByRule) and base_rate is None:
             raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
         rate = factor * learning_rate(name, network_class) if space.graph_at(network_class).connected else None
         made_with = config_hash(
             name,
-            factor * base_rate if recipe.learning_rate == "rule" and base_rate is not None else None,
-            rate if recipe.learning_rate in ("tuned", "own") else None,
+            factor * base_rate if isinstance(policy, ByRule) and base_rate is not None else None,
+            rate if isinstance(policy, Tuned | Own) else None,
             has_constants(settings, network_class),
             epochs,
+            decisions.of(name, network_class),
         )
         arch = space.arch_at(network_class)
         return [
             Training(
                 bench=settings.bench.name,
                 dataset=settings.dataset.name,
-                recipe=name,
+                purpose=purpose,
                 cell=network_class,
                 arch=arch,
                 network_class=network_class,
                 seed=seed,
                 epochs=epochs or settings.training.epochs,
                 learning_rate=rate,
-                initialisation=recipe.drawn_as,
+                initialisation=settings.recipes[name].drawn_as,
                 config_hash=made_with,
-                variant=f"epochs={epochs}" if epochs else f"base_rate*{factor:g}" if factor != 1 else "",
+                decided=decisions.of(name, network_class),
             )
-            for seed in (fresh_seeds if recipe.learning_rate == "own" else settings.seeds)
+            for seed in (fresh_seeds if isinstance(policy, Own) else settings.seeds)
         ]
 
     return of_class
@@ -289,47 +280,53 @@ def search_trainings(settings: Settings, only: Collection[int] | None = None) ->
     is wanted."""
     base, own = settings.base_rate, settings.own_rate
     base_cell = spaces.of(settings.bench).base_cell
+    decisions = Decisions(settings, chosen_cells(settings))
     trainings = []
     if needs_base_rate(settings):
-        trainings += _grid(settings, BASE_RATE, base_cell, base, base.epochs, base.in_degree)
+        trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree)
     for name, recipe in settings.recipes.items():
-        if recipe.learning_rate == "tuned":
-            trainings += _grid(settings, name + SEARCH, base_cell, base, base.epochs, recipe.drawn_as)
-        if recipe.learning_rate == "own" and own is not None:
+        if isinstance(recipe.rate_policy, Tuned):
+            decided = decisions.of(name, base_cell)
+            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decided)
+        if isinstance(recipe.rate_policy, Own) and own is not None:
+            search = RateSearch(name, validated=True)
             for cell in _own_classes(settings):
                 if only is None or cell in only:
-                    epochs = settings.training.epochs
-                    trainings += _grid(
-                        settings, name + SEARCH, cell, own, epochs, recipe.drawn_as, own.validation_images
-                    )
+                    epochs, decided = settings.training.epochs, decisions.of(name, cell)
+                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decided)
     return trainings
 
 
 def _grid(
     settings: Settings,
-    name: str,
+    purpose: RateSearch | RateGrid,
     cell: int,
     grid: GridSettings,
     epochs: int,
     initialisation: Initialisation,
-    validation_images: int = 0,
+    decided: Parametrisation | None = None,
 ) -> list[Training]:
-    """One network at each rate of a grid with each seed; none for a disconnected cell."""
+    """One network at each rate of a grid with each seed; none for a disconnected cell.
+
+    decided: by the recipe's rule, if it has one; its factor of the learning rate has no part in this.
+    """
     space = spaces.of(settings.bench)
     if not space.graph_at(cell).connected:
         return []
     shared = settings.identity(next(iter(settings.recipes)))
     shared["training"] |= {"epochs": epochs}
-    if validation_images:
-        shared["validation_images"] = validation_images
+    if isinstance(grid, OwnRateSettings):
+        shared["validation_images"] = grid.validation_images
     if has_constants(settings, cell):
         shared |= _CONSTANTS
-    how = {"in_degree" if name == BASE_RATE else "initialisation": initialisation}
+    how: dict[str, Any] = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
+    if decided is not None and (of_layers := decided.layers_as_plain()):
+        how["decided"] = of_layers
     return [
         Training(
             bench=settings.bench.name,
             dataset=settings.dataset.name,
-            recipe=name,
+            purpose=purpose,
             cell=cell,
             arch=space.arch_at(cell),
             network_class=cell,
@@ -338,8 +335,7 @@ def _grid(
             learning_rate=rate,
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
-            searched=True,
-            validated=validation_images > 0,
+            decided=decided,
         )
         for rate in grid.grid
         for seed in grid.seeds
@@ -350,13 +346,13 @@ def _grid(
 class Plan:
     """What the settings ask for and what of it is missing.
 
-    search: the trainings of all searches. found: what those came to that are finished, by the name under which they
-    are recorded and their cell. Trainings that wait for others are planned with a rate of 1, for counting only.
+    search: the trainings of all searches. found: what those came to that are finished, by what they are for and their
+    cell. Trainings that wait for others are planned with a rate of 1, for counting only.
     groups: what to train together so that nothing is missing any more (see `groups_to_train`).
     """
 
     search: list[Training]
-    found: dict[tuple[str, int], GridSearch]
+    found: dict[tuple[RateSearch, int], GridSearch]
     base_rate: float | None
     recipes: list[Training]
     sensitivity: list[Training]
@@ -375,7 +371,7 @@ class Plan:
         return any(training.key in searches for training in self.missing)
 
     @property
-    def done_slots(self) -> set[str]:
+    def done_slots(self) -> set[Slot]:
         """The slots of the trainings that are stored."""
         return {training.slot for training in self.everything} - {training.slot for training in self.missing}
 
@@ -386,13 +382,14 @@ def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | No
     # How many seeds are enough depends on all networks: a part of them is then cut out at the end.
     planned = only if settings.enough_tau is None else None
     search = search_trainings(settings, planned)
-    of_cell: dict[tuple[str, int], list[Training]] = {}
+    of_cell: dict[tuple[RateSearch, int], list[Training]] = {}
     for training in search:
-        of_cell.setdefault((training.recipe, training.cell), []).append(training)
+        assert isinstance(training.purpose, RateSearch)
+        of_cell.setdefault((training.purpose, training.cell), []).append(training)
     outcomes = {which: finished_search(trainings, stored) for which, trainings in of_cell.items()}
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
-    base = next((rate for (name, _), rate in rates.items() if name == BASE_RATE), settings.dataset.base_rate)
+    base = next((rate for (search, _), rate in rates.items() if search == RateSearch(None)), settings.dataset.base_rate)
     recipes = recipe_trainings(settings, base, rates, planned)
     if settings.enough_tau is not None:
         recipes = _deciding_seeds(recipes, stored, settings.enough_tau)
@@ -448,7 +445,7 @@ def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]
             and len(found[-1]) < together
             and training.learning_rate is not None
             and (training.network_class, training.epochs) == (last.network_class, last.epochs)
-            and (training.searched, training.validated) == (last.searched, last.validated)
+            and (training.tries_rate, training.validated) == (last.tries_rate, last.validated)
         ):
             found[-1].append(training)
         else:

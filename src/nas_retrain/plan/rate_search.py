@@ -12,22 +12,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic_core import from_json
 
 from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings.store import StoredRuns
-
-if TYPE_CHECKING:
-    from nas_retrain.plan.plan import Training
+from nas_retrain.trainings.training import Training
 
 
 @dataclass(frozen=True)
 class GridPoint:
     """One rate of the grid and the loss that each seed reached with it, infinite where it diverged: the training loss
-    in nats or, where validation images were kept back, the share of them in percent that was told wrongly."""
+    in nats or, where validation images were kept back, the percentage of them that was misclassified."""
 
     learning_rate: float
     losses: tuple[float, ...]

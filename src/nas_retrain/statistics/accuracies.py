@@ -1,4 +1,4 @@
-"""Accuracies of cells, whoever trained them: one door for published benchmarks and for runs of our own.
+"""Accuracies of cells, from published benchmarks and from runs of our own, read in one way.
 
 Whatever the source, what comes out is one training a row: the cell, which of its trainings it is, and the accuracy in
 percent. A training that a source does not have is absent, never filled in.
@@ -237,7 +237,7 @@ def _published_table(path: Path) -> pd.DataFrame:
 
 
 def _nats_files(folder: Path) -> list[Path]:
-    """The cells' files of a NATS-Bench folder, by name. That some are missing is told."""
+    """The cells' files of a NATS-Bench folder, sorted by name; warns if some are missing."""
     try:
         paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{1,6}\.pickle\.pbz2", path.name))
     except OSError as error:
@@ -267,7 +267,7 @@ def _cell_of(path: Path) -> int:
 
 
 def _cells_to_be(folder: Path) -> set[int]:
-    """The cells that a NATS-Bench folder is to hold: those that its meta file names, or all."""
+    """The cells that a NATS-Bench folder should hold: those that its meta file names, or all."""
     path = folder / "meta.pickle.pbz2"
     try:
         evaluated = _unpacked(path)["evaluated_indexes"] if path.is_file() else None

@@ -1,4 +1,4 @@
-"""What seeds that all networks share do to a comparison of rankings.
+"""How seeds that all networks share affect a comparison of rankings.
 
 A shift of all accuracies moves no rank. But a seed may favour a kind of network, the deep ones say, over others, and
 then the whole ranking leans with it: in the reference on Fashion-MNIST, Kendall's tau between two recipes differs

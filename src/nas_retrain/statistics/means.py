@@ -32,7 +32,8 @@ def mean_interval(values: Floats, classes: Integers, shared: Sequence[Floats] = 
 
     values: (cells,). classes: (cells,); cells of one class share results, so they are counted as one cluster. shared:
     tables (cells, seeds) of the parts of the values whose seeds are shared by all cells, NaN where there is no
-    training; independent of each other. A part whose seeds' luck cannot be told (see `countable`) is not counted.
+    training; independent of each other. A part from which the seeds' luck cannot be estimated (see `countable`) is
+    left out.
     """
     number = len(np.unique(classes))
     if number < FEWEST:
@@ -50,8 +51,8 @@ def mean_interval(values: Floats, classes: Integers, shared: Sequence[Floats] = 
 
 
 def countable(table: Floats) -> bool:
-    """Whether the luck of shared seeds can be told from trainings, (cells, seeds): it takes two seeds, and cells that
-    have them all."""
+    """Whether the luck of shared seeds can be estimated from trainings, (cells, seeds): this takes two seeds,
+    and enough cells that have them all."""
     return table.shape[1] > 1 and int(np.isfinite(table).all(1).sum()) >= FEWEST
 
 

@@ -1,7 +1,7 @@
 """The noise ceiling: how far rankings agree when the networks are merely trained again.
 
 Cells of one network class are the same network, so trainings of one class, be they seeds or members, are replicates,
-and tell how much one training scatters at each level of accuracy. With that, each side's distribution of true
+and show how much one training scatters at each level of accuracy. With that, each side's distribution of true
 accuracies is estimated (the observed one with the noise taken out), and both sides are drawn anew under the null
 hypothesis that they share one true ranking. The tau of such draws is the ceiling; a tau below nearly all of them is
 a change of ranking that training again does not explain.
@@ -32,8 +32,8 @@ GRID = 1000
 """Points of the grid on which a distribution of true accuracies is estimated."""
 
 AGAIN, SHOWN = 50, 300
-"""Of so many draws a side's agreement with its own repetition, and the moves and the selection are taken: these are
-shown only, and not tested against, so that more draws would cost time for nothing."""
+"""How many draws are used for a side's agreement with its own repetition, and for the moves and the selection. These
+are only shown, and nothing is tested against them, so more draws would only cost time."""
 
 SHAPES = 5
 """Polynomials by which a distribution of true accuracies may depart from the first guess, whose spread is right."""
@@ -65,10 +65,10 @@ class NoiseLevel:
 
 
 def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
-    """Estimate the noise from trainings of one class, by the accuracies' own; None where none was trained twice.
+    """Estimate the noise from trainings of one class, by the accuracies' own; None if no class was trained twice.
 
-    Replicates that all agree to the last digit are copies of one result, not trainings, and tell nothing. The cells
-    without a path are left out: they are not trained, so chance is all that they show.
+    Replicates that all agree to the last digit are copies of one result, not trainings, and say nothing about noise.
+    The cells without a path are left out: they are not trained, so chance is all that they show.
     """
     replicates = accuracies.runs[_connected()[accuracies.runs["index"]]]
     classes = np.array(accuracies.classes)[replicates["index"]]
@@ -133,10 +133,10 @@ def _places(rising: Floats, values: Floats) -> Integers:
 def true_accuracies(means: Floats, trainings: Floats, noise: NoiseLevel) -> TrueAccuracies:
     """Take the noise out of the distribution of class means, by maximum likelihood in a smooth family.
 
-    means: (classes,), each the mean of so many `trainings`. The first guess is the distribution of the means, drawn
-    together until its spread is right; its density is multiplied by the exponential of a polynomial in the level, from
-    0 to 1 (Efron, Empirical Bayes deconvolution estimates, Biometrika 2016). So it can be skewed or end abruptly, and
-    stays smooth. No such estimate is right for everything: see `Ceiling.p_values`.
+    means: (classes,), each the mean of so many `trainings`. The first guess is the distribution of the means, shrunk
+    towards its centre until its spread is right; its density is multiplied by the exponential of a polynomial in the
+    level, from 0 to 1 (Efron, Empirical Bayes deconvolution estimates, Biometrika 2016). So it can be skewed or end
+    abruptly, and stays smooth. No such estimate is right for everything: see `Ceiling.p_values`.
     """
     variance = noise.at(means) / trainings
     kept = max(0.0, 1 - float(variance.mean()) / max(float(means.var()), 1e-12)) ** 0.5

@@ -25,9 +25,9 @@ TOP_PERCENTS = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 1)
 LEVEL = 0.95
 
 FEWEST = 8
-"""Network classes that an interval takes. Of fewer, resamples are too few and too alike: where rankings agree well, the
-percentile interval of Kendall's tau holds the truth in 87 % of cases of six, 77 % of five and 33 % of three, where it
-can shrink to a point, but in 95 % of eight (the tests simulate it)."""
+"""The fewest network classes that get an interval. Resamples of fewer are few and alike: where rankings agree well, the
+percentile interval of Kendall's tau covers the truth in 87 % of cases with six classes, 77 % with five and 33 % with
+three, where it can shrink to a point, but in 95 % with eight (the tests simulate it)."""
 
 _BLOCK = 512
 
@@ -95,8 +95,7 @@ def align(*sources: Accuracies) -> tuple[Integers, list[Side]]:
 
 
 def shared_parts(addends: Iterable[tuple[float, Side]]) -> list[Floats]:
-    """The tables of shared seeds that `means.mean_interval` takes, of a sum of sides on the same cells, each with a
-    sign.
+    """The tables of shared seeds, as `means.mean_interval` takes them, of a signed sum of sides on the same cells.
 
     Sides with the same seeds make one table, since they may share draws, and luck that all of them have then falls out
     of a difference; every other set of seeds makes one more.
@@ -271,7 +270,7 @@ def bootstrap_interval(draws: Floats, classes: int) -> tuple[float, float]:
 
 
 def tau_interval(tau: float, draws: Floats, classes: int, excess: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """The interval of a tau from resamples of so many classes, with what `luck` adds."""
+    """The interval of a tau from resamples of so many classes, widened for shared seeds (see `luck`)."""
     ends = bootstrap_interval(draws, classes)
     low, high = luck.widened(tau, ends, draws, classes, excess)
     return max(low, -1.0), min(high, 1.0)
@@ -301,7 +300,7 @@ def agreement(
     overlap and ties.
 
     by: which side's ranking says what the top K percent are. overlap: the share of them that are also among the
-    other side's best as many. ties: the share of pairs among them that are tied on either side.
+    other side's top cells of the same number. ties: the share of pairs among them that are tied on either side.
     """
     sides = (comparison.original, comparison.retrained)
     ranked, other = sides if by == "original" else sides[::-1]

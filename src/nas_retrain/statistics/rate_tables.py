@@ -1,4 +1,4 @@
-"""Tables of trainings at several learning rates, whoever made them: one door for published tables and for our own.
+"""Tables of trainings at several learning rates, published ones and our own, read in one way.
 
 Whatever the source, what comes out are grids of accuracies by network class, rate and seed, one for each budget. Cells
 without a path from input to output are left out: they have no rate.
@@ -19,14 +19,14 @@ from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
-from nas_retrain.settings import SEARCH
+from nas_retrain.purpose import SEARCH
 from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
 from nas_retrain.statistics.rate_grid import RateGrid
 from nas_retrain.statistics.scattered_rates import fitted_grid
 
 MOST_RATES = 100
-"""Of a grid; rates that are more are taken for scattered ones."""
+"""The most rates of a grid; where there are more, they are taken as scattered."""
 
 _COLUMNS = (
     "index or arch, learning_rate, accuracy, and optionally seed, batch_size, weight_decay, epochs, valid_accuracy"
@@ -210,7 +210,9 @@ def _own_records(frame: pd.DataFrame, path: Path, dataset: str) -> RateTable:
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
     recipe = frame["recipe"].astype(str)
     searches = frame[recipe.str.endswith(SEARCH) & (frame["bench"] == "201") & (frame["dataset"] == dataset)]
-    names = sorted(set(searches["recipe"]))
+    networks = searches.groupby("recipe")["cell"].nunique()  # searches for all networks are on the base network alone
+    names = sorted(networks[networks >= FEWEST].index)
+    searches = searches[searches["recipe"].isin(names)]
     if len(names) != 1:
         there = sorted({f"{row.dataset} {row.recipe}" for row in frame[["dataset", "recipe"]].itertuples()})
         raise NasRetrainError(
@@ -325,7 +327,7 @@ def _grids(long: pd.DataFrame, path: Path, *, shared: bool) -> dict[Budget, Rate
         budget = Budget(
             epochs=_whole(found.get("epochs")),
             batch_size=_whole(found.get("batch_size")),
-            weight_decay=None if "weight_decay" not in found else float(found["weight_decay"]),
+            weight_decay=None if "weight_decay" not in found else float(str(found["weight_decay"])),
         )
         grid = _grid(part, path, budget, shared=shared)
         if grid is not None:

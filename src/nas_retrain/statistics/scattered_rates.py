@@ -46,7 +46,7 @@ def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 
     unit = number * PARTS + part
     others = _centred([_effects(trainings[name]) for name in covariates], len(trainings))
     design = np.column_stack([np.ones_like(t), t, t**2, others, others * t[:, None]])
-    shown = np.linspace(*np.quantile(t, [0.02, 0.98]), RATES)
+    shown = np.linspace(float(np.quantile(t, 0.02)), float(np.quantile(t, 0.98)), RATES)
     tables = []
     for which in ("valid", "test"):
         accuracy = trainings[which].to_numpy(dtype=float)
@@ -89,12 +89,11 @@ class _Sums:
 
     @staticmethod
     def of(unit: Integers, t: Floats, residual: Floats, units: int) -> _Sums:
-        def summed(values: Floats) -> Floats:
-            sums: Floats = np.bincount(unit, values, minlength=units)
-            return sums
-
         columns = (np.ones_like(t), t, t * t, residual, t * residual)
-        return _Sums(*map(summed, columns), squares=float(residual @ residual))
+        count, sum_t, sum_tt, sum_r, sum_tr = (np.bincount(unit, column, minlength=units) for column in columns)
+        return _Sums(
+            *(sums.astype(float) for sums in (count, sum_t, sum_tt, sum_r, sum_tr)), float(residual @ residual)
+        )
 
     @property
     def products(self) -> Floats:
@@ -109,7 +108,7 @@ class _Sums:
 
 def _expected(sums: _Sums, spread: Floats, noise: float) -> tuple[Floats, Floats]:
     """The expectation of each unit's height and slope, (units, 2), and their covariance, (units, 2, 2)."""
-    covariance = np.linalg.inv(np.linalg.inv(spread) + sums.products / noise)
+    covariance: Floats = np.linalg.inv(np.linalg.inv(spread) + sums.products / noise).astype(float)
     expected: Floats = np.einsum("uij,uj->ui", covariance, sums.right) / noise
     return expected, covariance
 

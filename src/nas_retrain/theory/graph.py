@@ -47,7 +47,7 @@ class Edge:
 
 
 class Constant(IntEnum):
-    """What a vertex that the input does not reach holds. The largest of a sum's terms tells what the sum is."""
+    """What a vertex that the input does not reach holds. A sum holds the largest of what its terms hold."""
 
     ZERO = 0
     UNIFORM = 1
@@ -79,7 +79,7 @@ class CellGraph:
     def live(self) -> CellGraph:
         """The same vertices with only the edges that lie on some path from input to output."""
         from_input = {0}
-        for edge in sorted(self.edges):  # by source: when an edge is reached, its source's fate is decided
+        for edge in sorted(self.edges):  # by source, so after all edges into the source
             if edge.source in from_input:
                 from_input.add(edge.target)
         to_output = {self.vertices - 1}
@@ -111,7 +111,7 @@ class CellGraph:
 
     @cached_property
     def constants(self) -> tuple[Edge, ...]:
-        """The edges that bring to the output what is the same for every input and not zero, by their sources.
+        """The edges that carry a constant (the same for every input, and not zero) to the output, by their sources.
 
         They start from biases: a normalised layer (ReLU, convolution, BatchNorm) of zeros puts out its BatchNorm's
         bias, and so does one with a 1x1 kernel of any uniform constant, which BatchNorm subtracts as the mean that it
@@ -124,7 +124,7 @@ class CellGraph:
         derivative of ReLU at 0 is 0, so that the running mean is exactly that constant. (From standard normal biases,
         logits of up to 0.8 in evaluation differed by up to 0.2 after five steps, in networks of 2 channels.)
 
-        None in an unconnected cell, whose output is not worth training.
+        A disconnected cell has none, since it is not trained.
         """
         if not self.connected:
             return ()
@@ -154,7 +154,7 @@ class CellGraph:
     def _unreached(self) -> dict[int, Constant]:
         """What each vertex holds to which no path leads from the input."""
         held = dict.fromkeys(range(1, self.vertices), Constant.ZERO)
-        for edge in sorted(self.edges):  # by source: when an edge is reached, what its source holds is decided
+        for edge in sorted(self.edges):  # by source, so after all edges into the source
             if edge.target not in held:
                 continue
             if edge.source in held:
@@ -200,7 +200,7 @@ class CellGraph:
     def path_depths(self, offset: int = 1) -> Counter[int]:
         """How many input-to-output paths have each depth L_p = offset + layers on the path (paper eq. 8).
 
-        The offset counts the weighted layers that every path shares outside the cell. An unconnected cell has no
+        The offset counts the weighted layers that every path shares outside the cell. A disconnected cell has no
         path, hence an empty counter. The work grows with vertices times depth, not with the number of paths.
         """
         depths: list[Counter[int]] = [Counter() for _ in range(self.vertices)]
@@ -223,7 +223,7 @@ class CellGraph:
         Edges without effect vanish, skips are contracted, sums are multisets and pooling is a function of its input.
         Every layer and every bias keeps its identity: a layer that is read twice is one set of weights, unlike two
         layers with equal inputs. They are named c0, c1, ... so that the formula does not depend on how the cell was
-        written; an unconnected cell has the formula "0".
+        written; a disconnected cell has the formula "0".
         """
         if not self.connected:
             return "0"
@@ -269,6 +269,6 @@ class CellGraph:
 
 
 def lowest_member(keys: Iterable[str]) -> list[int]:
-    """For each position the first position with the same key: class numbers that name their representative."""
+    """For each position the first position with the same key, so that a class is named by its first member."""
     first: dict[str, int] = {}
     return [first.setdefault(key, position) for position, key in enumerate(keys)]

@@ -98,7 +98,7 @@ class Rates:
     all vectors together; 1 for what is left out."""
 
     learning_rate: float = 1.0
-    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict)
+    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,23 @@ class Parametrisation:
     """
 
     learning_rate: float = 1.0
-    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict)
-    variances: Mapping[Layer, float] = field(default_factory=dict)
-    multipliers: Mapping[Edge, float] = field(default_factory=dict)
+    layer_rates: Mapping[Layer | Vectors, float] = field(default_factory=dict, hash=False)
+    variances: Mapping[Layer, float] = field(default_factory=dict, hash=False)
+    multipliers: Mapping[Edge, float] = field(default_factory=dict, hash=False)
     adam: Rates | None = None
 
     @property
     def uniform(self) -> bool:
-        """Whether it says no more than a factor of the learning rate."""
-        return not (self.variances or self.multipliers or any(rate != 1 for rate in self.layer_rates.values()))
+        """Whether all parameters have one rate and no layer is multiplied."""
+        return all(factor == 1 for factor in (*self.layer_rates.values(), *self.multipliers.values()))
 
     def as_plain(self) -> dict[str, Any]:
         """What it decides for gradient descent as text and numbers, sorted: equal for equal decisions."""
-        found: dict[str, Any] = {"learning_rate": self.learning_rate}
+        return {"learning_rate": self.learning_rate} | self.layers_as_plain()
+
+    def layers_as_plain(self) -> dict[str, Any]:
+        """The same without the factor of the learning rate."""
+        found: dict[str, Any] = {}
         for name in ("layer_rates", "variances", "multipliers"):
             if decided := getattr(self, name):
                 found[name] = dict(sorted((layer_name(layer), value) for layer, value in decided.items()))
@@ -147,7 +151,7 @@ class Rule:
 
     name: str
     function: Callable[..., Parametrisation] = field(compare=False)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def decide(self, graph: CellGraph, size: NetworkSize, cell: str) -> Parametrisation:
         """What the rule decides for a network.

@@ -23,9 +23,9 @@ InDegree = Literal["source", "target", "released"]
 Activation = Literal["relu", "gelu"]
 
 Initialisation = Literal["stock", "he", "mup", "source", "target", "released"]
-"""How weights are drawn: as PyTorch does; He's normal distribution throughout; the same with the readout's deviation,
-not its variance, going as 1 / width (muP, and what the paper's rules take for granted); the paper's, which is muP's
-with variances over an in-degree."""
+"""How weights are drawn. "stock": as PyTorch does. "he": from He's normal distribution. "mup": likewise, but the
+readout's standard deviation, rather than its variance, falls as 1 / width, which the paper's rules assume. "source",
+"target" and "released": as "mup", with variances divided by that in-degree."""
 
 HE_GAIN_SQUARED = 2.0
 """E[relu(z)^2] = E[z^2] / 2 for symmetric z, so a variance of 2 / fan-in keeps the signal's scale (He et al. 2015)."""
@@ -34,7 +34,8 @@ GAIN_SQUARED: dict[Activation, float] = {
     "relu": HE_GAIN_SQUARED,
     "gelu": 1 / (1 / 3 + 1 / (2 * math.sqrt(3) * math.pi)),
 }
-"""1 / E[activation(z)^2] for a standard normal z (GELU's by Stein's lemma; it keeps the scale only while that is 1)."""
+"""1 / E[activation(z)^2] for a standard normal z (GELU's by Stein's lemma; it keeps the scale only where z has unit
+variance)."""
 
 
 BASE = CellGraph(2, (Edge(0, 1, Operation("skip")),))
@@ -101,7 +102,7 @@ def learning_rate_factor(
     kernel_factor: bool = False,
     base_kernel_size: float = 3.0,
 ) -> float:
-    """The maximal learning rate over the base network's (paper eq. 8, with `kernel_factor` eq. 9).
+    """The maximal learning rate as a multiple of the base network's (paper eq. 8, with `kernel_factor` eq. 9).
 
     factor = [sum_p L_p^3 / sum_base L_p^3]^(-1/2) * q_base / q, where p runs over all input-to-output paths, L_p is
     `depth_offset` plus the layers on the path, and q is the mean kernel size of the live layers. Cells without

@@ -49,3 +49,11 @@ def _failure(line: bytes) -> tuple[RunKey, str] | None:
     if any(type(part) is not kind for part, kind in zip(key, kinds, strict=True)):
         return None
     return RunKey(*key), error
+
+
+def first_line(trace: str) -> str:
+    """What a traceback, or another message, says first of the error itself; torch appends hints on how to debug."""
+    lines = trace.strip().splitlines() or [""]
+    last_call = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=-1)
+    after = lines[last_call + 1 :] if last_call >= 0 else lines
+    return next((line.strip() for line in after if not line.startswith(" ")), lines[-1].strip())

@@ -48,6 +48,11 @@ class RunKey(NamedTuple):
     seed: int
     config_hash: str
 
+    @property
+    def label(self) -> str:
+        """A short name for messages and file names, unique among the trainings of one results folder."""
+        return f"{self.recipe}-{self.network_class}-{self.seed}-{self.config_hash}"
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -148,7 +148,7 @@ def test_of_few_cells_no_interval_is_told(make_settings: MakeSettings, cells: in
     found = tables.find(*two_trainings(5, cells=cells), make_settings(*FEW).analysis)
     told = " ".join(report.statements(found))
     assert "nan" not in told
-    assert f"Over {cells} cells" in told
+    assert f"({cells} cells)" in told
     assert told.count("[no interval: it takes 8 network classes]") == 3  # tau, beyond the ceiling, and the gain
     assert "deciles" not in told
     assert found.ranking_change["tau_low"].isna().all()

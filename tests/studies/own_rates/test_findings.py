@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.purpose import Recipe, Variant
 from nas_retrain.settings import Settings
 from nas_retrain.studies.own_rates import by_rate, sensitivity
 from nas_retrain.studies.own_rates import findings as own_rates
@@ -65,7 +66,7 @@ class World:
         for seed in seeds:
             noisy = self.true(log_rates) + self.random.normal(0, NOISE, CELLS)
             rates = np.broadcast_to(2.0 ** np.asarray(log_rates), CELLS)
-            parts.append(pd.DataFrame({"cell": self.cells, "recipe": recipe, "seed": seed, "variant": "",
+            parts.append(pd.DataFrame({"cell": self.cells, "recipe": recipe, "seed": seed, "purpose": Recipe(recipe),
                                        "learning_rate": rates, "test_accuracy": noisy, "gradient_norm": 1.0,
                                        "relative_gradient": self.random.random(CELLS), "in_degree": None}))  # fmt: skip
         return pd.concat(parts)
@@ -139,10 +140,10 @@ def test_sensitivity_is_the_difference_of_the_planted_means(settings: Settings) 
     parts = [world.records(name, rates[name], (1, 2)) for name in ("benchmark", "architecture_aware")]
     for factor in (0.5, 2.0):
         varied = world.records("architecture_aware", rates["architecture_aware"] + np.log2(factor), (1, 2))
-        parts.append(varied.assign(variant=f"base_rate*{factor:g}"))
+        parts.append(varied.assign(purpose=Variant("architecture_aware", base_rate_factor=factor)))
     for name in ("benchmark", "architecture_aware"):
         longer = world.records(name, rates[name], (1, 2))
-        parts.append(longer.assign(variant="epochs=16", test_accuracy=longer["test_accuracy"] + 1.0))
+        parts.append(longer.assign(purpose=Variant(name, epochs=16), test_accuracy=longer["test_accuracy"] + 1.0))
     frame = pd.concat(parts, ignore_index=True)
     found = sensitivity.compare_variants(frame, ["benchmark", "architecture_aware"], 8, settings.analysis)
     assert [tuple(row) for row in found[["varied", "value"]].to_numpy()] == [

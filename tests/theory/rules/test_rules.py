@@ -121,7 +121,7 @@ def test_mup() -> None:
     assert found.layer_rates == {"first": 0.5, "vectors": 0.5, "readout": 2.0}
     assert found.variances == {A: 2.0, C: 2.0, "first": 2.0, "readout": 4 / 32}
     assert found.adam == Rates(layer_rates={A: 2.0, C: 2.0, "readout": 2.0})
-    assert decided("mup", base_width=32).uniform is False
+    assert decided("mup", base_width=64).uniform is False
     assert set(decided("mup", base_width=32).layer_rates.values()) == {1.0}
     assert decided("mup", size=STACKED).adam == Rates(
         layer_rates=dict.fromkeys((A, C, "reduction_first", "reduction_second", "reduction_shortcut", "readout"), 8.0)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
 
 Kind = Literal["mlp", "cnn"]
@@ -66,6 +68,14 @@ class Network(nn.Module):
         """The edges that the parameters of `layers` belong to, in their order."""
         return [edge for edge in self.edges if edge.operation.kind == "layer"]
 
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to."""
+        of_layers: list[tuple[Layer, nn.Parameter]] = [("first", self.first), ("readout", self.readout)]
+        of_layers += zip(self.layer_edges, self.layers, strict=True)
+        found = {weight: [Block(len(weight) // self.members, layer, last=True)] for layer, weight in of_layers}
+        return [found[parameter] for parameter in self.parameters()]
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, size, size) to logits (batch, members x classes)."""
         last = self.activate(cast("Tensor", self.pre_activations(images)[-1]))
@@ -78,6 +88,7 @@ class Network(nn.Module):
 
         Of shape (batch, members x channels, size, size) in "cnn" and (members, batch, channels) in "mlp".
         """
+        images = images.to(self.first.dtype)  # every layer is computed in the precision of the weights
         if self.kind == "mlp":
             images = images.reshape(len(images), self.members, -1).transpose(0, 1)
         values: list[Tensor | None] = [self._layer(images, self.first)] + [None] * (self.graph.vertices - 1)

@@ -100,6 +100,10 @@ class DagSpace:
         nearest = min(range(len(self.kernel_sizes)), key=lambda place: abs(self.kernel_sizes[place] - 3))
         return int(3 ** (self.vertices - 2)) * len(self.kernel_sizes) + nearest
 
+    def members(self, network_class: int) -> tuple[int, ...]:
+        """The network alone, as `training_class` has it."""
+        return (network_class,)
+
     def training_class(self, index: int, _initialisation: Initialisation) -> int:
         """The network whose training stands for this one's: itself, since so large a space is only ever sampled."""
         self.arch_at(index)

@@ -228,10 +228,10 @@ class _Keys:
             if not set(map(type, column)) <= ({int, float} if part == "learning rate" else {int}):
                 raise self._error(f"a {part} among the keys is no number")
         values = [_floats(column) for column in columns]
-        for part, column in zip(self._parts, values, strict=True):
-            if not (np.isfinite(column) & (column >= (0 if part == "seed" else 1e-12)) & (column < 2.0**53)).all():
+        for part, numbers in zip(self._parts, values, strict=True):
+            if not (np.isfinite(numbers) & (numbers >= (0 if part == "seed" else 1e-12)) & (numbers < 2.0**53)).all():
                 raise self._error(f"a {part} among the keys is negative, none or not finite")
-            if len(np.unique(column)) > 1000:
+            if len(np.unique(numbers)) > 1000:
                 raise self._error(f"its keys have more than 1,000 different values of {part}")
         return values
 

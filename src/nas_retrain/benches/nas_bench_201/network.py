@@ -21,14 +21,16 @@ buffer is then the members' stacked along its first dimension.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.theory.graph import CellGraph, Edge
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import (
     HE_GAIN_SQUARED,
     REDUCTION_DEGREES,
@@ -73,7 +75,8 @@ class Vertex(nn.Module):
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             rectified = functional.relu(value, inplace=ours and not sent)
-            for group, convolution, norm in self._layers():
+            rectified = rectified.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
+            for group, convolution, norm in self.layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
                     continue
@@ -85,7 +88,8 @@ class Vertex(nn.Module):
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
         return sent
 
-    def _layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
+    def layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
+        """The edges that are one convolution, that convolution, and the BatchNorm after it, if there is one."""
         for group, convolution, norm in zip(self.joined, self.convolutions, self.norms, strict=True):
             yield group, cast("nn.Conv2d", convolution), norm
 
@@ -103,7 +107,7 @@ class Vertex(nn.Module):
                 state = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
                 mean, variance, scale, shift = (cast("Tensor", tensor).chunk(len(group))[place] for tensor in state)
                 value = functional.batch_norm(
-                    value, mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
+                    value.to(scale.dtype), mean, variance, scale, shift, norm.training, norm.momentum or 0.0, norm.eps
                 )
             sent.append((edge.target, value, True))
         return sent
@@ -136,7 +140,7 @@ class Constants(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(members * channels) for _ in self.layer_edges)
+        self.norms = nn.ModuleList(_BatchNorm(members * channels) for _ in self.layer_edges)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """What they come to at each vertex, for the cell's input of shape (batch, channels, height, width).
@@ -264,21 +268,78 @@ class Network(nn.Module):
         self.last_norm = _normalisation(members * channels, normalised=normalised)
         self.readout = nn.Linear(channels, members * classes)
 
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to."""
+        found: dict[nn.Parameter, list[Block]] = {}
+
+        def add(module: nn.Module, norm: nn.Module | None, layers: Sequence[Layer | None]) -> None:
+            """A convolution or readout whose rows are those of some layers, and the BatchNorm after it."""
+            normalised = isinstance(norm, nn.BatchNorm2d)
+            for of, parameter in [(module, each) for each in module.parameters()] + [
+                (norm, each) for each in (norm.parameters() if norm is not None else ())
+            ]:
+                rows = len(parameter) // self.members // len(layers)
+                last = of is norm or not normalised
+                found[parameter] = [Block(rows, layer, vector=parameter.ndim == 1, last=last) for layer in layers]
+
+        add(self.stem, self.stem_norm, ["first"])
+        for block in self.blocks:
+            if isinstance(block, Reduction):
+                add(block.first, block.first_norm, ["reduction_first"])
+                add(block.second, block.second_norm, ["reduction_second"])
+                add(block.shortcut, None, ["reduction_shortcut"])
+                continue
+            cell = cast("Cell", block)
+            for vertex in cell.vertices:
+                for group, convolution, norm in cast("Vertex", vertex).layers():
+                    add(convolution, norm, group)
+            if cell.constants is not None:
+                for edge, bias in zip(cell.constants.bias_edges, cell.constants.biases, strict=True):
+                    found[bias] = [Block(len(bias) // self.members, edge, vector=True, last=True)]
+                of_layers = zip(cell.constants.convolutions, cell.constants.norms, strict=True)
+                for edge, (of_images, its_norm) in zip(cell.constants.layer_edges, of_layers, strict=True):
+                    add(of_images, its_norm, [edge])
+        add(self.last_norm, None, [None])
+        add(self.readout, None, ["readout"])
+        return [found[parameter] for parameter in self.parameters()]
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
         features = self.blocks(self.stem_norm(self.stem(images)))
         pooled = functional.relu(self.last_norm(features)).mean((2, 3))
+        weight, bias = self.readout.weight, self.readout.bias
+        pooled = pooled.to(weight.dtype)
         if self.members == 1:
-            return cast("Tensor", self.readout(pooled))
+            return functional.linear(pooled, weight, bias.to(weight.dtype))
         by_member = pooled.view(len(pooled), self.members, -1)
-        weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
+        weight = weight.view(self.members, -1, self.readout.in_features)
         logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
-        return logits.flatten(1) + self.readout.bias
+        return logits.flatten(1) + bias
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution in the precision of its weights, whatever its input's is."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """BatchNorm in the precision of its parameters, whatever its input's is. It does not count batches: nothing reads
+    the counter where running statistics have a momentum, and each is a kernel a step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.to(self.weight.dtype))
 
 
 def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias for each member, that keeps the image's size but for its stride."""
-    return nn.Conv2d(
+    return _Convolution(
         members * channels,
         members * outputs,
         kernel_size,
@@ -290,7 +351,7 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
 
 
 def _normalisation(channels: int, *, normalised: bool) -> nn.Module:
-    return nn.BatchNorm2d(channels) if normalised else nn.Identity()
+    return _BatchNorm(channels) if normalised else nn.Identity()
 
 
 def _pool(value: Tensor) -> Tensor:

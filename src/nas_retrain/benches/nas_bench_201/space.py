@@ -145,6 +145,14 @@ def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
     return tuple(lowest_member(_initialised_formula(parse(arch), in_degree) for arch in cells()))
 
 
+@cache
+def _members() -> dict[int, tuple[int, ...]]:
+    members: dict[int, list[int]] = {}
+    for cell, network_class in enumerate(network_classes()):
+        members.setdefault(network_class, []).append(cell)
+    return {network_class: tuple(cells) for network_class, cells in members.items()}
+
+
 @dataclass(frozen=True)
 class NasBench201:
     """The benchmark as the pipeline sees any search space (`spaces.Space`)."""
@@ -164,6 +172,10 @@ class NasBench201:
     def graph_at(self, index: int) -> CellGraph:
         """See `graph_at`."""
         return graph_at(index)
+
+    def members(self, network_class: int) -> tuple[int, ...]:
+        """The cells of a network class, in order."""
+        return _members()[network_class]
 
     def training_class(self, index: int, initialisation: Initialisation) -> int:
         """See `training_classes`."""

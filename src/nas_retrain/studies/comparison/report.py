@@ -169,7 +169,7 @@ def statements(findings: Findings) -> list[str]:
     original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
     overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
     tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
-    found = [f"Over {overall['cells']:,.0f} cells the two rankings agree with Kendall's tau = {tau}."]
+    found = [f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."]
     if findings.ceiling is None:
         found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.rate_policy import Own
 from nas_retrain.settings import Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics.accuracies import Accuracies
@@ -70,7 +71,8 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
     if not others:
         return []
     main = settings.analysis.recipe if settings.analysis.recipe in others else others[0]
-    whole = [name for name in others if settings.recipes[name].learning_rate != "own"]  # which has some classes only
+    # A recipe of own rates has some of the classes only.
+    whole = [name for name in others if not isinstance(settings.recipes[name].rate_policy, Own)]
     attribution = tables.attribution({name: arms[name] for name in (control, *whole)}, control)
     folders = []
     for name in others:

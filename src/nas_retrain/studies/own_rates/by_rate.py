@@ -258,7 +258,12 @@ def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
 
 
 def permuted_gains(
-    grid: RateGrid, factors: Mapping[str, Floats], classes: pd.DataFrame, seed: int, permutations: int
+    grid: RateGrid,
+    factors: Mapping[str, Floats],
+    classes: pd.DataFrame,
+    drawn: NDArray[np.int64],
+    seed: int,
+    permutations: int,
 ) -> pd.DataFrame:
     """A row a rule: what its factors of the learning rate gain over one rate, with one scalar tuned, beside the same
     factors shuffled between classes.
@@ -266,7 +271,8 @@ def permuted_gains(
     rate = scalar x factor, the scalar fitted by validation accuracy on one half of the classes and judged by test
     accuracy on the other, both ways, as the one rate is. permuted_gain: the mean over permutations, each with scalars
     of its own, and 95 % of them; p_value: how often shuffled factors gain as much, p_holm adjusted for the number of
-    rules. factors: (classes,) by rule. rho: the rank correlation of a rule's factors with the own rates.
+    rules. rho: the rank correlation of a rule's factors with the own rates. factors: (classes,) by rule. drawn:
+    resamples of the classes, (draws, classes).
     """
     halves = halves_of(len(grid), seed)
     x = np.log2(grid.rates)
@@ -306,8 +312,9 @@ def permuted_gains(
         null = np.array([gain_of(generator.permutation(kind)).mean() for _ in range(permutations)])
         gain = gain_of(kind)
         low, high = np.quantile(null, [0.025, 0.975])
+        rho_low, rho_high = bootstrap_interval(rank_correlation(factor[drawn], own[drawn]), len(grid))
         rows.append(
-            {"rule": name, "rho": float(rank_correlation(np.log2(factor), own))}
+            {"rule": name, "rho": float(rank_correlation(factor, own)), "rho_low": rho_low, "rho_high": rho_high}
             | gained(grid, gain)
             | {"permuted_gain": float(null.mean()), "permuted_low": float(low), "permuted_high": float(high)}
             | {"p_value": (1 + int((null >= gain.mean() - 1e-12).sum())) / (1 + permutations)}

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nas_retrain.benches.registry import Space
-from nas_retrain.settings import SEARCH, AnalysisSettings, Settings
+from nas_retrain.purpose import RateSearch
+from nas_retrain.rate_policy import Own
+from nas_retrain.settings import AnalysisSettings, Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import luck
 from nas_retrain.statistics.accuracies import Accuracies
@@ -81,7 +83,7 @@ class OwnRates:
 
 def own_recipe(settings: Settings) -> str | None:
     """The recipe with a rate for each network; None if there is none."""
-    return next((name for name, recipe in settings.recipes.items() if recipe.learning_rate == "own"), None)
+    return next((name for name, recipe in settings.recipes.items() if isinstance(recipe.rate_policy, Own)), None)
 
 
 def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> OwnRates:
@@ -94,7 +96,8 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> Ow
     cells = set(frame.loc[frame["recipe"] == own, "cell"])
     shared = frame[frame["cell"].isin(cells)].groupby("recipe")["cell"].nunique()
     others = [name for name in settings.recipes if name != own and shared.get(name, 0) > 1]
-    grid = _validation_accuracies(frame[frame["recipe"] == own + SEARCH], 100 / settings.dataset.classes)
+    search = frame[frame["recipe"] == RateSearch(own, validated=True).recorded_as]
+    grid = _validation_accuracies(search, 100 / settings.dataset.classes)
     classes = by_rate.describe_classes(grid, settings, space)
     measured = frame[frame["recipe"] == chosen.control].groupby("cell")[["gradient_norm", "relative_gradient"]].mean()
     classes[list(MEASURED)] = measured.reindex(grid.cells).to_numpy()

@@ -36,8 +36,8 @@ def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings,
     tables = found.tables() | ({} if sensitivity is None else {"sensitivity": sensitivity})
     write_tables(tables, folder)
     with rc_context(STYLE):
-        save(_whose_ranking(found), folder / "figures", "whose_ranking")
-        save(_explained(found), folder / "figures", "own_rates")
+        save(figure_of_rankings(found), folder / "figures", "whose_ranking")
+        save(figure_of_explained(found), folder / "figures", "own_rates")
         if sensitivity is not None:
             save(_sensitivity(sensitivity), folder / "figures", "sensitivity")
     path = folder / "report.md"
@@ -49,7 +49,9 @@ def write(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings,
 def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
     """What the numbers show, in plain sentences."""
     said = [_ranked(found, percent) for percent in found.rankings["top_percent"].unique()]
-    said += [*_headroom(found), _gradients(found)]
+    said += _headroom(found)
+    if "relative_gradient" in found.regret:
+        said.append(_gradients(found))
     paper = _row(found.explained, "quantity", PAPERS)
     said.append(
         f"The paper's rule orders the networks' own best rates with Spearman's {_with_interval(paper, 'own_rate')}, "
@@ -101,7 +103,7 @@ def _headroom(found: OwnRates) -> list[str]:
     return [
         f"At its own best rate a network has, in points of test accuracy, more than with {costs}.",
         f"Over the best one rate of the grid for all ({best['learning_rate']:g}) own rates gain "
-        f"{_with_interval(own, 'gain', '+.2f')} points of validation accuracy, chosen by some seeds and judged by the "
+        f"{_with_interval(own, 'gain', '+.2f')} points of {found.judged_by}, chosen by some seeds and judged by the "
         f"others, and {_with_interval(hindsight, 'gain', '+.2f')} in hindsight: between these lies what the best rule "
         "could gain.",
     ]
@@ -217,7 +219,8 @@ def _of_seeds(settings: Settings) -> str:
     )
 
 
-def _whose_ranking(found: OwnRates) -> Figure:
+def figure_of_rankings(found: OwnRates) -> Figure:
+    """Tau with the ranking at own rates, points lost, and accuracy by rate."""
     figure = Figure(figsize=(11.0, 3.4), layout="constrained")
     tau, regret, curves = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
     _draw_taus(tau, found)
@@ -284,7 +287,8 @@ def _draw_curves(axes: Axes, found: OwnRates) -> None:
     axes.legend()
 
 
-def _explained(found: OwnRates) -> Figure:
+def figure_of_explained(found: OwnRates) -> Figure:
+    """What own rates go with, and what rules gain."""
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     correlations, gains = figure.subplots(1, 2)
     table = found.explained

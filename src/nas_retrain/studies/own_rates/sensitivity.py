@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
+from nas_retrain.purpose import Purpose, Recipe, Variant
 from nas_retrain.settings import AnalysisSettings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics.means import mean_interval
@@ -33,10 +36,10 @@ def compare_variants(
     Kendall's tau between the two rankings, each with its 95 % interval over network classes (which count shared seeds,
     see `means` and `luck`), and tau's noise ceiling.
 
-    frame: records with the columns of `RunRecord` and `variant` (see `plan.Training`), "" for the recipes themselves,
-    of which only the classes that have variants count. epochs: of the recipes themselves.
+    frame: records with the columns of `RunRecord` and `purpose` (see `Training`). Of the recipes themselves, only the
+    classes that have variants count. epochs: of the recipes themselves.
     """
-    classes = set(frame.loc[frame["variant"] != "", "cell"])
+    classes = set(frame.loc[[isinstance(purpose, Variant) for purpose in frame["purpose"]], "cell"])
     frame = frame[frame["cell"].isin(classes)]
     rows = []
     for what, value, recipe, control, varied, fixed in _pairs(frame, recipes, epochs):
@@ -88,18 +91,17 @@ def _pairs(
 ) -> Iterator[tuple[str, float, str, str, pd.DataFrame, pd.DataFrame]]:
     """What is varied, its value, recipe and control, and the records of each. A budget is varied on both sides, the
     base rate on the recipe's only."""
-    found = {(str(name), str(variant)): part for (name, variant), part in frame.groupby(["recipe", "variant"])}
+    found = {cast("Purpose", purpose): part for purpose, part in frame.groupby("purpose", sort=False)}
     for control, recipe in itertools.combinations(recipes, 2):
-        for what, prefix, unvaried in ((EPOCHS, "epochs=", epochs), (BASE_RATE_FACTOR, "base_rate*", 1)):
-            variants = {
-                float(variant.removeprefix(prefix)): variant
-                for name, variant in found
-                if name == recipe and variant.startswith(prefix)
-            }
+        ours = [purpose for purpose in found if isinstance(purpose, Variant) and purpose.recipe == recipe]
+        budgets = {float(variant.epochs): variant for variant in ours if variant.epochs}
+        factors = {variant.base_rate_factor: variant for variant in ours if not variant.epochs}
+        for what, variants, unvaried in ((EPOCHS, budgets, epochs), (BASE_RATE_FACTOR, factors, 1)):
             if not variants:
                 continue
-            for value, variant in sorted((variants | {float(unvaried): ""}).items()):
-                fixed = found.get((control, variant if what == EPOCHS else ""))
-                varied = found.get((recipe, variant))
+            values: dict[float, Recipe | Variant] = {**variants, float(unvaried): Recipe(recipe)}
+            for value, purpose in sorted(values.items(), key=lambda item: item[0]):
+                fixed = found.get(replace(purpose, recipe=control) if what == EPOCHS else Recipe(control))
+                varied = found.get(purpose)
                 if fixed is not None and varied is not None:
                     yield what, value, recipe, control, varied, fixed

@@ -8,12 +8,14 @@ these. So neither the choice nor a shared training counts as agreement, as far a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from nas_retrain.benches import registry
+from nas_retrain.benches.nas_bench_201.space import STAGES
 from nas_retrain.benches.registry import Space
 from nas_retrain.settings import AnalysisSettings, RateTableSettings, Settings
 from nas_retrain.statistics.accuracies import Accuracies
@@ -25,10 +27,11 @@ from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates import by_rate
 from nas_retrain.studies.own_rates.by_rate import OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates, rankings, regret
-from nas_retrain.theory.graph import CellGraph
-from nas_retrain.theory.scaling import learning_rate_factor
+from nas_retrain.theory.rule import NetworkSize, find
 
-WITH_KERNELS = "paper's rule with kernels"
+_PAPER = "paper"
+"""The name by which the paper's rule is found."""
+
 _NAMED = ("recipe", "top_percent")
 
 
@@ -60,17 +63,27 @@ class TableFindings:
         return self.found.tables() | {"permuted": self.permuted, "budgets": self.budgets}
 
 
-def factors(graphs: list[CellGraph], space: Space, depth_offset: int) -> dict[str, Floats]:
-    """Each rule's factor of the learning rate, (graphs,) by rule."""
-    return {
-        name: np.array(
-            [
-                learning_rate_factor(graph, space.base, depth_offset=depth_offset, kernel_factor=kernels)
-                for graph in graphs
-            ]
-        )
-        for name, kernels in ((PAPERS, False), (WITH_KERNELS, True))
-    }
+def factors(grid: RateGrid, names: Sequence[str], settings: Settings, space: Space) -> dict[str, Floats]:
+    """Each rule's factor of the learning rate of the grid's networks, (networks,) by rule. Rules that give all networks
+    one rate are left out, for there is nothing to compare. Raises NasRetrainError for a rule that cannot be used."""
+    size = NetworkSize(
+        width=settings.network.channels,
+        readout_width=settings.network.channels << (STAGES - 1),
+        inputs=9 * settings.dataset.image_channels,
+        classes=settings.dataset.classes,
+        stages=STAGES,
+        cells_per_stage=settings.network.cells_per_stage,
+        depth_offset=settings.bench.depth_offset,
+        normalised=True,
+    )
+    found = {}
+    for name in names:
+        rule = find(name)
+        cells = [(space.graph_at(int(cell)), space.arch_at(int(cell))) for cell in grid.cells]
+        factor = np.array([rule.decide(graph, size, arch).learning_rate for graph, arch in cells])
+        if np.ptp(factor) > 0:
+            found[PAPERS if name == _PAPER else name.replace("_", " ")] = factor
+    return found
 
 
 def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
@@ -81,7 +94,7 @@ def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
     classes = by_rate.describe_classes(grid, settings, space)
     drawn = np.random.default_rng(chosen.seed).integers(0, len(classes), (chosen.bootstrap_draws, len(classes)))
     explained = by_rate.explained(classes, drawn)
-    rules = factors([space.graph_at(int(cell)) for cell in grid.cells], space, settings.bench.depth_offset)
+    rules = factors(grid, (_PAPER, *(name for name in asked.rules if name != _PAPER)), settings, space)
     sure = by_rate.own_rate_intervals(grid, asked.redraws, chosen.seed)
     classes = pd.concat([classes.iloc[:, :3], sure, classes.iloc[:, 3:]], axis=1)
     ways = _ways(grid, rules[PAPERS], asked, chosen.seed)
@@ -108,9 +121,20 @@ def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
         table=table,
         budget=budget,
         found=found,
-        permuted=by_rate.permuted_gains(grid, rules, classes, chosen.seed, asked.permutations),
+        permuted=by_rate.permuted_gains(grid, rules, classes, drawn, chosen.seed, asked.permutations),
         budgets=_budgets(table, budget, rules[PAPERS], settings),
     )
+
+
+def recipes_of(table: RateTable, settings: Settings) -> dict[str, Accuracies]:
+    """Accuracies of the budget that the settings name under each way to set the rate, and at own rates, chosen for each
+    seed by the others."""
+    asked = settings.rate_table
+    grid = table.grids[table.chosen(asked.batch_size, asked.epochs)]
+    factor = factors(grid, [_PAPER], settings, registry.of(settings.bench))[PAPERS]
+    sides = {name: _at(grid, places) for name, places in _ways(grid, factor, asked, settings.analysis.seed).items()}
+    sides |= {OWN: _crossed_own(grid)}
+    return {name: _accuracies(name, side, grid, table.classes) for name, side in sides.items()}
 
 
 def _ways(grid: RateGrid, factor: Floats, asked: RateTableSettings, seed: int) -> dict[str, Integers]:

@@ -464,10 +464,10 @@ def _beyond_noise(findings: Findings, sides: dict[str, str]) -> list[str]:
     for _, row in findings.agreement.iterrows():
         verdict = "more than" if row["p_adjusted"] <= SIGNIFICANT else "no more than"
         found.append(
-            f"By {row['measure']} regret the two rankings of the algorithms agree with Kendall's tau = "
-            f"{row['kendall_tau']:.2f}, and with {row['tau_again']:.2f} [{row['again_low']:.2f}, "
-            f"{row['again_high']:.2f}] if the cells are merely trained again: they differ {verdict} training again "
-            f"explains (p = {row['p_adjusted']:.2f}, adjusted)."
+            f"Kendall's tau between the rankings of the algorithms by {row['measure']} regret: "
+            f"{row['kendall_tau']:.2f}, and {row['tau_again']:.2f} [{row['again_low']:.2f}, "
+            f"{row['again_high']:.2f}] if the cells are merely trained again. The rankings differ {verdict} training "
+            f"again explains (p = {row['p_adjusted']:.2f}, adjusted)."
         )
     table = findings.pairs
     changed = table[table["p_adjusted"] <= SIGNIFICANT]

@@ -43,7 +43,8 @@ def rule(
         raise NasRetrainError(f"in_degree is {in_degree!r}; choose one of {', '.join(get_args(InDegree))}")
     variances: dict[Layer, float] = {}
     if initialisation:
-        variances.update(variance_factors(graph, in_degree, size.gain_squared))
+        for edge, factor in variance_factors(graph, in_degree, size.gain_squared).items():
+            variances[edge] = factor
         variances |= dict.fromkeys(size.outer, size.gain_squared)
         variances["readout"] = readout_factor(size.readout_width, size.gain_squared)
         if size.stages > 1:

@@ -1,0 +1,66 @@
+"""The stages on tables of trainings: own best learning rates, and cheap trainings as proxies of long ones."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nas_retrain.benches import registry as spaces
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.settings import DagSettings, Settings
+
+say = partial(print, flush=True)
+
+
+def own_rates(settings: Settings) -> None:
+    """Report on each network's own best rate in the table `original`, below own_rates/ in the results folder.
+
+    Raises NasRetrainError for a table that cannot be read, or has too little or nothing at the budget asked for.
+    """
+    from nas_retrain.statistics import rate_tables
+    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.studies.own_rates import table_findings, table_report
+
+    if settings.original is None:
+        raise NasRetrainError(
+            "There is no table of trainings at several learning rates: give ORIGINAL=path (original=path), such as the "
+            "folder of NAS-HPO-Bench-II."
+        )
+    if isinstance(settings.bench, DagSettings):
+        raise NasRetrainError(
+            f"Tables of trainings are of NAS-Bench-201's cells; bench {settings.bench.name} has none."
+        )
+    table = rate_tables.read(settings.original, settings.dataset.name, settings.analysis.column)
+    found = table_findings.judge(table, settings, spaces.of(settings.bench))
+    chosen, asked = settings.analysis, settings.rate_table
+    facts = {
+        "table": str(settings.original),
+        "budget": str(found.budget),
+        "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
+        f"{asked.permutations:,} permutations, seed {chosen.seed}",
+        "versions": analysis.facts(settings)["versions"],
+    }
+    say(table_report.write(found, settings.results_dir / "own_rates" / table.name, facts))
+    for sentence in (*table.notes, *table_report.statements(found)):
+        say(f"- {sentence}")
+
+
+def proxies(settings: Settings) -> None:
+    """Report how well the recipes of `retrained` stand for the long trainings of `original`, below proxies/ in the
+    results folder.
+
+    Raises NasRetrainError for a source that cannot be read, and if the two have too few networks in common.
+    """
+    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.studies.proxies import findings, report
+
+    if settings.original is None or settings.retrained is None:
+        raise NasRetrainError(
+            "Proxies are cheap trainings beside long ones: give ORIGINAL=path of the long ones and "
+            "RETRAINED=path of the cheap ones, such as results/reference/201/fashion_mnist/runs.parquet."
+        )
+    found = findings.judge(settings)
+    facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
+    facts |= {"versions": analysis.facts(settings)["versions"]}
+    say(report.write(found, settings.results_dir / "proxies" / f"{found.cheap}_for_{found.long}", facts))
+    for sentence in report.statements(found):
+        say(f"- {sentence}")

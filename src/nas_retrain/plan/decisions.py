@@ -1,0 +1,80 @@
+"""What the scaling rules of recipes decide for each network, and which cells are the same training under a rule."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+
+from nas_retrain.benches import registry as spaces
+from nas_retrain.settings import Settings
+from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, find, layer_name
+
+
+class Decisions:
+    """The decisions of each recipe's rule, each worked out once.
+
+    cells: those that the settings choose. Their connected network classes are what rules may set one against the
+    others (`NetworkSize.peers`).
+    """
+
+    def __init__(self, settings: Settings, cells: tuple[int, ...]) -> None:
+        self._settings, self._cells = settings, cells
+        self._space = spaces.of(settings.bench)
+        self._decided: dict[tuple[str, int], Parametrisation | None] = {}
+
+    def of(self, recipe: str, cell: int) -> Parametrisation | None:
+        """What the recipe's rule decides for a cell; None for a recipe without a rule and a cell without a path.
+
+        Raises NasRetrainError, naming the rule and the cell, if the rule cannot be found or decides what is impossible.
+        """
+        if (recipe, cell) not in self._decided:
+            rule, graph = self._rules.get(recipe), spaces.graph_of(cell, self._settings)
+            decided = rule.decide(graph, self._size, self._space.arch_at(cell)) if rule and graph.connected else None
+            self._decided[recipe, cell] = decided
+        return self._decided[recipe, cell]
+
+    def training_class(self, recipe: str, cell: int) -> int:
+        """The cell whose training by the recipe stands for this one's.
+
+        Members of one network class are one training, unless the rule decides for them what is not the same: it reads
+        the graph as it is written, and may count a vertex or an edge that the network does not depend on.
+        """
+        network_class = self._space.training_class(cell, self._settings.recipes[recipe].drawn_as)
+        if self.of(recipe, cell) is None:
+            return network_class
+        wanted = self._formula(recipe, cell)
+        members = self._space.members(network_class)
+        return next(member for member in members if self._formula(recipe, member) == wanted)
+
+    def _formula(self, recipe: str, cell: int) -> str:
+        """The network and all that was decided for it, equal for equal trainings."""
+        decided, graph = self.of(recipe, cell), spaces.graph_of(cell, self._settings)
+        assert decided is not None  # members are connected or not together
+        kinds = {}
+        for edge in graph.layers + graph.constant_layers:
+            values = [
+                each.get(edge, default)
+                for each, default in ((decided.variances, 0.0), (decided.layer_rates, 1.0), (decided.multipliers, 1.0))
+            ]
+            kinds[edge] = f"conv{edge.operation.kernel_size}{[f'{value:.9g}' for value in values]}"
+        outside = [
+            sorted((layer_name(layer), value) for layer, value in each.items() if isinstance(layer, str))
+            for each in (decided.variances, decided.layer_rates)
+        ]
+        return f"{graph.formula(kinds)} {decided.learning_rate:.9g} {json.dumps(outside)}"
+
+    @cached_property
+    def _rules(self) -> dict[str, Rule]:
+        return {
+            name: find(recipe.rule, recipe.rule_parameters)
+            for name, recipe in self._settings.recipes.items()
+            if recipe.rule is not None
+        }
+
+    @cached_property
+    def _size(self) -> NetworkSize:
+        classes = dict.fromkeys(self._space.training_class(cell, "stock") for cell in self._cells)
+        graphs = [spaces.graph_of(cell, self._settings) for cell in classes]
+        peers: list[CellGraph] = [graph for graph in graphs if graph.connected]
+        return spaces.size_of(self._settings, Peers(tuple(peers)))

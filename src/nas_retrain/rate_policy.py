@@ -1,0 +1,72 @@
+"""Where a recipe's learning rates come from: one type for each policy, made from the settings in one place.
+
+Every choice that depends on the policy is made by its type, here or with isinstance, and never by the word in a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.scaling import learning_rate_factor
+
+Word = Literal["rule", "tuned", "own", "grid"]
+"""What a recipe's file may say in place of a number."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One rate for every network, given."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class ByRule:
+    """The base rate times a factor that a rule gives each network's graph."""
+
+    kernel_factor: bool
+
+    def factor(self, graph: CellGraph, base: CellGraph, *, depth_offset: int, base_kernel_size: float) -> float:
+        """The rate of a network over the base rate (see `learning_rate_factor`)."""
+        return learning_rate_factor(
+            graph,
+            base,
+            depth_offset=depth_offset,
+            kernel_factor=self.kernel_factor,
+            base_kernel_size=base_kernel_size,
+        )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One rate for every network, the best of a grid on the base network."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """Each network's own best rate, of a grid and by its accuracy on validation images."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every rate of a grid for every network: what is asked for is which one is best."""
+
+
+RatePolicy = Fixed | ByRule | Tuned | Own | Grid
+
+
+def rate_policy(learning_rate: float | Word, *, kernel_factor: bool) -> RatePolicy:
+    """The policy that a recipe's settings ask for."""
+    match learning_rate:
+        case "rule":
+            return ByRule(kernel_factor)
+        case "tuned":
+            return Tuned()
+        case "own":
+            return Own()
+        case "grid":
+            return Grid()
+        case rate:
+            return Fixed(rate)

@@ -1,0 +1,174 @@
+"""The checks for a GPU: on the CPU they pass or say why they were not run; wrong devices fail them; on the stub is run
+what needs no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_retrain.execution import gpu_check, gpu_tuning, gpu_verdicts
+from nas_retrain.execution import train as training
+from nas_retrain.execution.gpu_check import Finding, Subject
+from tests import cuda_stub as stub
+from tests.conftest import MakeSettings
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    training.prepare_process(torch.device("cpu"))
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def subject(make_settings: MakeSettings, tmp_path: Path) -> Subject:
+    settings = make_settings("network.cells_per_stage=1", "training.batch_size=16", "recipe=[benchmark]")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return Subject(torch.device("cpu"), settings, (1462, 11462, 9930), settings, scratch)
+
+
+def test_on_the_cpu_checks_pass_or_say_why_they_were_not_run(subject: Subject) -> None:
+    checks = [check for check in gpu_check.CHECKS if check not in (gpu_check.determinism, gpu_check.resume)]
+    told: list[str] = []
+    findings = gpu_check.run(subject, checks, lambda name, _: told.append(name))
+    assert told == list(findings)
+    verdicts = {name: found.verdict for name, found in findings.items()}
+    assert verdicts == {
+        "environment": "not run",
+        "arithmetic": "passed",
+        "augmentation": "passed",
+        "equality with the cpu": "passed",
+        "side by side": "not run",
+        "graph and eager": "not run",
+        "faults": "not run",
+        "no hidden synchronisation": "not run",
+        "no leak": "not run",
+        "short trainings": "passed",
+    }, findings
+
+
+@pytest.mark.slow
+def test_trainings_on_the_cpu_have_the_same_bits_each_time_and_go_on(subject: Subject) -> None:
+    findings = gpu_check.run(subject, [gpu_check.determinism, gpu_check.resume], lambda *_: None)
+    assert {found.verdict for found in findings.values()} == {"passed"}, findings
+
+
+def test_a_device_that_computes_wrongly_fails(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolve = torch.nn.functional.conv2d
+
+    def slightly_wrong(images: torch.Tensor, *rest: object, **others: object) -> torch.Tensor:
+        made = convolve(images, *rest, **others)  # type: ignore[arg-type]
+        return made if images.dtype == torch.float64 else made * 1.001
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", lambda self, x, w, _: slightly_wrong(
+        x, w, None, self.stride, self.padding, self.dilation, self.groups))  # fmt: skip
+    found = gpu_check.equality_with_the_cpu(subject)
+    assert found.verdict == "failed"
+    assert found.figures["float64"] < gpu_check.TOLERANCES["float64"]
+    assert found.figures["float32"] > gpu_check.TOLERANCES["float32"]
+
+
+def test_trainings_that_differ_each_time_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = iter(range(10**6))
+    monkeypatch.setattr("nas_retrain.execution.steps.epoch_seed", lambda *_: next(draws))
+    found = gpu_check.run(subject, [gpu_check.resume], lambda *_: None)["resume"]
+    assert (found.verdict, found.figures["stopped"]) == ("failed", False)
+
+
+def test_an_error_is_a_finding(subject: Subject) -> None:
+    def broken(_: Subject) -> Finding:
+        raise RuntimeError("CUDA error: unspecified launch failure\nhints")
+
+    found = gpu_check.run(subject, [broken], lambda *_: None)["broken"]
+    assert (found.verdict, found.told) == ("failed", "RuntimeError: CUDA error: unspecified launch failure")
+
+
+KEY = {"gpu": "A GPU", "torch": "2", "cudnn": "9", "code": "1"}
+
+
+def test_a_verdict_holds_for_the_same_gpu_and_software_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "gpu_check.json"
+    monkeypatch.setattr(gpu_verdicts, "key", lambda: KEY)
+    assert "Run make gpu-check here first" in gpu_verdicts.missing(path)
+    gpu_verdicts.write(path, {"key": KEY, "verdict": "failed", "told": "failed: resume"})
+    assert gpu_verdicts.missing(path).endswith("did not pass: failed: resume")
+    gpu_verdicts.write(path, {"key": KEY | {"torch": "3"}, "verdict": "passed", "told": ""})
+    assert "did not pass" in gpu_verdicts.missing(path)
+    gpu_verdicts.write(path, {"key": KEY, "verdict": "passed", "told": ""})
+    assert gpu_verdicts.missing(path) == ""
+    assert len(gpu_verdicts.read(path)) == 2
+    path.write_text("[")
+    assert "Run make gpu-check here first" in gpu_verdicts.missing(path)
+
+
+def test_the_site_file_is_one_that_settings_can_be_made_of(make_settings: MakeSettings, tmp_path: Path) -> None:
+    rows = {
+        name: {"images_per_second": 1000.0, "gpu_hours": 5.0, "workers": 2, "together": 3}
+        for name in ("float32", "tf32", "bfloat16")
+    }
+    tuned = {"gpu": "NVIDIA H100 80GB", "images": 10**6, "mps": True, "best": rows}
+    (tmp_path / "nvidia_h100_80gb.yaml").write_text("# mine\n")
+    settings = make_settings()
+    path = gpu_tuning.write_site(tuned, tmp_path, settings)
+    assert path == gpu_tuning.write_site(tuned, tmp_path, settings) == tmp_path / "nvidia_h100_80gb_2.yaml"
+    from omegaconf import OmegaConf
+
+    chosen = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(chosen, dict)
+    assert (chosen["workers"], chosen["together"], chosen["cpus"]) == (2, 3, 3)
+    overrides = [f"launcher.{key}={'null' if value is None else value}" for key, value in chosen.items()]
+    assert make_settings("launcher=slurm", *overrides).launcher.workers == 2
+
+
+PROGRAM = """
+import sys
+from functools import partial
+from pathlib import Path
+import torch
+from nas_retrain.commands.command_line import compose
+from nas_retrain.execution import devices, gpu_check, gpu_tuning
+
+if __name__ == "__main__":
+    folder, *overrides = sys.argv[1:]
+    settings = compose(*overrides)
+    subject = gpu_check.Subject(torch.device("cuda", 0), settings, (1462, 11462), settings, Path(folder))
+    devices.take(subject.device, 1)
+
+    def no_leak(subject):
+        return gpu_check.no_leak(subject, 20)
+
+    checks = [no_leak if check is gpu_check.no_leak else check for check in gpu_check.CHECKS]
+    findings = gpu_check.run(subject, checks, lambda name, found: print(name, found.verdict, found.told, sep=" | "))
+    assert all(speed > 0 for speed in gpu_tuning._speeds(subject, 2, 1))
+"""
+
+
+def test_on_the_stub_what_needs_no_numbers_is_run(cuda_stub: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    chosen = ["dataset=digits", "profile=dry", "launcher=local", "recipe=[benchmark]", "training.batch_size=8"]
+    done = stub.run(
+        cuda_stub, program, tmp_path, *chosen, "network.channels=4", "network.cells_per_stage=1", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    verdicts = dict(line.split(" | ")[:2] for line in done.stdout.splitlines())
+    assert verdicts == {
+        "environment": "passed",
+        "arithmetic": "failed",
+        "augmentation": "not run",
+        "equality with the cpu": "not run",
+        "determinism": "not run",
+        "side by side": "not run",
+        "graph and eager": "not run",
+        "resume": "not run",
+        "faults": "passed",
+        "no hidden synchronisation": "passed",
+        "no leak": "passed",
+        "short trainings": "not run",
+    }, done.stdout
