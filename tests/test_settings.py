@@ -47,7 +47,7 @@ def test_every_recipe_composes_and_has_its_own_name() -> None:
 
 def test_the_defaults_are_the_benchmark_as_published() -> None:
     settings = composed()
-    assert settings.training.model_dump() == {
+    assert settings.training.identity == {
         "epochs": 200, "batch_size": 256, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
         "precision": "float32",
     }  # fmt: skip

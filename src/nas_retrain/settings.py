@@ -229,7 +229,7 @@ class NetworkSettings(_Section):
 
 
 class TrainingSettings(_Section):
-    """What all recipes share: SGD with momentum and a cosine schedule to zero, stepped per epoch."""
+    """What all recipes share: SGD with momentum, and a schedule stepped per epoch (see `execution.schedule`)."""
 
     epochs: Positive
     batch_size: Positive
@@ -237,6 +237,30 @@ class TrainingSettings(_Section):
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
     precision: Literal["float32", "bfloat16"]
+    norm_weight_decay: Annotated[float, Field(ge=0)] | None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["cosine", "linear", "step", "constant"]
+    steps: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], OneOrMore, AfterValidator(_all_different)]
+    step_factor: Annotated[float, Field(gt=0, lt=1)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainingSettings:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
+        told = self.model_dump()
+        if self.schedule != "step":
+            del told["steps"], told["step_factor"]
+        return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
+
+
+BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
+"""What held in the section training before there were these keys."""
 
 
 class GridSettings(_Section):
@@ -479,7 +503,7 @@ class Settings(_Section):
             "bench": self.bench.model_dump(),
             "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
             "network": self.network.model_dump(exclude=batch_norm),
-            "training": self.training.model_dump(),
+            "training": self.training.identity,
             "recipe": self.recipes[recipe].model_dump(),
         }
 
