@@ -22,6 +22,7 @@ from nas_retrain.execution import checkpoints
 from nas_retrain.execution import train as training
 from nas_retrain.execution.checkpoints import Unusable, kept_at, sealed
 from nas_retrain.plan import plan
+from nas_retrain.purpose import Recipe
 from nas_retrain.settings import LocalSettings, Settings
 from nas_retrain.trainings.store import RunRecord
 from nas_retrain.trainings.training import Training
@@ -307,7 +308,7 @@ def test_another_seed_s_recipe_s_or_group_s_checkpoint_is_told(
 ) -> None:
     whole = checkpoint.read_bytes()
     data = batches.load(settings.dataset, settings.data_dir, CPU)
-    one, two = replace(planned, seed=1), replace(planned, recipe="other")
+    one, two = replace(planned, seed=1), replace(planned, purpose=Recipe("other"))
     for group in ([one], [two], [planned, one]):
         checkpoint.write_bytes(whole)
         with pytest.warns(UserWarning, match="another training's checkpoint"):
