@@ -65,7 +65,7 @@ COMMANDS = {
         "print what retrain would do, what it would cost and what blocks it; starts and writes nothing",
         "nas_retrain.commands.retrain:print_plan",
     ),
-    "status": Command("tell where a retraining stands", "nas_retrain.commands.status:status"),
+    "status": Command("tell where a retraining stands", "nas_retrain.commands.status:status_of_folder"),
     "cancel": Command("cancel a retraining's jobs on SLURM, and no others", "nas_retrain.commands.retrain:cancel"),
     "verify": Command(
         "search the learning rates of sampled networks and compare them with the rule's",
@@ -179,6 +179,7 @@ def given_to_make(environment: Mapping[str, str]) -> list[str]:
     as a shell would, which none does. Raises NasRetrainError for ARGS with an open quote."""
     named = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED")
     given = {name.lower(): environment.get(f"NAS_RETRAIN_{name}") for name in named}
+    given["results_dir"] = environment.get("NAS_RETRAIN_RESULTS")
     given["rate_table.batch_size"] = environment.get("NAS_RETRAIN_BATCH")
     arguments = environment.get("NAS_RETRAIN_ARGS", "")
     try:
