@@ -380,6 +380,7 @@ class AnalysisSettings(_Section):
     """How rankings are compared."""
 
     column: str | None
+    retrained_column: str | None
     epochs: Positive
     test_set: Literal["ori-test", "x-valid", "x-test"]
     recipe: str
@@ -520,8 +521,22 @@ def to_settings(composed: DictConfig) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
+        _refuse_slurms_keys(values)
         faults = "".join(f"\n  {_fault(dict(fault), values)}" for fault in error.errors())
         raise NasRetrainError(f"Settings that cannot be used:{faults}\nSee configs/ for each key's meaning.") from None
+
+
+def _refuse_slurms_keys(values: dict[str, Any]) -> None:
+    """Raise NasRetrainError where the launcher is this machine and has keys that only SLURM has, as a site's file."""
+    launcher = values.get("launcher")
+    if not isinstance(launcher, dict) or launcher.get("name") != "local":
+        return
+    slurms = [key for key in launcher if key in SlurmSettings.model_fields.keys() - LocalSettings.model_fields.keys()]
+    if slurms:
+        raise NasRetrainError(
+            f"launcher.{slurms[0]} is SLURM's, and LAUNCHER=local works on this machine. A file of slurm/site "
+            "(SITE=...) goes with LAUNCHER=slurm, or with LAUNCHER=auto where SLURM answers: choose one of the two."
+        )
 
 
 def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a composed file holds
