@@ -17,7 +17,8 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(fil
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export PYTHON VENV TORCH FUZZ_SECONDS
 
-override STAGES := retrain plan status cancel verify analyze algorithms own-rates proxies export cells bench gpu-check
+override STAGES := retrain plan status cancel verify analyze algorithms own-rates proxies export cells bench gpu-check \
+  roofline scoreboard
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
 # Files of tests are shared out to the cores; those of one file stay together.
 override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
@@ -121,6 +122,10 @@ bench: install ## Measure speed here against the straightforward way; writes res
 gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local
 gpu-check: install ## See whether trainings on this machine's GPU are right, and tune their launcher, in ten minutes
 	$(RUN) scripts/gpu_check.py $(DEFAULTS)
+
+.PHONY: roofline
+roofline: install ## Bound a step's time on a GPU below by its figures: ARGS="gpu=a100 cells=sample:30 training.precision=tf32"
+	$(RUN) scripts/roofline.py launcher=local
 
 .PHONY: browser
 browser: install

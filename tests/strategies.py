@@ -23,5 +23,7 @@ def cell_graphs(draw: st.DrawFn, operations: list[Operation | None] = OPERATIONS
     return CellGraph(vertices, tuple(draw(st.permutations(edges))))
 
 
+NAS_BENCH_201 = nas_bench_201.NasBench201()
+
 cells = st.integers(0, 15624).map(nas_bench_201.cell_at)
 cells_with_constants = cells.filter(lambda arch: bool(nas_bench_201.parse(arch).constants))

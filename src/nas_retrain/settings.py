@@ -12,9 +12,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -23,8 +23,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -33,7 +35,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.purpose import SEARCH, is_search
 from nas_retrain.rate_policy import Grid, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
-from nas_retrain.theory.scaling import Activation, InDegree, Initialisation
+from nas_retrain.theory.scaling import InDegree, Initialisation
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -73,6 +75,8 @@ def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+AllDifferent = AfterValidator(_all_different)
+
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what tables of records can hold
 Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
 
@@ -91,6 +95,12 @@ UserPath = Annotated[Path, BeforeValidator(_home_found)]
 WORTH_ASKING = 0.7
 """How alike a key that there is not and a known one must be, from 0 to 1, to ask whether that one was meant."""
 
+REMOVED = {
+    "launcher.compile": "this key is no more. On a GPU every training step is captured as one CUDA graph without being "
+    "asked to, and on a CPU compiling did not pay: leave the key out."
+}
+"""Keys of older versions, and what to do instead."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -107,28 +117,33 @@ class _Section(BaseModel):
 
 
 class BenchSettings(_Section):
-    """The search space and its constants in the learning-rate rule (configs/bench)."""
+    """The search space and its constants in the learning-rate rule (configs/bench). A benchmark with further keys has
+    a class of its own for them, beside its space."""
 
-    name: Literal["201"]
+    has_accuracies: ClassVar[bool] = True
+    """Whether its networks' accuracies are compared, rather than the learning rates that grids find for them."""
+
+    chooses_normalisation: ClassVar[bool] = True
+    """Whether its networks can be built without BatchNorm (network.normalisation)."""
+
+    name: str
     depth_offset: Annotated[int, Field(ge=0)]
     base_kernel_size: Rate
 
 
-class DagSettings(BenchSettings):
-    """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
+BenchKinds = Mapping[str, type[BenchSettings]]
+"""The class that checks each benchmark's settings, by the benchmark's name."""
 
-    name: Literal["mlp", "cnn"]  # type: ignore[assignment]
-    vertices: Annotated[int, Field(ge=2, le=12)]
-    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
-    activation: Activation
 
-    @model_validator(mode="after")
-    def _kernels_fit(self) -> DagSettings:
-        if self.name == "mlp" and self.kernel_sizes != (1,):
-            raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
-        if not all(size % 2 for size in self.kernel_sizes):
-            raise ValueError("kernel_sizes must be odd")
-        return self
+def _of_its_kind(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - what is given, of any kind
+    """Check a benchmark's settings as what they are; the benchmarks there are come with the validation's context."""
+    kinds: BenchKinds = (info.context or {}).get("benches", {})
+    if not isinstance(value, dict) or not kinds:
+        return value
+    kind = kinds.get(str(value.get("name")))
+    if kind is None:
+        raise ValueError(f"there is no benchmark {value.get('name')!r}; there are {', '.join(kinds)}")
+    return kind.model_validate(value)
 
 
 PUBLISHED = ("cifar10", "cifar100", "imagenet16_120", "digits", "fashion_mnist")
@@ -236,7 +251,7 @@ class TrainingSettings(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
     norm_weight_decay: Annotated[float, Field(ge=0)] | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["cosine", "linear", "step", "constant"]
@@ -319,7 +334,6 @@ class LocalSettings(_Section):
     device: Literal["auto", "cuda", "mps", "cpu"]
     workers: Positive | Literal["auto"]
     together: Positive
-    compile: bool
     checkpoint_every: Positive
     checkpoint_minutes: Annotated[float, Field(ge=0)]
     max_hours: Annotated[float, Field(ge=0)]
@@ -376,6 +390,19 @@ class SlurmSettings(LocalSettings):
         return self
 
 
+class GpuSettings(_Section):
+    """A GPU's figures, of which make roofline makes a bound (configs/gpu)."""
+
+    name: str
+    gigabytes_per_second: Rate
+    teraflops: dict[Literal["float32", "tf32", "bfloat16"], Rate]
+
+    @property
+    def short_name(self) -> str:
+        """The name's first word, in small letters."""
+        return re.sub(r"[^a-z0-9]", "", self.name.lower().partition(" ")[0])
+
+
 class AnalysisSettings(_Section):
     """How rankings are compared."""
 
@@ -424,7 +451,7 @@ class RateTableSettings(_Section):
 class Settings(_Section):
     """All settings of one run of the pipeline. Relative paths are relative to the working directory."""
 
-    bench: Annotated[BenchSettings | DagSettings, Field(discriminator="name")]
+    bench: Annotated[SerializeAsAny[BenchSettings], BeforeValidator(_of_its_kind)]
     dataset: DatasetSettings
     recipes: Annotated[dict[str, RecipeSettings], Field(min_length=1)]
     network: NetworkSettings
@@ -445,6 +472,7 @@ class Settings(_Section):
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
     original: UserPath | None
     retrained: UserPath | None
+    gpu: GpuSettings
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
     rate_table: RateTableSettings
@@ -454,13 +482,10 @@ class Settings(_Section):
         searching = [isinstance(recipe.rate_policy, Grid) for recipe in self.recipes.values()]
         if any(searching) and not all(searching):
             raise ValueError("recipes that search the learning rate of every network (grid_*) go with no others")
-        if isinstance(self.bench, DagSettings) and not all(searching):
+        if not self.bench.has_accuracies and not all(searching):
             raise ValueError(f"bench {self.bench.name} has no accuracies to compare with: it is for make verify")
-        if isinstance(self.bench, DagSettings) and self.network.normalisation == "none":
-            raise ValueError(
-                f"network.normalisation is for bench 201: the layers of bench {self.bench.name} have no BatchNorm "
-                "whatever it says"
-            )
+        if not self.bench.chooses_normalisation and self.network.normalisation != "batch":
+            raise ValueError(f"network.normalisation has no meaning for bench {self.bench.name}: leave it at batch")
         return self
 
     @model_validator(mode="after")
@@ -515,11 +540,11 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def to_settings(composed: DictConfig) -> Settings:
+def to_settings(composed: DictConfig, benches: BenchKinds) -> Settings:
     """Check a composed configuration; raises NasRetrainError naming every key at fault."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(values, context={"benches": benches})
     except ValidationError as error:
         _refuse_slurms_keys(values)
         faults = "".join(f"\n  {_fault(dict(fault), values)}" for fault in error.errors())
@@ -560,6 +585,8 @@ def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a 
 
 def no_such_key(key: str) -> str:
     """That there is no such key, and which ones may have been meant."""
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
     known = [*dict.fromkeys(_keys(Settings)), "recipe", "site"]
     if re.match(r"recipes\.[\w-]+\.rule_parameters", key):
         name = key.split(".")[1]
@@ -597,6 +624,7 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _sections(annotation: Any) -> Iterator[type[_Section]]:  # noqa: ANN401 - any annotation of a field
     if isinstance(annotation, type) and issubclass(annotation, _Section):
         yield annotation
+        yield from annotation.__subclasses__()
     elif getattr(annotation, "__origin__", None) is not dict:  # the keys of recipes are names
         for part in get_args(annotation):
             yield from _sections(part)

@@ -36,6 +36,7 @@ from nas_retrain.trainings import store
 from nas_retrain.trainings.store import RunRecord
 from tests.conftest import MakeSettings
 from tests.reports.test_markup import Seen
+from tests.strategies import NAS_BENCH_201
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "results" / "reference" / "201" / "digits" / "runs.parquet"
@@ -126,7 +127,7 @@ class Exported:
     @property
     def name(self) -> str:
         """What the packages call the data set."""
-        return benchmark.PUBLISHED_NAMES.get(self.settings.dataset.name, self.settings.dataset.name)
+        return benchmark.published_name(NAS_BENCH_201, self.settings.dataset.name)
 
     @property
     def hp(self) -> str:
@@ -196,7 +197,7 @@ def check_every_figure(one: Exported, package: str) -> None:
 
 
 def check_read(one: Exported, path: Path) -> None:
-    found = benchmark.read(path, one.settings.dataset.name, recipe="", epochs=int(one.hp)).runs
+    found = benchmark.read(path, one.settings.dataset.name, NAS_BENCH_201, recipe="", epochs=int(one.hp)).runs
     accuracies = dict(zip(zip(found["index"], found["seed"], strict=True), found["accuracy"], strict=True))
     assert accuracies == {key: record.test_accuracy for key, record in one.figures.items()}
 
@@ -516,14 +517,20 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
         }
     )
     found = export_module._Chosen(records, None, {"recipe": name})
-    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
+    card = export_module._data_card(
+        export_module._table(export_module._by_cell(found, settings), settings), found, settings
+    )
     fences = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
     codes = [code for kind, code in fences.findall(card) if kind == "python"]
     called = [
         node.args[0] for code in codes for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.args
     ]
     said = {node.value for node in called if isinstance(node, ast.Constant)}
-    assert {export_module._nats_name(settings), export_module._pth_name(settings), name} <= said
+    assert {
+        export_module._nats_name(settings, NAS_BENCH_201.published),
+        export_module._pth_name(settings),
+        name,
+    } <= said
     seen = Seen(markdown.markdown(fences.sub("", card)))
     assert set(seen.elements) <= {"h1", "h2", "p", "ul", "li", "strong", "code"}
     shown = seen.text.replace("\\", "")
@@ -538,19 +545,19 @@ def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: Mak
     stored(settings)
     folder = export(settings)
     store.merge(settings.results_dir)
-    ours = benchmark.read(settings.results_dir / "runs.parquet", "digits", recipe="benchmark")
-    back = benchmark.read(folder / table, "digits", recipe="another")
+    ours = benchmark.read(settings.results_dir / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
+    back = benchmark.read(folder / table, "digits", NAS_BENCH_201, recipe="another")
     assert (back.name, back.per_class) == ("benchmark", ours.per_class)
     pd.testing.assert_frame_equal(back.runs, ours.runs)
-    losses = benchmark.read(folder / table, "digits", recipe="", column="train_accuracy")
+    losses = benchmark.read(folder / table, "digits", NAS_BENCH_201, recipe="", column="train_accuracy")
     assert not losses.runs["accuracy"].equals(ours.runs["accuracy"])
     with pytest.raises(NasRetrainError, match="no accuracies on cifar10; it has digits"):
-        benchmark.read(folder / table, "cifar10", recipe="benchmark")
+        benchmark.read(folder / table, "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize("pattern", ["*.pth", "NATS-tss-*-simple"])
 def test_the_exported_files_of_the_packages_are_read(make_settings: MakeSettings, pattern: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]", "training.epochs=12")
     records = stored(settings)
-    found = benchmark.read(only(export(settings), pattern), "digits", recipe="", epochs=12)
+    found = benchmark.read(only(export(settings), pattern), "digits", NAS_BENCH_201, recipe="", epochs=12)
     assert set(zip(found.runs["index"], found.runs["seed"], strict=True)) == set(of_cells(records))

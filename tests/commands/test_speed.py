@@ -17,7 +17,7 @@ def test_everything_is_measured_and_summed_up(make_settings: MakeSettings, monke
     monkeypatch.setattr(speed, "SECONDS", 0.05)
     monkeypatch.setattr(speed, "AUGMENTED_IMAGES", 100)
     digits = make_settings("recipe=[benchmark]", "cells=sample:2")
-    cells = speed.sample_of_cells(2)
+    cells = speed.sample_of_cells(digits, 2)
     full = make_settings("dataset=cifar10", "training.batch_size=16", "recipe=[benchmark]", "cells=sample:2")
     steps, workers = speed.measure_steps(full, cells), speed.measure_workers(digits, cells)
     data, peaks = speed.measure_data(full), speed.measure_peaks(full)

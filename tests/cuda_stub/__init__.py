@@ -47,10 +47,11 @@ def build(folder: Path) -> Path:
     return library
 
 
-def environment(library: Path, **faults: object) -> dict[str, str]:
-    """This process's environment with the stub in place of a GPU. faults: of README.md, without their prefix and in
-    small letters, such as devices=2."""
+def environment(library: Path, *, zeros: bool = False, **faults: object) -> dict[str, str]:
+    """This process's environment with the stub in place of a GPU. zeros: new tensors hold zeros, since torch keeps no
+    memory for them. faults: of README.md, without their prefix and in small letters, such as devices=2."""
     kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    kept |= {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if zeros else {}
     return kept | {
         "LD_PRELOAD": str(library),
         "LD_LIBRARY_PATH": _first(library.parent, "LD_LIBRARY_PATH"),
@@ -66,11 +67,13 @@ def _first(folder: Path, variable: str) -> str:
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
 
 
-def run(library: Path, *arguments: object, timeout: float = 100, **faults: object) -> subprocess.CompletedProcess[str]:
+def run(
+    library: Path, *arguments: object, timeout: float = 100, zeros: bool = False, **faults: object
+) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments on the stub."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=environment(library, **faults),
+        env=environment(library, zeros=zeros, **faults),
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,

@@ -26,6 +26,9 @@ def test_counts_are_those_of_the_plan(make_settings: MakeSettings) -> None:
     assert (found.trainings, found.epochs, found.images) == (20, 40, 40 * 600)
     assert len(found.seconds) == 20
     assert found.hours(workers=2) == pytest.approx(sum(found.seconds) / 2 / 3600)
+    on_two_gpus = replace(found, devices=2)  # where one worker was measured alone on its GPU
+    assert [on_two_gpus.hours(workers) * workers / found.hours(1) for workers in (1, 2)] == [1, 1]
+    assert on_two_gpus.hours(6) == on_two_gpus.hours(2)
     assert 0 < found.slowest <= found.fastest
 
 

@@ -66,7 +66,8 @@ class Machine:
         )
 
         def report(kind: str, records: tuple[RunRecord, ...] = ()) -> None:
-            if kind == "killed":
+            if kind in ("killed", "aborted"):
+                process.exitcode = -9 if kind == "killed" else -6
                 theirs.close()
             else:
                 theirs.send(launch.Outcome(kind, ILLEGAL, records))  # type: ignore[arg-type]
@@ -130,6 +131,15 @@ def test_a_gpu_that_fails_twice_is_given_up_and_named(settings: Settings, capsys
     assert "GPU 1 of " in told
     assert "is given up (torch.AcceleratorError: CUDA error: an illegal memory access was encountered)" in told
     assert machine.outcomes["cuda:1"] == ["recorded"]
+
+
+def test_a_process_that_cuda_aborts_is_a_fault_of_its_gpu(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine({}, {"cuda:0": ["recorded", "aborted"]})
+    tally = run(settings, machine, gpus=1, workers=1)
+    assert (tally.recorded, tally.failed) == (6, [])
+    assert "failed (exit code -6)" in capsys.readouterr().err
 
 
 def test_workers_that_a_gpu_takes_with_it_at_once_are_one_fault(settings: Settings) -> None:
@@ -259,40 +269,46 @@ if __name__ == "__main__":
 
 CHOSEN = (
     *("dataset=digits", "profile=dry", "launcher=local", "dataset.verify=false", "launcher.device=cuda"),
-    *("recipe=[benchmark]", "cells=sample:4", "training.epochs=2", "network.cells_per_stage=1"),
+    *("recipe=[benchmark]", "cells=sample:2", "seeds=[1]", "training.epochs=1", "network.cells_per_stage=1"),
 )
 
 
-def on_stub(library: Path, folder: Path, *overrides: str, **faults: object) -> tuple[dict[str, int], str]:
+def on_stub(
+    library: Path, folder: Path, *overrides: str, zeros: bool = False, **faults: object
+) -> tuple[dict[str, int], str]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
     paths = (f"results_dir={folder / 'results'}", f"data_dir={folder / 'data'}")
-    done = stub.run(library, program, *CHOSEN, *paths, *overrides, devices=2, timeout=300, **faults)
+    done = stub.run(library, program, *CHOSEN, *paths, *overrides, devices=2, timeout=300, zeros=zeros, **faults)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 
-def test_a_gpu_that_breaks_during_trainings_is_given_up(cuda_stub: Path, tmp_path: Path) -> None:
-    """Real worker processes, real errors of torch: the second GPU fails at its hundredth launch, whoever uses it."""
-    counts, told = on_stub(cuda_stub, tmp_path, "seeds=[1,2,3]", "network.channels=4", fail_at=100, fail_on=1)
-    assert counts == {"recorded": 12, "failed": 0, "stored": 12}
-    assert "GPU 1 of " in told
-    assert "is given up (torch.AcceleratorError: CUDA error: an illegal memory access" in told
+def test_a_gpu_that_fails_in_a_training_costs_none(cuda_stub: Path, tmp_path: Path) -> None:
+    """Real worker processes and real errors of torch: a GPU fails at its hundredth launch, once."""
+    once = tmp_path / "once"
+    once.touch()
+    counts, told = on_stub(cuda_stub, tmp_path, "launcher.workers=1", "network.channels=4", fail_at=100, once=once)
+    assert (counts["recorded"], counts["failed"]) == (2, 0)
+    assert not once.exists()
+    assert "GPU 0 of " in told
+    assert "failed (torch.AcceleratorError: CUDA error: an illegal memory access was encountered)" in told
 
 
 @pytest.mark.slow
 def test_a_gpu_that_no_worker_can_start_on_is_done_without(cuda_stub: Path, tmp_path: Path) -> None:
-    counts, told = on_stub(cuda_stub, tmp_path, "seeds=[1,2,3]", "network.channels=4", bad_device=1)
-    assert counts == {"recorded": 12, "failed": 0, "stored": 12}
+    counts, told = on_stub(cuda_stub, tmp_path, "network.channels=4", zeros=True, bad_device=1)
+    assert counts == {"recorded": 2, "failed": 0, "stored": 2}
     assert "GPU 1 of " in told
+    assert "failed (torch.AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or unavailable)" in told
 
 
 def test_a_training_that_memory_was_too_small_for_is_done_once_it_is_alone(cuda_stub: Path, tmp_path: Path) -> None:
     once = tmp_path / "once"
     once.touch()
     counts, told = on_stub(
-        cuda_stub, tmp_path, "seeds=[1]", "network.channels=16", "training.epochs=1", memory=16_000_000, once=once
+        cuda_stub, tmp_path, "launcher.workers=1", "network.channels=16", zeros=True, memory=3_000_000, once=once
     )
-    assert counts == {"recorded": 4, "failed": 0, "stored": 4}
+    assert counts == {"recorded": 2, "failed": 0, "stored": 2}
     assert "was too small. It is tried once more at the end" in told
     assert not once.exists()

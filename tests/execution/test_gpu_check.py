@@ -4,6 +4,7 @@ what needs no numbers."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,19 +60,22 @@ def test_trainings_on_the_cpu_have_the_same_bits_each_time_and_go_on(subject: Su
     assert {found.verdict for found in findings.values()} == {"passed"}, findings
 
 
-def test_a_device_that_computes_wrongly_fails(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    convolve = torch.nn.functional.conv2d
+@pytest.mark.parametrize(("wrong", "by"), [("float64", 1e-6), ("float32", 1e-3), ("bfloat16", 10.0)])
+def test_a_device_that_computes_wrongly_fails(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, wrong: str, by: float
+) -> None:
+    one_update = gpu_check._one_update
 
-    def slightly_wrong(images: torch.Tensor, *rest: object, **others: object) -> torch.Tensor:
-        made = convolve(images, *rest, **others)  # type: ignore[arg-type]
-        return made if images.dtype == torch.float64 else made * 1.001
+    def slightly_off(cell: int, subject: Subject, device: torch.device, precision: str) -> dict[str, torch.Tensor]:
+        made = one_update(cell, subject, device, precision)
+        off = device.index == 0 and precision == wrong
+        return {name: value * (1 + by) if off and name == "gradients" else value for name, value in made.items()}
 
-    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", lambda self, x, w, _: slightly_wrong(
-        x, w, None, self.stride, self.padding, self.dilation, self.groups))  # fmt: skip
-    found = gpu_check.equality_with_the_cpu(subject)
+    monkeypatch.setattr(gpu_check, "_one_update", slightly_off)
+    found = gpu_check.equality_with_the_cpu(replace(subject, device=torch.device("cpu", 0)))
     assert found.verdict == "failed"
-    assert found.figures["float64"] < gpu_check.TOLERANCES["float64"]
-    assert found.figures["float32"] > gpu_check.TOLERANCES["float32"]
+    too_far = [name for name, far in found.figures["differences"].items() if far > found.figures["allowed"][name]]
+    assert too_far == [wrong]
 
 
 def test_trainings_that_differ_each_time_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

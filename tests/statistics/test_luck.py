@@ -7,6 +7,7 @@ import pytest
 
 from nas_retrain.statistics import luck, rankings
 from nas_retrain.statistics.rankings import Comparison, Floats, Side
+from tests.strategies import NAS_BENCH_201
 
 CLASSES, SEEDS = 100, 3
 
@@ -20,7 +21,7 @@ def compared(generator: np.random.Generator, leaning: float, shift: float = 0.0,
         by_seed += leaning * depth * generator.normal(size=SEEDS)
         places = np.arange(CLASSES)
         sides.append(Side("x", by_seed.mean(1), np.full(CLASSES, SEEDS), places, by_seed, (1, 2, 3), shared))
-    return Comparison(places, places, *sides)
+    return Comparison(NAS_BENCH_201, places, places, *sides)
 
 
 def ends(comparison: Comparison) -> tuple[Floats, Floats]:

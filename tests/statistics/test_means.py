@@ -14,6 +14,7 @@ from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.rankings import FEWEST, Floats
 from nas_retrain.studies.comparison import tables
 from tests.statistics.worlds import CLASSES
+from tests.strategies import NAS_BENCH_201
 
 REPEATS = 1000
 
@@ -71,7 +72,7 @@ def side(by_seed: Floats, name: str, first_seed: int = 0, seeding: str = "shared
             "accuracy": by_seed.ravel(),
         }
     )
-    return Accuracies(name, runs, per_class=True, seeding=seeding)  # type: ignore[arg-type]
+    return Accuracies(name, runs, NAS_BENCH_201, per_class=True, seeding=seeding)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("first_seed", [0, 6])

@@ -11,6 +11,7 @@ from nas_retrain.statistics import noise, rankings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import Floats
 from tests.statistics.worlds import CLASSES, two_trainings
+from tests.strategies import NAS_BENCH_201
 
 PERCENTS = (100, 50, 20)
 
@@ -63,7 +64,11 @@ def rejected(shape: str, noise_level: float, repeats: int, draws: int) -> Floats
                 rankings.Side("x", by_seed.mean(1), np.full(200, 2), np.arange(200), by_seed, (1, 2), shared=False)
             )
         again = noise.ceiling(
-            rankings.Comparison(cells, cells, *sides), *levels, draws=draws, seed=repeat, percents=PERCENTS
+            rankings.Comparison(NAS_BENCH_201, cells, cells, *sides),
+            *levels,
+            draws=draws,
+            seed=repeat,
+            percents=PERCENTS,
         )
         claims.append(again.p_values(rankings.top_taus(sides[0].accuracy, sides[1].accuracy, PERCENTS)) <= 0.05)
     rates: Floats = np.mean(claims, axis=0)
@@ -112,7 +117,7 @@ def test_the_noise_is_found_at_each_level_from_seeds_and_from_class_members_alik
     deviation = 0.2 + (90 - level) / 50
     accuracy = level + deviation * generator.normal(size=len(classes))
     by_members = noise.noise_level(
-        Accuracies("members", pd.DataFrame({"index": index, "seed": 0, "accuracy": accuracy}))
+        Accuracies("members", pd.DataFrame({"index": index, "seed": 0, "accuracy": accuracy}), NAS_BENCH_201)
     )
     alone = np.array(sorted(set(classes.tolist())))
     by_seeds = noise.noise_level(
@@ -126,6 +131,7 @@ def test_the_noise_is_found_at_each_level_from_seeds_and_from_class_members_alik
                     + np.repeat(deviation[alone], 3) * generator.normal(size=3 * len(alone)),
                 }
             ),
+            NAS_BENCH_201,
             per_class=True,
         )
     )
@@ -147,11 +153,11 @@ def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> 
     assert sizes.max() > 50
     base = two_trainings(1)[0].runs
     with_them = pd.concat([base, pd.DataFrame({"index": nowhere, "seed": 0, "accuracy": 10.0})], ignore_index=True)
-    plain, fuller = (noise.noise_level(Accuracies("x", runs)) for runs in (base, with_them))
+    plain, fuller = (noise.noise_level(Accuracies("x", runs, NAS_BENCH_201)) for runs in (base, with_them))
     assert plain is not None
     assert fuller is not None
     assert fuller.deviation == plain.deviation
-    source = Accuracies("x", with_them)
+    source = Accuracies("x", with_them, NAS_BENCH_201)
     comparison = rankings.compare(source, source)
     chance = np.isin(comparison.cells, nowhere)
     for draw in noise.retrainings(comparison, fuller, fuller, 3, 0):
@@ -166,7 +172,9 @@ def test_cells_that_share_a_result_share_its_noise() -> None:
     numbers = set(per_class.runs["index"])
     cells = [cell for cell in twins if classes[cell] in numbers]
     table = Accuracies(
-        "cells", pd.DataFrame({"index": cells, "seed": 0, "accuracy": 90 + np.arange(len(cells)) % 7 / 5})
+        "cells",
+        pd.DataFrame({"index": cells, "seed": 0, "accuracy": 90 + np.arange(len(cells)) % 7 / 5}),
+        NAS_BENCH_201,
     )
     comparison = rankings.compare(table, per_class)
     assert len(comparison) == len(cells)

@@ -14,6 +14,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
 from nas_retrain.statistics.rate_tables import Budget
 from tests import published_tables
+from tests.strategies import NAS_BENCH_201
 
 RATES = (0.025, 0.1, 0.4)
 SEEDS = (7, 8)
@@ -35,7 +36,7 @@ def test_any_table_comes_out_as_a_grid(tmp_path: Path, ending: str, left_out: st
     table = any_table().sample(frac=1, random_state=0).drop(columns=left_out, errors="ignore")
     path = tmp_path / f"mine.{ending}"
     table.to_parquet(path) if ending == "parquet" else table.to_csv(path, index=False)
-    found = rate_tables.read(path, "cifar10")
+    found = rate_tables.read(path, "cifar10", NAS_BENCH_201)
     assert found.name == "mine"
     (grid,) = found.grids.values()
     assert tuple(grid.rates) == RATES
@@ -56,7 +57,7 @@ def test_budgets_are_told_apart_and_chosen(tmp_path: Path) -> None:
     ]
     path = tmp_path / "mine.csv"
     pd.concat(parts).to_csv(path, index=False)
-    found = rate_tables.read(path, "cifar10")
+    found = rate_tables.read(path, "cifar10", NAS_BENCH_201)
     assert set(found.grids) == {Budget(epochs, size) for size in (64, 256) for epochs in (3, 12)}
     assert found.chosen(None, None) == Budget(12, 256)
     assert found.chosen(64, None) == Budget(12, 64)
@@ -70,7 +71,7 @@ def test_networks_with_seeds_of_their_own_are_taken_by_the_order_of_their_traini
     table["seed"] += 1000 * table["index"]
     path = tmp_path / "mine.csv"
     table.to_csv(path, index=False)
-    (grid,) = rate_tables.read(path, "cifar10").grids.values()
+    (grid,) = rate_tables.read(path, "cifar10", NAS_BENCH_201).grids.values()
     assert (len(grid), grid.seeds, grid.shared) == (len(set(grid.cells)), 2, False)
 
 
@@ -79,7 +80,7 @@ def test_networks_that_lack_a_rate_are_left_out_and_told(tmp_path: Path) -> None
     path = tmp_path / "mine.csv"
     table[(table["index"] != CELLS[3]) | (table["learning_rate"] != 0.1)].to_csv(path, index=False)
     with pytest.warns(UserWarning, match=r"mine\.csv.*: 1 of 20 networks are left out"):
-        (grid,) = rate_tables.read(path, "cifar10").grids.values()
+        (grid,) = rate_tables.read(path, "cifar10", NAS_BENCH_201).grids.values()
     assert len(grid) == 19
 
 
@@ -89,7 +90,7 @@ def test_cells_without_a_path_have_no_rate(tmp_path: Path) -> None:
     dead = table[table["index"] == CELLS[0]].assign(index=nowhere, arch=space.cell_at(nowhere), accuracy=10.0)
     path = tmp_path / "mine.csv"
     pd.concat([table, dead]).to_csv(path, index=False)
-    (grid,) = rate_tables.read(path, "cifar10").grids.values()
+    (grid,) = rate_tables.read(path, "cifar10", NAS_BENCH_201).grids.values()
     assert set(grid.cells) == set(any_classes())
 
 
@@ -99,7 +100,7 @@ def any_classes() -> list[int]:
 
 def test_our_own_searches_are_read_from_their_records() -> None:
     path = Path(__file__).parents[2] / "results" / "reference" / "201" / "fashion_mnist" / "runs.parquet"
-    found = rate_tables.read(path, "fashion_mnist")
+    found = rate_tables.read(path, "fashion_mnist", NAS_BENCH_201)
     ((budget, grid),) = found.grids.items()
     records = pd.read_parquet(path)
     search = records[records["recipe"] == "own_rate_search"]
@@ -109,13 +110,13 @@ def test_our_own_searches_are_read_from_their_records() -> None:
     there = search[(search["cell"] == grid.cells[row]) & (search["learning_rate"] == grid.rates[rate])]
     assert sorted(grid.valid[row, rate]) == pytest.approx(sorted(there["test_accuracy"]))
     with pytest.raises(NasRetrainError, match="0 searches of every network's rate on cifar10"):
-        rate_tables.read(path, "cifar10")
+        rate_tables.read(path, "cifar10", NAS_BENCH_201)
 
 
 def test_a_published_folder_has_every_batch_size_and_epoch_and_tells_predictions(tmp_path: Path) -> None:
     published_tables.write_nas_hpo_bench(tmp_path / "nhb", 0.5, batch_sizes=(64, 256), every=50)
     for path in (tmp_path / "nhb", tmp_path / "nhb" / nas_hpo_bench.TRAININGS):
-        found = rate_tables.read(path, "cifar10")
+        found = rate_tables.read(path, "cifar10", NAS_BENCH_201)
         assert len(found.grids) == 2 * 13
         assert found.predicted == {Budget(200, 64, 5e-4), Budget(200, 256, 5e-4)}
         assert found.chosen(None, None) == Budget(12, 256, 5e-4)
@@ -126,13 +127,16 @@ def test_scattered_rates_become_a_fit_and_are_said_to(tmp_path: Path) -> None:
     table, _ = published_tables.jahs_table(trainings=2000, cells=40)
     path = tmp_path / "jahs.parquet"
     table.to_parquet(path)
-    found = rate_tables.read(path, "cifar10")
+    found = rate_tables.read(path, "cifar10", NAS_BENCH_201)
     assert list(found.grids) == [Budget(200, 256)]
     assert any("own rates come from a fit" in note for note in found.notes)
     random = np.random.default_rng(0)
     mine = any_table().assign(learning_rate=lambda t: 2.0 ** random.uniform(-8, 0, len(t)))
     mine.to_csv(tmp_path / "mine.csv", index=False)
-    assert any("own rates come from a fit" in note for note in rate_tables.read(tmp_path / "mine.csv", "cifar10").notes)
+    assert any(
+        "own rates come from a fit" in note
+        for note in rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201).notes
+    )
 
 
 FAULTS = {
@@ -162,7 +166,7 @@ def test_a_table_that_cannot_be_used_is_one_error_that_names_it(tmp_path: Path, 
     path = tmp_path / "mine.parquet"
     change(any_table()).to_parquet(path)
     with pytest.raises(NasRetrainError, match=f"mine.parquet.*{told}"):
-        rate_tables.read(path, "cifar10")
+        rate_tables.read(path, "cifar10", NAS_BENCH_201)
 
 
 def test_a_path_that_holds_no_table_is_told(tmp_path: Path) -> None:
@@ -175,4 +179,4 @@ def test_a_path_that_holds_no_table_is_told(tmp_path: Path) -> None:
         ("", "is a folder without bench12.pkl"),
     ):
         with pytest.raises(NasRetrainError, match=told):
-            rate_tables.read(tmp_path / name, "cifar10")
+            rate_tables.read(tmp_path / name, "cifar10", NAS_BENCH_201)

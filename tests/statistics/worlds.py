@@ -7,6 +7,7 @@ import pandas as pd
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.statistics.accuracies import Accuracies
+from tests.strategies import NAS_BENCH_201
 
 CLASSES = np.array(
     [cell for cell in sorted(set(nas_bench_201.network_classes())) if nas_bench_201.graph_at(cell).connected]
@@ -31,5 +32,5 @@ def two_trainings(
                 "accuracy": (truth[:, None] + noise).clip(0, 100).ravel(),
             }
         )
-        sides.append(Accuracies(f"{count} seeds", runs, per_class=True))
+        sides.append(Accuracies(f"{count} seeds", runs, NAS_BENCH_201, per_class=True))
     return sides[0], sides[1]

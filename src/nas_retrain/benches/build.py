@@ -1,21 +1,49 @@
-"""From a cell graph to a network: one module for each kind of network, chosen by the settings here."""
+"""From a cell's graph to a network. Each benchmark's own module `network` has the two functions that do it:
+`build(graph, settings)` and `initialise(network, initialisation)`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nas_retrain.benches import parametrised
-from nas_retrain.benches.dags import network as dags
-from nas_retrain.benches.nas_bench_201 import network as nas_bench_201
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.benches import parametrised, registry
+from nas_retrain.benches.parametrised import Blocks
+from nas_retrain.benches.registry import Bench, Sizes
+from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 
-Network = nas_bench_201.Network | dags.Network
+
+class Network(nn.Module):
+    """A cell's network, or several members of it side by side: networks of one graph and size that differ in seed,
+    initialisation or learning rate.
+
+    It maps images (batch, members x image channels, height, width) to logits (batch, members x classes). Every
+    parameter and buffer is the members' stacked along its first dimension, save buffers without dimensions.
+
+    sizes: what its class takes beside graph and members, by name.
+    """
+
+    def __init__(self, graph: CellGraph, *, members: int = 1, **sizes: Any) -> None:  # noqa: ANN401 - names and numbers
+        super().__init__()
+        self.graph, self.members, self.sizes = graph, members, sizes
+
+    @property
+    def parameter_blocks(self) -> Blocks:
+        """What the rows of each parameter belong to, in the order of `parameters()`; asked where a rule decides about
+        single layers."""
+        raise NotImplementedError
+
+    def pre_activations(self, images: Tensor) -> list[Tensor | None]:
+        """What every vertex of the graph holds, None for one that no path visits; asked of benchmarks with a
+        coordinate check alone."""
+        raise NotImplementedError
 
 
 def build(
@@ -30,43 +58,38 @@ def build(
 
     decided: what a rule decided; layers that it leaves out are drawn as `initialisation` says.
     """
-    dataset, channels = settings.dataset, settings.network.channels
+    module = _module(registry.of(settings.bench), "network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(settings.bench, DagSettings):
-            dag = dags.Network(
-                graph,
-                kind=settings.bench.name,
-                activation=settings.bench.activation,
-                channels=channels,
-                classes=dataset.classes,
-                image_channels=dataset.image_channels,
-                image_size=dataset.image_size,
-            )
-            dags.initialise(dag, initialisation)
-            if decided is not None:
-                parametrised.initialise(list(dag.parameters()), dag.parameter_blocks, decided)
-            return dag.to(memory_format=torch.channels_last)
-        network = nas_bench_201.Network(
-            graph,
-            channels=channels,
-            cells_per_stage=settings.network.cells_per_stage,
-            classes=dataset.classes,
-            image_channels=dataset.image_channels,
-            normalised=settings.network.normalisation == "batch",
-        )
-        nas_bench_201.initialise(network, initialisation)
+        network: Network = module.build(graph, settings)
+        module.initialise(network, initialisation)
         if decided is not None:
             parametrised.initialise(list(network.parameters()), network.parameter_blocks, decided)
         return network.to(memory_format=torch.channels_last)
 
 
+def build_plain(arch: str, settings: Settings, *, dead_edges: bool) -> nn.Module:
+    """A cell's network as its description reads, one module for each edge, to compare speed with.
+
+    dead_edges: whether those without effect on the output are computed too.
+    """
+    plain: nn.Module = _module(registry.of(settings.bench), "plain_network").build(
+        arch, Sizes.of(settings), dead_edges=dead_edges
+    )
+    return plain
+
+
+def _module(bench: Bench, name: str) -> ModuleType:
+    """A module beside a benchmark's space."""
+    return import_module(f"{type(bench).__module__.rpartition('.')[0]}.{name}")
+
+
 def join(networks: Sequence[Network]) -> Network:
-    """One network that has those of one graph and size, each with one member, as its members, with their values."""
+    """Stack single-member networks of one graph and size side by side, copying their values."""
     if len(networks) == 1:
         return networks[0]
     first = networks[0]
-    joined: Network = type(first)(first.graph, **first.sizes, members=len(networks))
+    joined = type(first)(first.graph, **first.sizes, members=len(networks))
     joined.to(memory_format=torch.channels_last)
     load(joined, stacked([network.state_dict() for network in networks]))
     return joined

@@ -13,7 +13,7 @@ def bench(digits: Settings) -> None:
     """Write tables and a summary into the folder `speed` beside the results folder; minutes on two cores."""
     full = compose("dataset=cifar10", "profile=full", "launcher=local", f"launcher.device={digits.launcher.device}")
     folder = digits.results_dir.parent / "speed"
-    cells = speed.sample_of_cells(24)
+    cells = speed.sample_of_cells(full, 24)
     steps = speed.measure_steps(full, cells)
     workers = speed.measure_workers(digits, cells[:8])
     data, peaks = speed.measure_data(full), speed.measure_peaks(full)

@@ -1,13 +1,14 @@
 """Write the table of all cells of a benchmark: results/<bench>/cells.csv."""
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import registry
+from nas_retrain.benches.cells import cells_table
 from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
 
 
 def cells(settings: Settings) -> None:
     """One row a cell, in the benchmark's official order."""
-    table = nas_bench_201.cells_table()
+    table = cells_table(registry.of(settings.bench))
     path = settings.results_dir.parent / "cells.csv"
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.17g")

@@ -80,6 +80,13 @@ COMMANDS = {
         "replay search algorithms on one or two tables of accuracies",
         "nas_retrain.commands.retrain:replay_algorithms",
     ),
+    "own_rates": Command(
+        "find each network's own best learning rate in a table of trainings at several rates",
+        "nas_retrain.commands.own_rates:own_rates",
+    ),
+    "proxies": Command(
+        "tell how well cheap trainings stand for long ones, by recipe", "nas_retrain.commands.own_rates:proxies"
+    ),
     "export": Command(
         "write the accuracies for nas-bench-201, nats_bench and as tables, below the results folder",
         "nas_retrain.commands.export:print_export",
@@ -87,6 +94,13 @@ COMMANDS = {
     "cells": Command("write the table of all cells of a benchmark", "nas_retrain.commands.cells:cells"),
     "bench": Command(
         "measure training speed on this machine against the straightforward way", "nas_retrain.commands.bench:bench"
+    ),
+    "gpu_check": Command(
+        "check that trainings on this machine's GPU are right, and tune how they are launched there",
+        "nas_retrain.commands.gpu_check:gpu_check",
+    ),
+    "roofline": Command(
+        "bound a training step's time on a GPU of given figures from below", "nas_retrain.commands.roofline:roofline"
     ),
 }
 

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nas_retrain.benches import registry
 from nas_retrain.commands.command_line import CONFIGS, ROOT
 from nas_retrain.data import own
 from nas_retrain.errors import NasRetrainError, printable
@@ -168,7 +169,7 @@ def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
     files, overrides = _named_files(overrides)
     with _own_folder(None, files), _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
-        return to_settings(hydra.compose(config, overrides=[escape(override) for override in overrides]))
+        return _checked(hydra.compose(config, overrides=[escape(override) for override in overrides]))
 
 
 def from_command_line(arguments: Sequence[str], config: str = "config") -> list[Settings]:
@@ -190,7 +191,14 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
         overrides = [f"hydra.sweep.dir={_literal(nowhere)}", *map(escape, settings)]
         with _command_line([*_flags(asked), *overrides]):
             take()
-        return [to_settings(one) for one in composed]
+        return [_checked(one) for one in composed]
+
+
+def _checked(composed: DictConfig) -> Settings:
+    """What was composed, as settings; raises NasRetrainError if it cannot be, or if the bench has no such profile."""
+    if any(OmegaConf.is_missing(composed.network, key) for key in ("channels", "cells_per_stage")):
+        raise NasRetrainError(_no_such_file(f"size/{composed.bench.name}_{composed.profile}"))
+    return to_settings(composed, registry.settings_kinds())
 
 
 def escape(override: str) -> str:
@@ -386,6 +394,8 @@ def _no_such_file(name: str) -> str:
     profiles = [file.removeprefix(f"{bench}_") for file in _files(group) if file.startswith(f"{bench}_")]
     if group in ("size", "verification") and profiles:  # a bench's under a profile, both of which the user chose
         return f"profile={profile}: bench {bench} has no such profile. It has {_listed(profiles)}."
+    if group == "size":
+        return f"bench={bench}: set network.channels and network.cells_per_stage in its file, or in size/{wanted}.yaml."
     return f"{group}={wanted}: there is none of this name. There are {_listed(_files(group))}."
 
 

@@ -1,5 +1,5 @@
-"""Retrained accuracies in the formats that NAS code reads: the file of the nas-bench-201 package, the folder of the
-nats_bench package, and plain tables.
+"""Retrained accuracies in the formats that NAS code reads: plain tables and, for benchmarks that were published so, the
+folder of the nats_bench package and the one file of the benchmark's own package.
 
 The packages keep a curve for every training, keyed by epoch, and their queries ask for its last epoch unless told
 otherwise. Run records know the end of a training only. So a curve here has one point, the last epoch's, and to ask a
@@ -7,7 +7,8 @@ package for any other epoch, for a validation split or for a budget that was not
 Nothing is filled in.
 
 What a package stores is the state of its own classes, plain dicts and numbers; neither package is needed to write it,
-and torch.load reads it with weights_only, as it does by default.
+and torch.load reads it with weights_only, as it does by default. The one file is opened with its package once it is
+written, and every accuracy compared.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import registry
+from nas_retrain.benches.registry import Published, PublishedFile, Sizes
 from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
@@ -40,9 +42,6 @@ from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.theory.scaling import InDegree, in_degree_of
 from nas_retrain.trainings.store import RunKey, RunRecord
 from nas_retrain.trainings.version import code_version
-
-BUDGETS = {12: "less", 200: "full"}
-"""The budgets that NAS-Bench-201's file has a place for, in epochs; nats_bench takes any."""
 
 TEST_SET = "ori-test"
 """What the packages call all test images of a data set."""
@@ -72,17 +71,21 @@ def export(settings: Settings) -> Path:
     recipe made with these settings, or cannot be written.
     """
     chosen = _choose(settings)
-    by_cell = _by_cell(chosen)
+    by_cell = _by_cell(chosen, settings)
     table = _table(by_cell, settings)
-    benchmark.checked(table.rename(columns={"test_accuracy": "accuracy"}), settings.results_dir, foreign=False)
-    states = _states(by_cell, settings)
+    renamed = table.rename(columns={"test_accuracy": "accuracy"})
+    benchmark.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
+    published = registry.of(settings.bench).published
+    states = _states(by_cell, settings) if published else {}
     folder = settings.results_dir / "export" / settings.analysis.recipe
     with replacing_folder(folder) as new:
         table.to_parquet(new / "accuracies.parquet", index=False)
         write_csv(table, new / "accuracies.csv")
-        if settings.training.epochs in BUDGETS:
-            _write_pth(states, new / _pth_name(settings), settings)
-        _write_nats_folder(states, new / _nats_name(settings), settings)
+        if file := _file(settings):
+            _write_pth(states, new / _pth_name(settings), settings, file)
+            _check_pth(by_cell, new / _pth_name(settings), settings, file)
+        if published:
+            _write_nats_folder(states, new / _nats_name(settings, published), settings, published)
         (new / "README.md").write_text(_data_card(table, chosen, settings), encoding="utf-8")
     return folder
 
@@ -126,26 +129,21 @@ def _choose(settings: Settings) -> _Chosen:
     return _Chosen(records, in_degree_of(training.initialisation), plain)
 
 
-def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:
+def _by_cell(chosen: _Chosen, settings: Settings) -> dict[int, list[RunRecord]]:
     """The trainings of each cell that has any, by seed: those of its class."""
     by_class: dict[int, list[RunRecord]] = {}
     for record in chosen.records:
         by_class.setdefault(record.network_class, []).append(record)
-    classes = nas_bench_201.training_classes(chosen.in_degree)
+    classes = registry.of(settings.bench).training_classes(chosen.in_degree)
     return {cell: by_class[trained] for cell, trained in enumerate(classes) if trained in by_class}
 
 
 def _costs(cell: int, settings: Settings) -> tuple[int, int]:
     """Parameters and multiply-accumulates of the network that was trained for a cell; operations without effect have
     no part in it, so they are the same for all members of a class."""
-    graph, data = nas_bench_201.graph_at(cell), settings.dataset
-    size: dict[str, int] = {
-        "channels": settings.network.channels,
-        "cells_per_stage": settings.network.cells_per_stage,
-        "classes": data.classes,
-        "image_channels": data.image_channels,
-    }
-    return nas_bench_201.parameters(graph, **size), nas_bench_201.flops(graph, **size, image_size=data.image_size)
+    bench, sizes = registry.of(settings.bench), Sizes.of(settings)
+    graph = bench.graph_at(cell)
+    return bench.parameters(graph, sizes), bench.flops(graph, sizes)
 
 
 def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd.DataFrame:
@@ -154,14 +152,15 @@ def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd
     representative: the cell under which the network was trained. copied: whether this row repeats the training of
     another cell, its representative. learning_rate is missing where nothing was trained, a loss where there is none.
     """
-    classes = nas_bench_201.network_classes()
+    bench = registry.of(settings.bench)
+    classes = bench.training_classes(None)
     rows = []
     for cell, records in by_cell.items():
         parameters, flops = _costs(cell, settings)
         rows += [
             {
                 "index": cell,
-                "arch": nas_bench_201.cell_at(cell),
+                "arch": bench.arch_at(cell),
                 "network_class": classes[cell],
                 "representative": record.cell,
                 "copied": cell != record.cell,
@@ -188,7 +187,7 @@ def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd
 
 def _states(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> dict[int, dict[str, Any]]:
     """The state of the packages' ArchResults for each cell."""
-    dataset = _published_name(settings)
+    dataset, bench = _published_name(settings), registry.of(settings.bench)
     # By far the longest part of a result. The packages never change it in place, so all members of a class share it.
     times: dict[RunKey, dict[int, float]] = {}
     states = {}
@@ -199,14 +198,15 @@ def _states(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> d
             if record.key not in times:
                 times[record.key] = dict.fromkeys(range(record.epochs), record.seconds / record.epochs)
             results[dataset, record.seed] = _result(cell, record, costs, times[record.key], settings)
-        states[cell] = _arch_results(cell, results, {dataset: [record.seed for record in records]})
+        seeds = {dataset: [record.seed for record in records]}
+        states[cell] = _arch_results(cell, bench.arch_at(cell), results, seeds)
     return states
 
 
-def _arch_results(cell: int, results: dict[Any, Any], seeds: dict[str, list[int]]) -> dict[str, Any]:
+def _arch_results(cell: int, arch: str, results: dict[Any, Any], seeds: dict[str, list[int]]) -> dict[str, Any]:
     return {
         "arch_index": cell,
-        "arch_str": nas_bench_201.cell_at(cell),
+        "arch_str": arch,
         "all_results": results,
         "dataset_seed": seeds,
         "clear_net_done": True,
@@ -218,6 +218,7 @@ def _result(
 ) -> dict[str, Any]:
     """The state of the packages' ResultsCount. Costs are in millions, as in the published files."""
     last, parameters, flops = record.epochs - 1, *costs
+    config = registry.of(settings.bench).network_config(cell, Sizes.of(settings))
     tested = f"{TEST_SET}@{last}"
     return {
         "name": _published_name(settings),
@@ -226,12 +227,7 @@ def _result(
         "train_acc5es": None,
         "train_losses": {last: _number(record.train_loss)},
         "train_times": times,
-        "arch_config": {
-            "channel": settings.network.channels,
-            "num_cells": settings.network.cells_per_stage,
-            "arch_str": nas_bench_201.cell_at(cell),
-            "class_num": settings.dataset.classes,
-        },
+        "arch_config": config | {"class_num": settings.dataset.classes},
         "params": parameters / 1e6,
         "flop": flops / 1e6,
         "seed": record.seed,
@@ -251,32 +247,43 @@ def _number(loss: float | None) -> float:
 
 def _published_name(settings: Settings) -> str:
     """What the packages call the data set; one that they do not know keeps its own name."""
-    return benchmark.PUBLISHED_NAMES.get(settings.dataset.name, settings.dataset.name)
+    return benchmark.published_name(registry.of(settings.bench), settings.dataset.name)
+
+
+def _file(settings: Settings) -> PublishedFile | None:
+    """The one file that an export has, if the benchmark was published so and the file has a place for the budget."""
+    published = registry.of(settings.bench).published
+    file = published.file if published else None
+    return file if file and settings.training.epochs in file.budgets else None
 
 
 def _pth_name(settings: Settings) -> str:
-    return f"NAS-Bench-201-{settings.dataset.name}-{settings.analysis.recipe}.pth"
+    return f"{registry.of(settings.bench).title}-{settings.dataset.name}-{settings.analysis.recipe}.pth"
 
 
-def _nats_name(settings: Settings) -> str:
-    return f"NATS-tss-{settings.dataset.name}-{settings.analysis.recipe}-simple"
+def _nats_name(settings: Settings, published: Published) -> str:
+    return f"NATS-{published.space}-{settings.dataset.name}-{settings.analysis.recipe}-simple"
 
 
 def _origin(settings: Settings) -> str:
     """What the files say of themselves, should they be parted from the data card."""
     return (
-        f"Not the published NAS-Bench-201: its cells retrained by nas-retrain, recipe {settings.analysis.recipe}, data "
-        f"set {settings.dataset.name}. Last epochs only. One training stands for all cells that are the same network."
+        f"Not the published {registry.of(settings.bench).title}: its cells retrained by nas-retrain, recipe "
+        f"{settings.analysis.recipe}, data set {settings.dataset.name}. Last epochs only. One training "
+        "stands for all cells that are the same network."
     )
 
 
-def _write_pth(states: Mapping[int, dict[str, Any]], path: Path, settings: Settings) -> None:
-    trained = BUDGETS[settings.training.epochs]
+def _write_pth(states: Mapping[int, dict[str, Any]], path: Path, settings: Settings, file: PublishedFile) -> None:
+    trained, bench = file.budgets[settings.training.epochs], registry.of(settings.bench)
     content = {
-        "meta_archs": list(nas_bench_201.cells()),
-        "total_archs": len(nas_bench_201.cells()),
+        "meta_archs": list(bench.archs),
+        "total_archs": bench.size,
         "arch2infos": {
-            cell: {budget: state if budget == trained else _arch_results(cell, {}, {}) for budget in BUDGETS.values()}
+            cell: {
+                budget: state if budget == trained else _arch_results(cell, bench.arch_at(cell), {}, {})
+                for budget in file.budgets.values()
+            }
             for cell, state in states.items()
         },
         "evaluated_indexes": set(states),
@@ -287,18 +294,35 @@ def _write_pth(states: Mapping[int, dict[str, Any]], path: Path, settings: Setti
     path.write_bytes(buffer.getbuffer())
 
 
-def _write_nats_folder(states: Mapping[int, dict[str, Any]], folder: Path, settings: Settings) -> None:
+def _check_pth(by_cell: Mapping[int, Sequence[RunRecord]], path: Path, settings: Settings, file: PublishedFile) -> None:
+    """Raise NasRetrainError if the file's package does not find every accuracy in it, and no other."""
+    found = file.read_back(path, _published_name(settings), settings.training.epochs)
+    wanted = {(cell, record.seed): record.test_accuracy for cell, records in by_cell.items() for record in records}
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        cell, seed = differing[0]
+        raise NasRetrainError(
+            f"{file.package} reads {len(differing):,} accuracies of {path.name} otherwise than they were stored; of "
+            f"cell {cell} with seed {seed} it reads {found.get(differing[0])} in place of {wanted.get(differing[0])}. "
+            "The earlier export was kept."
+        )
+
+
+def _write_nats_folder(
+    states: Mapping[int, dict[str, Any]], folder: Path, settings: Settings, published: Published
+) -> None:
     folder.mkdir()
+    bench = registry.of(settings.bench)
     meta = {
-        "meta_archs": list(nas_bench_201.cells()),
-        "total_archs": len(nas_bench_201.cells()),
+        "meta_archs": list(bench.archs),
+        "total_archs": bench.size,
         "arch2infos": None,
         "evaluated_indexes": set(states),
         "origin": _origin(settings),
     }
     _dump(meta, folder / "meta.pickle.pbz2")
     for cell, state in tqdm(states.items(), desc=folder.name, unit="cell", disable=not sys.stderr.isatty()):
-        _dump({str(settings.training.epochs): state}, folder / f"{cell:06d}.pickle.pbz2")
+        _dump({f"{settings.training.epochs:0{published.digits}d}": state}, folder / f"{cell:06d}.pickle.pbz2")
 
 
 def _dump(content: object, path: Path) -> None:
@@ -308,30 +332,46 @@ def _dump(content: object, path: Path) -> None:
 
 def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
     """The folder's README: what is there, how to open it, and what nobody should take it for."""
-    records, name, epochs = chosen.records, _published_name(settings), settings.training.epochs
+    records, name = chosen.records, _published_name(settings)
+    bench, file = registry.of(settings.bench), _file(settings)
+    published = bench.published
     statuses = Counter(record.status for record in records)
     seeds = Counter(record.seed for record in records)
     example = {
         "name": python_string(name),
-        "epochs": epochs,
+        "epochs": f"{settings.training.epochs:0{published.digits if published else 1}d}",
         "cell": records[0].cell,
         "seed": records[0].seed,
         "accuracy": "test-accuracy" if name == "cifar10" else "valtest-accuracy",
-        "nats": python_string(_nats_name(settings)),
         "pth": python_string(_pth_name(settings)),
     }
+    listed, answers = "", ""
+    if published:
+        example |= {"space": published.space, "nats": python_string(_nats_name(settings, published))}
+        listed = f"- For nats_bench, in fast mode: {code(_nats_name(settings, published))}.\n"
+        remarks: tuple[str, ...] = ()
+        if published.file:
+            pth = code(_pth_name(settings)) if file else "nothing, as said above"
+            listed += f"- For {published.file.package}: {pth}.\n"
+            remarks = published.file.remarks
+        listed += _COPIES
+        answers = _ANSWERS.format(
+            **example,
+            pth_example=file.example.format(**example) if file else "",
+            remarks="".join(f"- {remark}\n" for remark in remarks),
+        )
     return _CARD.format(
-        **example,
-        nats_listed=code(_nats_name(settings)),
-        pth_listed=code(_pth_name(settings)) if epochs in BUDGETS else "nothing, as said above",
-        pth_example=_PTH_EXAMPLE.format(**example) if epochs in BUDGETS else "",
+        bench=escaped(bench.title),
+        authors=bench.authors,
+        listed=listed,
+        answers=answers,
         dataset=escaped(settings.dataset.name),
         recipe=escaped(settings.analysis.recipe),
         warnings="\n".join(f"- **{escaped(warning)}**" for warning in _warnings(settings)),
         cells=table["index"].nunique(),
-        all_cells=len(nas_bench_201.cells()),
+        all_cells=bench.size,
         networks=len({record.network_class for record in records}),
-        all_networks=len(set(nas_bench_201.training_classes(chosen.in_degree))),
+        all_networks=len(set(bench.training_classes(chosen.in_degree))),
         trainings=len(records),
         seeds=", ".join(f"{number:,} with seed {seed}" for seed, number in sorted(seeds.items())),
         rows=len(table),
@@ -351,22 +391,25 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
 def _warnings(settings: Settings) -> list[str]:
     """What nobody who opens the files should miss."""
     data, network, epochs = settings.dataset, settings.network, settings.training.epochs
-    found = ["These are not NAS-Bench-201's published results: every network was trained anew."]
-    if data.name not in benchmark.PUBLISHED_NAMES:
+    bench = registry.of(settings.bench)
+    published, sizes = bench.published, bench.sizes
+    found = [f"These are not {bench.title}'s published results: every network was trained anew."]
+    if published and data.name not in published.datasets:
         found.append(
-            f"{data.name} is no data set of NAS-Bench-201. It stands under its own name, which the packages' queries "
+            f"{data.name} is no data set of {bench.title}. It stands under its own name, which the packages' queries "
             "take, save those that are made for their own data sets: simulate_train_eval and statistics refuse it."
         )
-    if (network.channels, network.cells_per_stage) != (16, 5):
+    if (network.channels, network.cells_per_stage) != (sizes.channels, sizes.cells_per_stage):
         found.append(
             f"The network has {network.channels} channels and {network.cells_per_stage} cell(s) a stage; "
-            "NAS-Bench-201's has 16 and 5."
+            f"{bench.title}'s has {sizes.channels} and {sizes.cells_per_stage}."
         )
     if data.images_per_epoch < data.train_images:
         found.append(f"Trained on {data.images_per_epoch:,} of the {data.train_images:,} training images.")
-    if epochs not in BUDGETS:
+    if published and (file := published.file) and epochs not in file.budgets:
+        places = " and ".join(map(str, file.budgets))
         found.append(
-            f"Trained for {epochs} epochs. The file of nas-bench-201 has places for 12 and 200 only, so there is none."
+            f"Trained for {epochs} epochs. The file of {file.package} has places for {places} only, so there is none."
         )
     return [
         *found,
@@ -375,17 +418,12 @@ def _warnings(settings: Settings) -> list[str]:
     ]
 
 
-_PTH_EXAMPLE = """
-```python
-from nas_201_api import NASBench201API
-
-api = NASBench201API({pth}, verbose=False)
-api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)["{accuracy}"]
-api.find_best({name}, "ori-test", hp="{epochs}")
-```
+_COPIES = """
+`make analyze` of nas-retrain reads what is for the packages as well, but takes copies for trainings of their own, so
+that noise looks smaller than it is. Give it the `runs.parquet` of the results folder instead.
 """
 
-_CARD = """# NAS-Bench-201's cells on {dataset}, retrained: {recipe}
+_CARD = """# {bench}'s cells on {dataset}, retrained: {recipe}
 
 {warnings}
 
@@ -408,39 +446,7 @@ _CARD = """# NAS-Bench-201's cells on {dataset}, retrained: {recipe}
   `seconds` is the time of training, an even share of it where several networks trained as one. `flops` are the
   multiply-accumulates of convolutions and readout for one image. Operations without effect on the output count in
   neither `parameters` nor `flops`, and those that are the same for every image not in `flops`.
-- For nats_bench, in fast mode: {nats_listed}.
-- For nas-bench-201: {pth_listed}.
-
-`make analyze` of nas-retrain reads the last two as well, but takes copies for trainings of their own, so that noise
-looks smaller than it is. Give it the `runs.parquet` of the results folder instead.
-
-## How to open them
-
-```python
-from nats_bench import create
-
-api = create({nats}, "tss", fast_mode=True, verbose=False)
-info = api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)  # is_random={seed}: that training
-info["{accuracy}"]  # of all test images, the mean over seeds
-```
-{pth_example}
-## What the packages answer
-
-- `hp`: only "{epochs}" was trained. The packages' default is "12". Any other is an error.
-- `iepoch`: only the last epoch is there, which is the default. Any other is a KeyError.
-- Validation accuracies: not there. simulate_train_eval answers with them, so it is an error, and so is find_best with
-  "valid". Searching on test accuracies in their place is a choice to be reported.
-- query_by_arch prints validation accuracies too, save for CIFAR-10: there it works, elsewhere it is a KeyError.
-- Losses: NaN where they are missing, and for a mean that includes one.
-- Time of training: the mean over epochs, for every epoch. Time of evaluation and latency: None.
-- Costs: millions of parameters and of multiply-accumulates.
-- A cell that is not covered: a ValueError from nas-bench-201 (query_by_arch prints that it is not evaluated and returns
-  None), an AssertionError that names the missing file from nats_bench.
-- find_best of nats_bench asks for all cells. Where some are not covered, query the others once each and give
-  enforce_all=False.
-- Of nas-bench-201, show wants 12 and 200 epochs, get_net_config 12, statistics every cell: errors where they are not
-  there.
-
+{listed}{answers}
 ## Settings
 
 `config_hash` is the hash of the other values; each training carried it. A network in which a convolution reads what
@@ -455,6 +461,31 @@ the input does not reach carried the hash of the same values with `"constants": 
 
 ## Licence
 
-MIT. NAS-Bench-201 is by Dong and Yang (ICLR 2020); the rules of the architecture-aware recipe are by Chen, Wu, Wang and
-Hanin (ICLR 2024, arXiv 2402.17440).
+MIT. {authors} The rules of the architecture-aware recipe are by Chen, Wu, Wang and Hanin (ICLR 2024, arXiv 2402.17440).
 """
+
+_ANSWERS = """
+## How to open them
+
+```python
+from nats_bench import create
+
+api = create({nats}, "{space}", fast_mode=True, verbose=False)
+info = api.get_more_info({cell}, {name}, hp="{epochs}", is_random=False)  # is_random={seed}: that training
+info["{accuracy}"]  # of all test images, the mean over seeds
+```
+{pth_example}
+## What the packages answer
+
+- `hp`: only "{epochs}" was trained. The packages' default is "12". Any other is an error.
+- `iepoch`: only the last epoch is there, which is the default. Any other is a KeyError.
+- Validation accuracies: not there. simulate_train_eval answers with them, so it is an error, and so is find_best with
+  "valid". Searching on test accuracies in their place is a choice to be reported.
+- query_by_arch prints validation accuracies too, save for CIFAR-10: there it works, elsewhere it is a KeyError.
+- Losses: NaN where they are missing, and for a mean that includes one.
+- Time of training: the mean over epochs, for every epoch. Time of evaluation and latency: None.
+- Costs: millions of parameters and of multiply-accumulates.
+- A cell that is not covered: an AssertionError that names the missing file, from nats_bench.
+- find_best of nats_bench asks for all cells. Where some are not covered, query the others once each and give
+  enforce_all=False.
+{remarks}"""

@@ -19,7 +19,7 @@ CELLS = 8
 def gpu_check(settings: Settings) -> None:
     """Run every check that can be run here, tell and store the findings, and tune the launcher if all passed.
 
-    On a machine without a GPU it runs what can be run on the CPU, and stores nothing. Raises NasRetrainError if a check
+    On a machine without a GPU it runs what can be run on the CPU, with small networks, and stores nothing. Raises NasRetrainError if a check
     failed.
     """
     import torch
@@ -34,13 +34,9 @@ def gpu_check(settings: Settings) -> None:
     devices.take(device, 1)
     chosen = ["dataset=digits", "profile=dry", "launcher=local", f"launcher.device={kind}", "dataset.verify=false"]
     with tempfile.TemporaryDirectory() as folder:
-        subject = gpu_check.Subject(
-            device,
-            settings,
-            covering_cells(settings),
-            compose(*chosen, f"results_dir={folder}/digits", f"data_dir={folder}/data"),
-            Path(folder),
-        )
+        learnable = compose(*chosen, f"results_dir={folder}/digits", f"data_dir={folder}/data")
+        trained = settings if kind == "cuda" else learnable
+        subject = gpu_check.Subject(device, trained, covering_cells(settings), learnable, Path(folder))
 
         def tell(name: str, found: Finding) -> None:
             say(f"{found.verdict:8} {name}: {found.told}")
@@ -81,8 +77,9 @@ def gpu_check(settings: Settings) -> None:
 def covering_cells(settings: Settings) -> tuple[int, ...]:
     """Cells that have every operation of the space between them, always the same ones."""
     from nas_retrain.benches import registry as spaces
+    from nas_retrain.benches.registry import Sizes
     from nas_retrain.plan import plan
 
     chosen = plan.chosen_cells(settings.model_copy(update={"cells": f"sample:{CELLS}", "sample_seed": 0}))
     space = spaces.of(settings.bench)
-    return tuple(sorted(chosen, key=lambda cell: space.flops(space.graph_at(cell), settings.network, settings.dataset)))
+    return tuple(sorted(chosen, key=lambda cell: space.flops(space.graph_at(cell), Sizes.of(settings))))

@@ -6,7 +6,7 @@ from functools import partial
 
 from nas_retrain.benches import registry as spaces
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.settings import Settings
 
 say = partial(print, flush=True)
 
@@ -25,12 +25,9 @@ def own_rates(settings: Settings) -> None:
             "There is no table of trainings at several learning rates: give ORIGINAL=path (original=path), such as the "
             "folder of NAS-HPO-Bench-II."
         )
-    if isinstance(settings.bench, DagSettings):
-        raise NasRetrainError(
-            f"Tables of trainings are of NAS-Bench-201's cells; bench {settings.bench.name} has none."
-        )
-    table = rate_tables.read(settings.original, settings.dataset.name, settings.analysis.column)
-    found = table_findings.judge(table, settings, spaces.of(settings.bench))
+    space = spaces.of(settings.bench)
+    table = rate_tables.read(settings.original, settings.dataset.name, space, settings.analysis.column)
+    found = table_findings.judge(table, settings, space)
     chosen, asked = settings.analysis, settings.rate_table
     facts = {
         "table": str(settings.original),

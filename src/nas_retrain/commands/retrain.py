@@ -26,7 +26,7 @@ from nas_retrain.plan.claims import claim_results_folder, other_settings
 from nas_retrain.plan.plan import Plan, make_plan
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.purpose import Variant
-from nas_retrain.settings import DagSettings, Settings, SlurmSettings
+from nas_retrain.settings import Settings, SlurmSettings
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings import store
 from nas_retrain.trainings.store import RunKey, StoredRuns
@@ -380,7 +380,11 @@ def _judge_by_own_rates(made: Plan, stored: StoredRuns, own: str, settings: Sett
     varied = None
     if settings.sensitivity is not None and varying.any():
         varied = sensitivity.compare_variants(
-            frame, settings.sensitivity.recipes, settings.training.epochs, settings.analysis
+            frame,
+            settings.sensitivity.recipes,
+            settings.training.epochs,
+            settings.analysis,
+            spaces.of(settings.bench),
         )
     facts = analysis.facts(settings) | {
         "records": f"{len(frame):,} of {settings.results_dir / 'runs.parquet'}",
@@ -420,7 +424,7 @@ def _verify(made: Plan, stored: StoredRuns, records: int, settings: Settings) ->
         say(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
         return
     checked, signals = None, {}
-    if isinstance(settings.bench, DagSettings):
+    if any(True for _ in space.sweeps(settings.bench)):
         data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
         checked = coordinates.measure(settings, data)
         signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))

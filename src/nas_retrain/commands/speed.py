@@ -29,8 +29,7 @@ from torch.nn import functional
 
 from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
-from nas_retrain.benches.nas_bench_201.plain_network import ReferenceNetwork
+from nas_retrain.benches.registry import Sizes
 from nas_retrain.data import batches
 from nas_retrain.execution import cost as costs
 from nas_retrain.execution import train as training
@@ -62,9 +61,9 @@ KERNELS = {
 _together: Barrier
 
 
-def sample_of_cells(number: int) -> list[int]:
+def sample_of_cells(settings: Settings, number: int) -> list[int]:
     """That many random connected cells, always the same."""
-    connected = [cell for cell in range(len(nas_bench_201.cells())) if nas_bench_201.graph_at(cell).connected]
+    connected = [cell for cell, there in enumerate(spaces.of(settings.bench).connected) if there]
     return random.Random(0).sample(connected, number)
 
 
@@ -83,7 +82,7 @@ def measure_steps(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
                 fast = _speed(ours, 1, _train, cell, settings, steps, 1)
                 reference = _speed(plain, 1, _train_reference, cell, settings, steps, True)
                 live = _speed(plain, 1, _train_reference, cell, settings, steps, False)
-                rows.append((cell, nas_bench_201.cell_at(cell), _work(cell, settings), repeat, fast, reference, live))
+                rows.append((cell, _arch(cell, settings), _work(cell, settings), repeat, fast, reference, live))
     columns = ["cell", "arch", "multiply_accumulates", "repeat", "fast", "reference", "reference_live"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -329,7 +328,12 @@ def _machine(settings: Settings) -> str:
 
 
 def _work(cell: int, settings: Settings) -> int:
-    return spaces.of(settings.bench).flops(nas_bench_201.graph_at(cell), settings.network, settings.dataset)
+    space = spaces.of(settings.bench)
+    return space.flops(space.graph_at(cell), Sizes.of(settings))
+
+
+def _arch(cell: int, settings: Settings) -> str:
+    return spaces.of(settings.bench).arch_at(cell)
 
 
 @contextmanager
@@ -363,7 +367,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
     built = [
-        networks.build(nas_bench_201.graph_at(cell), settings, initialisation="stock", seed=seed)
+        networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=seed)
         for seed in range(members)
     ]
     steppers = training.steppers_for(built, [LEARNING_RATE] * members, range(members), settings, data)
@@ -378,14 +382,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
 def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
-    network = ReferenceNetwork(
-        nas_bench_201.cell_at(cell),
-        channels=settings.network.channels,
-        cells_per_stage=settings.network.cells_per_stage,
-        classes=settings.dataset.classes,
-        image_channels=settings.dataset.image_channels,
-        dead_edges=dead_edges,
-    ).to(device)
+    network = networks.build_plain(_arch(cell, settings), settings, dead_edges=dead_edges).to(device)
     recipe = settings.training
     optimiser = torch.optim.SGD(
         network.parameters(), LEARNING_RATE, recipe.momentum, 0, recipe.weight_decay, nesterov=recipe.nesterov

@@ -112,7 +112,7 @@ def augment(data: DeviceData, order: Tensor, tops: Tensor, lefts: Tensor, mirror
     if data.flip:
         crops = torch.where(mirrored[:, None, None], crops.flip(2), crops)
     lanes = crops.view(torch.uint8).view(len(order), size, size, -1)[..., : data.test_images.shape[1]]
-    # One image a row: the constants then line up with memory, where a channel's own would be strewn over it.
+    # One image a row: the constants then line up with memory, where each channel's values would be scattered over it.
     normalised = lanes.contiguous().view(len(order), -1).float().mul_(data.scale).add_(data.shift)
     return normalised.view(lanes.shape).permute(0, 3, 1, 2)
 

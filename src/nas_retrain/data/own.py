@@ -83,11 +83,11 @@ def file_of(source: str) -> Path | None:
 
 
 def described(source: str) -> dict[str, Any]:
-    """What a source tells of itself for the section `dataset`: a checksum of its file, so that results of other
-    contents are never taken for the same, and of arrays in a file also their sizes, means and standard deviations.
+    """The keys of the section `dataset` that follow from a source: a checksum of its file, so that results of other
+    contents are never taken for the same, and for arrays in a file also their sizes, means and standard deviations.
 
-    Nothing for a file that is not there, which is told when it is needed. Raises NasRetrainError for arrays that cannot
-    be used.
+    A file that is not there adds nothing; it is reported when it is needed. Raises NasRetrainError for arrays that
+    cannot be used.
     """
     path = file_of(source)
     if path is None or not path.is_file():

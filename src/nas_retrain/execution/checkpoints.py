@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.files import safe_pickle
 from nas_retrain.files.atomic import replacing
 from nas_retrain.files.locks import in_place, moved
@@ -164,11 +164,11 @@ def _tell_what_differs(path: Path, before: object, now: Mapping[str, str]) -> No
     """Warn of what a checkpoint was made with, where that is known and something else is used now."""
     known = before if isinstance(before, dict) else now
     differing = [name for name in ("device", "torch", "cuDNN") if known.get(name) != now.get(name)]
-    if differing:
-        changes = ", ".join(
-            f"{name} {known.get(name, 'none')!s:.99} then, {now.get(name, 'none')} now" for name in differing
-        )
-        warnings.warn(f"{path} goes on with what may change its last bits: {changes}.", stacklevel=4)
+    changes = [
+        f"{name} {printable(str(known.get(name, 'none')))[:99]} then, {now.get(name, 'none')} now" for name in differing
+    ]
+    if changes:
+        warnings.warn(f"{path} goes on with what may change its last bits: {', '.join(changes)}.", stacklevel=4)
 
 
 def sealed(payload: bytes) -> bytes:

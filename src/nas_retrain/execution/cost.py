@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.benches import registry as spaces
-from nas_retrain.settings import BenchSettings, DatasetSettings, NetworkSettings, Settings
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 
@@ -39,7 +40,8 @@ MEASURED_RATE = 1e-3
 @dataclass(frozen=True)
 class Cost:
     """What a list of trainings comes to. `seconds` has one training's time for each of them, in their order, 0 for one
-    of a disconnected cell; speeds are images per second of one worker."""
+    of a disconnected cell; speeds are images per second of one worker. devices: how many GPUs there are, of which
+    one was measured with one worker; None if speeds are those of workers side by side."""
 
     trainings: int
     epochs: int
@@ -48,10 +50,12 @@ class Cost:
     slowest: float
     fastest: float
     measured_on: str
+    devices: int | None = None
 
     def hours(self, workers: int) -> float:
-        """Wall-clock hours with that many trainings at once, if they do not slow one another."""
-        return sum(self.seconds) / workers / 3600
+        """Wall-clock hours with that many workers. What several gain on one GPU where one was measured is unknown, and
+        taken for nothing."""
+        return sum(self.seconds) / min(workers, self.devices or workers) / 3600
 
 
 def estimate(
@@ -71,7 +75,7 @@ def estimate(
     if not connected.any():
         return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
     points = _known_points(trainings, stored, settings)
-    measured_on = f"{len(points):,} finished trainings"
+    measured_on, devices = f"{len(points):,} finished trainings", None
     if len(np.unique(points[:, 0])) < 3:
         if device is None:
             return None
@@ -81,6 +85,7 @@ def estimate(
 
         device = torch.device(device)
         points = _measured_points(trainings, work, settings, device)
+        devices = None if device.type == "cpu" else max(1, torch.cuda.device_count())
         measured_on = f"a few steps on this machine ({device_name(device)})"
     if np.ptp(points[:, 0]) > 0:
         slope, offset = np.polyfit(points[:, 0], points[:, 1], 1)
@@ -96,17 +101,18 @@ def estimate(
         slowest=float(1 / per_image[connected].max()),
         fastest=float(1 / per_image[connected].min()),
         measured_on=measured_on,
+        devices=devices,
     )
 
 
 def _flops(cell: int, settings: Settings) -> int:
-    return _cached_flops(cell, settings.bench, settings.network, settings.dataset)
+    return _cached_flops(cell, settings.bench, Sizes.of(settings))
 
 
 @cache
-def _cached_flops(cell: int, bench: BenchSettings, network: NetworkSettings, dataset: DatasetSettings) -> int:
+def _cached_flops(cell: int, bench: BenchSettings, sizes: Sizes) -> int:
     space = spaces.of(bench)
-    return space.flops(space.graph_at(cell), network, dataset)
+    return space.flops(space.graph_at(cell), sizes)
 
 
 def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas_retrain.errors import NasRetrainError, cannot_write
+from nas_retrain.errors import cannot_write
 from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings.version import code_version
 
@@ -49,11 +49,11 @@ def write(path: Path, verdict: Mapping[str, Any]) -> None:
 
 
 def missing(path: Path) -> str:
-    """Why trainings on this GPU are not known to be right, in a sentence; empty if they are."""
+    """Why trainings on this machine's GPU are not known to be right, in a sentence; empty if they are."""
     try:
         here = key()
     except RuntimeError as error:
-        raise NasRetrainError(f"The GPU cannot be asked for its name: {error}") from error
+        return f"the first GPU cannot be asked for its name, so that nobody knows whether it was checked: {error}"
     named = f"{here['gpu']} with torch {here['torch']}, cuDNN {here['cudnn']} and nas-retrain {here['code']}"
     found = next((one for one in read(path) if one.get("key") == here), None)
     if found is None:

@@ -23,7 +23,7 @@ def set_precision(precision: str, device: torch.device) -> None:
     torch's own default is TF32 in convolutions and IEEE single precision in matrix products.
     """
     tf32 = precision == "tf32"
-    if tf32 and device.type != "cuda":
+    if tf32 and device.type not in ("cuda", "meta"):
         raise NasRetrainError(
             f"training.precision=tf32 needs an NVIDIA GPU, and these trainings are to run on {device.type}: choose "
             "training.precision=float32, or launcher.device=cuda where there is one."
@@ -42,7 +42,7 @@ def forward(network: nn.Module, images: Tensor, precision: str) -> Tensor:
 
 
 class _InBfloat16(torch.autograd.Function):
-    """Weights in bfloat16, and their gradients in the weights' own precision, with one cast for all of them each way."""
+    """Weights in bfloat16, and their gradients in the weights' own precision, with one cast for all each way."""
 
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 - torch's own, without a public type

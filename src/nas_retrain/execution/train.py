@@ -3,7 +3,8 @@
 A training depends on its seed and settings only, never on what ran before it in the process: every epoch draws its
 shuffling and augmentation from a generator seeded by the training's seed (see `seeding`) and the epoch. So a checkpoint
 needs no generator state, and a killed and resumed training ends with the same bits as one that was never killed, on the
-same machine. Which trainings are in a group with it changes nothing but the order in which floats are added.
+same kind of CPU, or on the same kind of GPU with the same driver, torch and cuDNN. On a CPU, which trainings are in a
+group with it changes the order in which floats are added and nothing else; on a GPU it changes nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.nn import functional
@@ -41,6 +44,7 @@ from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
+First, Second = TypeVar("First"), TypeVar("Second")
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
@@ -184,16 +188,17 @@ def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, 
     for start in range(first_image, number, batch_size):
         images = min(batch_size, number - start)
         if progress.epoch == 0 and start == 0:
-            norms, shares = zip(*(stepper.first_step(images) for stepper in steppers), strict=True)
-            progress.gradient_norms, progress.relative_gradients = sum(norms, []), sum(shares, [])
+            progress.gradient_norms, progress.relative_gradients = _of_all(
+                stepper.first_step(images) for stepper in steppers
+            )
         else:
             for stepper in steppers:
                 stepper.step(images)
         if stop():
             progress.step = start // batch_size + 1
-            progress.loss_sums, progress.correct = _sums(steppers)
+            progress.loss_sums, progress.correct = _of_all(stepper.sums() for stepper in steppers)
             return False
-    loss_sums, correct = _sums(steppers)
+    loss_sums, correct = _of_all(stepper.sums() for stepper in steppers)
     progress.losses = [loss_sum / number for loss_sum in loss_sums]
     progress.accuracies = [100.0 * hits / number for hits in correct]
     progress.epoch += 1
@@ -201,10 +206,10 @@ def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, 
     return True
 
 
-def _sums(steppers: Sequence[Stepper]) -> tuple[list[float], list[int]]:
-    """Every member's losses and hits so far."""
-    loss_sums, correct = zip(*(stepper.sums() for stepper in steppers), strict=True)
-    return sum(loss_sums, []), sum(correct, [])
+def _of_all(pairs: Iterable[tuple[list[First], list[Second]]]) -> tuple[list[First], list[Second]]:
+    """Two lists with a value for each member of a group, from those of its networks."""
+    first, second = zip(*pairs, strict=True)
+    return list(chain.from_iterable(first)), list(chain.from_iterable(second))
 
 
 @torch.no_grad()

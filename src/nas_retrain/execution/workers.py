@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nas_retrain.errors import NasRetrainError, cannot_write
-from nas_retrain.execution import devices
+from nas_retrain.execution import devices, gpu_verdicts
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
@@ -111,6 +111,11 @@ class Place:
     device: str
     sharing: int
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is one that CUDA's errors come from."""
+        return self.device.startswith("cuda")
+
 
 class _Worker:
     """The parent's end of one worker process. probed: since when, by time.monotonic(), it is known that the device
@@ -183,6 +188,8 @@ def run_here(
     """
     groups = [tuple(group) for group in work]
     device = devices.found(settings.launcher.device)
+    if device.type == "cuda" and (unchecked := gpu_verdicts.missing(gpu_verdicts.FILE)):
+        print(f"WARNING: {unchecked}", file=sys.stderr, flush=True)  # noqa: T201
     workers, present = worker_count(settings, device), devices.count(device)
     names = [f"cuda:{index}" for index in range(present)] if device.type == "cuda" else [device.type]
     places = [
@@ -329,6 +336,8 @@ class _Run:
             return
         place, group, kind = worker.place, worker.group, outcome.kind if outcome is not None else "killed"
         message = outcome.message if outcome is not None else f"exit code {worker.process.exitcode}"
+        if outcome is None and group is not None and worker.process.exitcode == -signal.SIGABRT and place.on_gpu:
+            kind = "faulty"  # torch aborts where it meets CUDA's error while it frees something
         shared = any(other.ready and other.place.device == place.device for other in self.workers.values())
         # Where another worker trains on the device, one that cannot start says nothing against it: it may be in
         # exclusive mode.

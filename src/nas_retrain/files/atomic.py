@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and reading such that nothing is passed over without a word."""
+"""Write files and folders so that they appear whole or not at all, and read so that nothing is silently skipped."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A regular file to read from; raises NasRetrainError if it is none or the system does not give it."""
+    """A regular file, opened for reading; raises NasRetrainError if it is not one or cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a folder holds no lines
             raise OSError(errno.EINVAL, "it is no regular file")
@@ -104,7 +104,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def cannot_read(path: Path, error: OSError) -> NasRetrainError:
-    """What is told of a file or folder that the system does not give."""
+    """The error for a file or folder that cannot be read."""
     return NasRetrainError(
         f"{path} cannot be read: {error.strerror or error}. Going on would pass over what it holds. Make it readable, "
         "or move it out of the results folder to go on without it."
@@ -112,8 +112,8 @@ def cannot_read(path: Path, error: OSError) -> NasRetrainError:
 
 
 def read_whole(path: Path) -> bytes | None:
-    """What a file holds, None if there is none. Raises NasRetrainError if it is no regular file or the system does not
-    give it; a link to what is not there is such a file."""
+    """What a file holds; None if there is no file. Raises NasRetrainError if it is not a regular file or cannot be
+    read, which includes a link that leads nowhere."""
     if not os.path.lexists(path):
         return None
     with opened(path) as file:
@@ -121,7 +121,7 @@ def read_whole(path: Path) -> bytes | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file, link or folder another name beside it, which nothing has yet, and return that name.
+    """Rename a file, link or folder to a name beside it that is free, and return that name.
 
     Raises NasRetrainError if the folder cannot be written.
     """

@@ -156,7 +156,7 @@ def _instead(table: pd.DataFrame, path: Path, needed: str) -> str:
         if name.strip().lower() == needed:
             return f", but {name!r}: rename it."
     remedy = {
-        "index": "Add the cells' numbers in NAS-Bench-201, 0 to 15624",
-        "arch": "Add the cells' strings, |nor_conv_3x3~0|+...",
+        "index": "Add the cells' numbers in the benchmark, from 0",
+        "arch": "Add the cells' strings as the benchmark writes them",
     }.get(needed, "Name the accuracy's column with analysis.column=...")
     return f"; it has {', '.join(columns)[:500]}. {remedy}"

@@ -1,4 +1,4 @@
-"""Names for processes, by which another process can tell later whether they still run."""
+"""Names for processes, by which another process can find out later whether they still run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def has_ended(name: str) -> bool | None:
 
 
 def _start(number: int) -> str | None:
-    """When a process started; None if it does not run, or if there is no /proc to tell."""
+    """When a process started; None if it does not run, or where there is no /proc."""
     with suppress(OSError):
         state, *others = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return None if state in "ZX" else others[18]  # a zombie is only remembered; the order is that of proc(5)

@@ -19,7 +19,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing
 
 _FORMAT = 2
-"""To be raised when what is written changes; copies of other formats are made anew."""
+"""To be raised when what is written changes; copies of other formats are not used."""
 
 _KEY = b"nas_retrain.source"
 
@@ -50,7 +50,7 @@ def read(source: Path, known_by: str, columns: list[str]) -> pd.DataFrame | None
         if list(frame.columns) != columns:
             raise ValueError(f"its columns are {', '.join(map(str, frame.columns))}")
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError) as error:
-        warnings.warn(f"{path} is damaged ({str(error)[:200]}): {source} is read anew.", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({str(error)[:200]}): {source} is read again.", stacklevel=2)
         return None
     return frame
 
@@ -63,4 +63,4 @@ def write(frame: pd.DataFrame, source: Path, known_by: str) -> None:
         with replacing(place(source)) as temporary:
             pq.write_table(table, temporary)
     except NasRetrainError as error:
-        warnings.warn(f"{error} It will be read anew next time.", stacklevel=2)
+        warnings.warn(f"{error} It will be read again next time.", stacklevel=2)

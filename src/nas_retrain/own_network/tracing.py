@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from nas_retrain.benches.dags import space as dags
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.own_network.preconditions import (
     LAYERS,
@@ -48,7 +47,7 @@ from nas_retrain.own_network.preconditions import (
     require_settable,
     said,
 )
-from nas_retrain.theory.graph import CellGraph, Edge, Operation
+from nas_retrain.theory.graph import ONE_LAYER, CellGraph, Edge, Operation
 from nas_retrain.theory.scaling import (
     GAIN_SQUARED,
     HE_GAIN_SQUARED,
@@ -165,7 +164,7 @@ def scale(
     graph = _cell_graph(arrows, module)
     if kernel_factor:
         _require_square_windows(arrows, module)
-    factor = learning_rate_factor(graph, dags.BASE, kernel_factor=kernel_factor)
+    factor = learning_rate_factor(graph, ONE_LAYER, kernel_factor=kernel_factor)
     require_settable(module, [arrow.layer for arrow in arrows if arrow.layer], reader.normalisations)
     layers = _layers(arrows, graph, module, in_degree)
     rate, notes = base_rate * factor, _notes(reader, arrows, module)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nas_retrain.benches import registry
 from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
 
@@ -22,7 +23,8 @@ def read(folder: Path) -> Settings | None:
     """The settings of the folder's last run, which lies where the folder lies now; None if it does not tell, or if
     another version wrote what this one cannot read."""
     try:
-        found = Settings.model_validate_json((folder / NAME).read_bytes())
+        content = (folder / NAME).read_bytes()
+        found = Settings.model_validate_json(content, context={"benches": registry.settings_kinds()})
     except (OSError, ValidationError):
         return None
     return found.model_copy(update={"results_dir": folder})

@@ -73,7 +73,7 @@ def recipe_trainings(
     base_rate: of the learning-rate rule; may be None if no recipe follows it. found: the rates of recipes that search
     one. only: leave out other network classes. Members of one network class share one training, named after the
     class's lowest index. Under conventions by which members of a class are initialised differently, and under rules
-    that decide differently for them, it is split (see `nas_bench_201.training_classes` and `Decisions`). Where grids
+    that decide differently for them, it is split (see `Bench.training_classes` and `Decisions`). Where grids
     are all that a recipe trains, the base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []

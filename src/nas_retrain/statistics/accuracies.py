@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,17 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nas_retrain.benches.nas_bench_201 import official_file
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table, safe_pickle, table_copy
 from nas_retrain.files.file_kind import seems
 from nas_retrain.seeding import Seeding
 
 COLUMNS = ["index", "seed", "accuracy"]
-
-PUBLISHED_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"}
-"""What the published files call our data sets. Their "cifar10-valid" is another one, trained on half of the images."""
 
 _PUBLISHED_COLUMNS = ["index", "arch", "dataset", "epochs", "seed", "test_set", "accuracy"]
 
@@ -39,18 +35,23 @@ _PUBLISHED_COLUMNS = ["index", "arch", "dataset", "epochs", "seed", "test_set", 
 class Accuracies:
     """Trainings of cells.
 
-    name: what reports call them. runs: one row a training with the columns index (the cell's official index), seed
-    and accuracy (percent); unique in (index, seed). per_class: whether one row stands for a whole class rather than for
-    one cell. classes: for every cell of the benchmark the class of which all trainings are replicates, named by its
-    lowest index: what `nas_bench_201.training_classes` has for the initialisation. seeding: whether trainings with one
-    seed share its draws.
+    name: what reports call them. runs: one row a training with the columns index (the cell's number), seed and
+    accuracy (percent); unique in (index, seed). bench: whose cells these are. per_class: whether one row stands for a
+    whole class rather than for one cell. classes: for every cell of the benchmark the class of which all trainings are
+    replicates, named by its lowest cell: its network class if none are given. seeding: whether trainings with one seed
+    share its draws.
     """
 
     name: str
     runs: pd.DataFrame
+    bench: Bench
     per_class: bool = False
-    classes: tuple[int, ...] = field(default_factory=nas_bench_201.network_classes)
+    classes: tuple[int, ...] = ()
     seeding: Seeding = "shared"
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", self.bench.training_classes(None))
 
     @property
     def results(self) -> NDArray[np.int64]:
@@ -59,7 +60,7 @@ class Accuracies:
         return np.array(self.classes)[index] if self.per_class else index
 
 
-def checked(runs: pd.DataFrame, source: Path | str, *, foreign: bool = True) -> pd.DataFrame:
+def checked(runs: pd.DataFrame, source: Path | str, bench: Bench, *, foreign: bool = True) -> pd.DataFrame:
     """`runs` with its columns in order and sorted, if it can be what it says; raises NasRetrainError, naming `source`.
 
     Refused are cells outside the benchmark, a repeated training, an accuracy that is not a percentage, and, in what is
@@ -68,7 +69,7 @@ def checked(runs: pd.DataFrame, source: Path | str, *, foreign: bool = True) -> 
     if runs.empty:
         raise NasRetrainError(f"{source} holds no accuracies.")
     runs = runs[COLUMNS].sort_values(["index", "seed"], ignore_index=True)
-    cells = len(nas_bench_201.cells())
+    cells = bench.size
     outside = runs.loc[(runs["index"] < 0) | (runs["index"] >= cells), "index"]
     if len(outside):
         raise NasRetrainError(f"{source}: cell index {outside.iloc[0]} is out of range 0 to {cells - 1}.")
@@ -109,40 +110,40 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
-def read_csv(path: Path, dataset: str, column: str | None = None) -> Accuracies:
+def read_csv(path: Path, dataset: str, bench: Bench, column: str | None = None) -> Accuracies:
     """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
 
     column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
-    is there. A column seed tells the trainings of a cell apart; without one, a row is one training as far as anyone
-    can tell, even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
+    is there. A column seed distinguishes the trainings of a cell; without one, each row counts as one training,
+    even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
     records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
-    return _from_table(plain_table.read_csv(path), path, dataset, column)
+    return _from_table(plain_table.read_csv(path), path, dataset, bench, column)
 
 
-def _from_table(table: pd.DataFrame, path: Path, dataset: str, column: str | None) -> Accuracies:
+def _from_table(table: pd.DataFrame, path: Path, dataset: str, bench: Bench, column: str | None) -> Accuracies:
     """Accuracies from a table of cells, or from one that `make export` wrote, where a training stands for a class."""
     if plain_table.is_export(table):
         trained = plain_table.own_trainings(table, path, dataset, column)
-        check_names(zip(trained["cell"], trained["arch"], strict=True), path)
-        return from_runs(trained, str(trained["recipe"].iloc[0]))
-    found = plain_table.trainings(_with_both_names(table, path), path, dataset, column)
-    runs = checked(found, path)
+        check_names(zip(trained["cell"], trained["arch"], strict=True), path, bench)
+        return from_runs(trained, str(trained["recipe"].iloc[0]), bench)
+    found = plain_table.trainings(_with_both_names(table, path, bench), path, dataset, column)
+    runs = checked(found, path, bench)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
-    check_names(zip(found["index"], found["arch"], strict=True), path)
-    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.tsv|\.parquet)$", "", path.name), runs)
+    check_names(zip(found["index"], found["arch"], strict=True), path, bench)
+    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.tsv|\.parquet)$", "", path.name), runs, bench)
 
 
-def _with_both_names(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _with_both_names(table: pd.DataFrame, path: Path, bench: Bench) -> pd.DataFrame:
     """A table of cells with the columns index and arch, of which it may lack one. A column of nearly that name is left
     to be told."""
-    names, like = nas_bench_201.cells(), {str(name).strip().lower() for name in table.columns}
+    names, like = bench.archs, {str(name).strip().lower() for name in table.columns}
     if "index" not in like and "arch" in table:
         number = {name: index for index, name in enumerate(names)}
         unknown = [name for name in table["arch"] if name not in number]
         if unknown:
-            raise NasRetrainError(f"{path}: {str(unknown[0])[:100]!r} is no cell of NAS-Bench-201.")
+            raise NasRetrainError(f"{path}: {str(unknown[0])[:100]!r} is no cell of {bench.title}.")
         return table.assign(index=[number[name] for name in table["arch"]])
     if "arch" not in like and "index" in table:
         numbers = plain_table.whole(table["index"], path)
@@ -153,19 +154,19 @@ def _with_both_names(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table
 
 
-def check_names(cells: Iterable[tuple[int, object]], source: Path) -> None:
+def check_names(cells: Iterable[tuple[int, object]], source: Path, bench: Bench) -> None:
     """Raise NasRetrainError, naming `source`, if a cell's string is not that of its index."""
-    names = nas_bench_201.cells()
+    names = bench.archs
     for index, arch in cells:
         if not 0 <= index < len(names):
             raise NasRetrainError(f"{source}: cell index {index} is out of range 0 to {len(names) - 1}.")
         if names[index] != arch:
             raise NasRetrainError(
-                f"{source}: cell {index} is {names[index]} in NAS-Bench-201, not {str(arch)[:100]!r}."
+                f"{source}: cell {index} is {names[index]} in {bench.title}, not {str(arch)[:100]!r}."
             )
 
 
-def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
+def from_runs(frame: pd.DataFrame, name: str, bench: Bench) -> Accuracies:
     """One recipe's accuracies out of run records (the columns of `store.RunRecord`), one row a class of networks that
     are initialised alike. Raises NasRetrainError if the recipe's records differ in the initialisation."""
     conventions = {None if pd.isna(value) else value for value in frame["in_degree"]}
@@ -175,18 +176,22 @@ def from_runs(frame: pd.DataFrame, name: str) -> Accuracies:
             "compared as one recipe."
         )
     runs = frame.rename(columns={"cell": "index", "test_accuracy": "accuracy"})[COLUMNS].astype({"accuracy": float})
-    classes = nas_bench_201.training_classes(conventions.pop() if conventions else None)
     return Accuracies(
-        name, checked(runs, name, foreign=False), per_class=True, classes=classes, seeding=seeding_of(frame)
+        name,
+        checked(runs, name, bench, foreign=False),
+        bench,
+        per_class=True,
+        classes=bench.training_classes(conventions.pop() if conventions else None),
+        seeding=seeding_of(frame),
     )
 
 
 def seeding_of(frame: pd.DataFrame) -> Seeding:
-    """How the trainings of run records were seeded; records that do not tell are old ones, with shared seeds."""
+    """How the trainings of run records were seeded; old records do not say it, and have shared seeds."""
     return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 
-def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
+def read_runs(path: Path, dataset: str, bench: Bench, recipe: str) -> Accuracies:
     """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets."""
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
@@ -201,7 +206,7 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
             f"{path} has no {dataset} {recipe}; it has {', '.join(there) or 'nothing'}. "
             "Choose with DATASET=... and ARGS='analysis.recipe=...'"
         )
-    constant = found["cell"].map(lambda cell: bool(nas_bench_201.graph_at(cell).constants)).astype(bool)
+    constant = found["cell"].map(lambda cell: bool(bench.graph_at(cell).constants)).astype(bool)
     # Such cells' trainings have a hash of their own. Version 0.1.0 gave them that of all others, and left a part out.
     incomplete = constant & found["config_hash"].isin(found.loc[~constant, "config_hash"])
     if incomplete.any():
@@ -214,20 +219,20 @@ def read_runs(path: Path, dataset: str, recipe: str) -> Accuracies:
     found, constant = found[~incomplete], constant[~incomplete]
     if any(len(part.unique()) > 1 for _, part in found["config_hash"].groupby(constant)):
         raise NasRetrainError(f"{path} holds {recipe} under several settings; they cannot be compared as one.")
-    return from_runs(found, recipe)
+    return from_runs(found, recipe, bench)
 
 
-def read_published(path: Path, dataset: str, *, epochs: int, test_set: str) -> Accuracies:
+def read_published(path: Path, dataset: str, bench: Bench, *, epochs: int, test_set: str) -> Accuracies:
     """Accuracies of every seed as the benchmark's authors published them.
 
-    path: NAS-Bench-201's own file (NAS-Bench-201-v1_1-096897.pth), or a NATS-Bench topology folder with one
-    <index>.pickle.pbz2 a cell ("-simple"); both hold the same trainings. epochs: which of them, 12 or 200. test_set:
+    path: a benchmark's one file (see `Bench.read_published_file`), or a folder of nats_bench with one
+    <index>.pickle.pbz2 a cell ("-simple"). epochs: which of the trainings, such as 12 or 200. test_set:
     "ori-test" (all test images), or "x-valid" or "x-test" (a half each) where there are these. Reading takes minutes,
     so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
     NasRetrainError for a damaged or foreign file, a folder without cells, and a choice that no cell has.
     """
-    table = _published_table(path)
-    here = table[table["dataset"] == PUBLISHED_NAMES.get(dataset, dataset)]
+    table = _published_table(path, bench)
+    here = table[table["dataset"] == published_name(bench, dataset)]
     chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
     if chosen.empty:
         there = sorted({f"{row.test_set} after {row.epochs} epochs" for row in here.itertuples()})
@@ -235,27 +240,33 @@ def read_published(path: Path, dataset: str, *, epochs: int, test_set: str) -> A
             f"{path} has no {test_set} after {epochs} epochs for {dataset}; it has {', '.join(there) or 'nothing'}. "
             "Choose with analysis.test_set=... and analysis.epochs=..."
         )
-    return Accuracies(f"{path.name.removesuffix('.pth')}-{epochs}-epochs", checked(chosen, path, foreign=False))
+    runs = checked(chosen, path, bench, foreign=False)
+    return Accuracies(f"{path.name.removesuffix('.pth')}-{epochs}-epochs", runs, bench)
 
 
-def _published_table(path: Path) -> pd.DataFrame:
+def published_name(bench: Bench, dataset: str) -> str:
+    """What a benchmark's published files call a data set; one that they do not have keeps its own name."""
+    return bench.published.datasets.get(dataset, dataset) if bench.published else dataset
+
+
+def _published_table(path: Path, bench: Bench) -> pd.DataFrame:
     """Every last-epoch test accuracy, from the copy beside `path` if that is of `path` as it is now."""
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     if not path.is_dir() and not path.is_file():
         raise NasRetrainError(f"{path} is neither a file nor a folder.")
-    files = _nats_files(path) if path.is_dir() else [path]
+    files = _nats_files(path, bench) if path.is_dir() else [path]
     known_by = table_copy.identity(files)
     table = table_copy.read(path, known_by, _PUBLISHED_COLUMNS)
     if table is None:
-        rows = _nats_rows(files, path) if path.is_dir() else _official_rows(path)
+        rows = _nats_rows(files, path) if path.is_dir() else _official_rows(path, bench)
         table = pd.DataFrame(rows, columns=_PUBLISHED_COLUMNS)
-        check_names(zip(table["index"], table["arch"], strict=True), path)
+        check_names(zip(table["index"], table["arch"], strict=True), path, bench)
         table_copy.write(table, path, known_by)
     return table
 
 
-def _nats_files(folder: Path) -> list[Path]:
+def _nats_files(folder: Path, bench: Bench) -> list[Path]:
     """The cells' files of a NATS-Bench folder, sorted by name; warns if some are missing."""
     try:
         paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{1,6}\.pickle\.pbz2", path.name))
@@ -270,7 +281,7 @@ def _nats_files(folder: Path) -> list[Path]:
             + (f" Name a file of it, such as {tables[0]}." if tables else "")
         )
     there = {_cell_of(path) for path in paths}
-    missing = sorted(_cells_to_be(folder) - there)
+    missing = sorted(_cells_to_be(folder, bench) - there)
     if missing:
         whole = len(there) + len(missing)
         warnings.warn(
@@ -285,7 +296,7 @@ def _cell_of(path: Path) -> int:
     return int(path.name.split(".")[0])
 
 
-def _cells_to_be(folder: Path) -> set[int]:
+def _cells_to_be(folder: Path, bench: Bench) -> set[int]:
     """The cells that a NATS-Bench folder should hold: those that its meta file names, or all."""
     path = folder / "meta.pickle.pbz2"
     try:
@@ -294,7 +305,7 @@ def _cells_to_be(folder: Path) -> set[int]:
         evaluated = None
     if isinstance(evaluated, set | frozenset | list | tuple) and set(map(type, evaluated)) == {int}:
         return set(evaluated)
-    return set(range(len(nas_bench_201.cells())))
+    return set(range(bench.size))
 
 
 def _nats_rows(paths: list[Path], folder: Path) -> Iterator[tuple[object, ...]]:
@@ -323,8 +334,8 @@ def _unpacked(path: Path) -> Any:  # noqa: ANN401 - a file holds anything
             return safe_pickle.load(safe_pickle.Bounded(file, (2 << 20) + 50 * path.stat().st_size), path)
 
 
-def _official_rows(path: Path) -> Iterator[tuple[object, ...]]:
-    cells = official_file.load(path)
+def _official_rows(path: Path, bench: Bench) -> Iterator[tuple[object, ...]]:
+    cells = bench.read_published_file(path)
     with safe_pickle.damage_reported(path):
         for index, budgets in cells.items():
             for trained in budgets.values():
@@ -355,22 +366,30 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def read(
-    path: Path, dataset: str, *, recipe: str, column: str | None = None, epochs: int = 200, test_set: str = "ori-test"
+    path: Path,
+    dataset: str,
+    bench: Bench,
+    *,
+    recipe: str,
+    column: str | None = None,
+    epochs: int = 200,
+    test_set: str = "ori-test",
 ) -> Accuracies:
-    """Accuracies of a data set from any source: a NATS folder, or by its name a .pth, a runs.parquet of ours or a CSV.
+    """Accuracies of a benchmark's cells on a data set from any source: a NATS folder, or by its name a .pth, a
+    runs.parquet of ours or a CSV.
 
     recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see
     `read_published`.
     """
     if path.is_dir() or path.suffix == ".pth":
-        return read_published(path, dataset, epochs=epochs, test_set=test_set)
+        return read_published(path, dataset, bench, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
         if plain_table.is_plain(path):
-            return _from_table(plain_table.read_parquet(path), path, dataset, column)
+            return _from_table(plain_table.read_parquet(path), path, dataset, bench, column)
         with safe_pickle.damage_reported(path):
-            return read_runs(path, dataset, recipe)
+            return read_runs(path, dataset, bench, recipe)
     if path.name.endswith((".csv", ".csv.gz", ".tsv")):
-        return read_csv(path, dataset, column)
+        return read_csv(path, dataset, bench, column)
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     what = " Unpack it first." if path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip")) else ""

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import TOP_PERCENTS, Comparison, Floats, Integers, Side, top_taus
 
@@ -70,7 +69,7 @@ def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
     Replicates that all agree to the last digit are copies of one result, not trainings, and say nothing about noise.
     The cells without a path are left out: they are not trained, so chance is all that they show.
     """
-    replicates = accuracies.runs[_connected()[accuracies.runs["index"]]]
+    replicates = accuracies.runs[np.array(accuracies.bench.connected)[accuracies.runs["index"]]]
     classes = np.array(accuracies.classes)[replicates["index"]]
     grouped = replicates.groupby(classes)["accuracy"]
     table = pd.DataFrame({"mean": grouped.mean(), "degrees": grouped.size() - 1})
@@ -90,12 +89,6 @@ def noise_level(accuracies: Accuracies) -> NoiseLevel | None:
         degrees=pooled["degrees"].to_numpy(),
         classes=len(table),
     )
-
-
-def _connected() -> NDArray[np.bool_]:
-    classes = nas_bench_201.network_classes()
-    there = {number: nas_bench_201.graph_at(number).connected for number in set(classes)}
-    return np.array([there[number] for number in classes])
 
 
 @dataclass(frozen=True)
@@ -189,7 +182,7 @@ def retrainings(
     path are chance on both sides, always.
     """
     generator = np.random.default_rng(seed)
-    trained = _connected()[comparison.cells]
+    trained = np.array(comparison.bench.connected)[comparison.cells]
     classes, member = np.unique(comparison.classes[trained], return_inverse=True)
     before = true_accuracies(*_class_means(comparison.original, trained, member, len(classes)), original)
     after = true_accuracies(*_class_means(comparison.retrained, trained, member, len(classes)), retrained)

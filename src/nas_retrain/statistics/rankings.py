@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import luck
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
@@ -54,9 +54,11 @@ class Side:
 class Comparison:
     """Two sets of accuracies of the same cells.
 
-    cells: official indices, rising. classes: of each cell, see `common_classes`; cells of different ones share nothing.
+    bench: whose cells they are. cells: their numbers, rising. classes: of each cell, see `common_classes`; cells of
+    different ones share nothing.
     """
 
+    bench: Bench
     cells: Integers
     classes: Integers
     original: Side
@@ -77,14 +79,18 @@ def compare(original: Accuracies, retrained: Accuracies) -> Comparison:
         raise NasRetrainError(
             f"{original.name} and {retrained.name} have {len(cells)} cell(s) in common; a comparison needs two."
         )
-    return Comparison(cells, common_classes(original, retrained)[cells], *sides)
+    return Comparison(original.bench, cells, common_classes(original, retrained)[cells], *sides)
 
 
 def align(*sources: Accuracies) -> tuple[Integers, list[Side]]:
     """The official indices, rising, of the cells that all sources have, and the sources on these cells.
 
-    Where all hold results of classes, only the first of the cells that share the results of all.
+    Where all hold results of classes, only the first of the cells that share the results of all. Raises NasRetrainError
+    if they are of different benchmarks.
     """
+    if len({source.bench.name for source in sources}) > 1:
+        of = ", ".join(f"{source.name} of {source.bench.title}" for source in sources)
+        raise NasRetrainError(f"Cells of different benchmarks cannot be compared: {of}.")
     tables = [per_cell(source) for source in sources]
     cells = sorted(set.intersection(*(set(table.index) for table in tables)))
     if all(source.per_class for source in sources):
@@ -111,7 +117,7 @@ def common_classes(*sources: Accuracies) -> Integers:
     """For every cell of the benchmark, the class within which sources may share results: their own classes if these
     are the same, else the network classes, of which all others are parts."""
     maps = {source.classes for source in sources}
-    return np.array(maps.pop() if len(maps) == 1 else nas_bench_201.network_classes())
+    return np.array(maps.pop() if len(maps) == 1 else sources[0].bench.training_classes(None))
 
 
 def on_cells(accuracies: Accuracies, cells: Integers) -> Side:

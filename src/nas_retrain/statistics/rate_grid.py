@@ -15,7 +15,7 @@ class RateGrid:
     """Accuracies in percent by network class, learning rate and seed.
 
     cells: (classes,), one cell of each. rates: (rates,), rising. valid, test: (classes, rates, seeds); rates are chosen
-    by the one and judged by the other, which are the same where there is one accuracy only. shared: whether a seed's
+    by `valid` and judged by `test`, which are equal where a source has one accuracy only. shared: whether a seed's
     draws are the same for all classes (see `seeding`).
     """
 

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
 from nas_retrain.purpose import SEARCH
@@ -36,7 +36,7 @@ _OPTIONAL = ("epochs", "batch_size", "weight_decay")
 
 @dataclass(frozen=True)
 class Budget:
-    """What the trainings of one grid have in common; None where the table does not tell."""
+    """What the trainings of one grid have in common; None where the table does not say."""
 
     epochs: int | None = None
     batch_size: int | None = None
@@ -55,13 +55,14 @@ class Budget:
 class RateTable:
     """Grids of accuracies by budget.
 
-    name: what reports call it. classes: for every cell of the benchmark the class of which all trainings are
-    replicates, as `Accuracies.classes`. predicted: the budgets whose accuracies are a model's predictions and no
-    trainings. notes: sentences that every report of the table says.
+    name: what reports call it. bench: whose cells it has. classes: for every cell of the benchmark the class of which
+    all trainings are replicates, as `Accuracies.classes`. predicted: the budgets whose accuracies are a model's
+    predictions and no trainings. notes: sentences that every report of the table says.
     """
 
     name: str
     grids: Mapping[Budget, RateGrid]
+    bench: Bench
     classes: tuple[int, ...]
     predicted: frozenset[Budget] = frozenset()
     notes: tuple[str, ...] = ()
@@ -91,13 +92,16 @@ class RateTable:
         )
 
 
-def read(path: Path, dataset: str, column: str | None = None) -> RateTable:
+def read(path: Path, dataset: str, bench: Bench, column: str | None = None) -> RateTable:
     """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file with JAHS-Bench-201's
     table, any table of trainings or run records of ours with a search of every network's rate.
 
     dataset: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises NasRetrainError for
     what is missing, damaged, foreign or too little.
     """
+    if bench.rate_sources is None:
+        raise NasRetrainError(f"There are no tables of {bench.title}'s trainings at several learning rates.")
+    nas_hpo_bench, jahs_bench = bench.rate_sources
     if path.name in (nas_hpo_bench.TRAININGS, nas_hpo_bench.CELLS, nas_hpo_bench.PREDICTIONS):
         path = path.parent
     if path.is_dir():
@@ -106,7 +110,7 @@ def read(path: Path, dataset: str, column: str | None = None) -> RateTable:
                 f"{path} is a folder without {nas_hpo_bench.TRAININGS}: name NAS-HPO-Bench-II's folder, or a "
                 ".csv, .csv.gz or .parquet file."
             )
-        return _nas_hpo_bench(path)
+        return _nas_hpo_bench(path, bench, nas_hpo_bench)
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     if path.name.endswith((".pkl", ".pkl.gz", ".pickle")):
@@ -121,10 +125,10 @@ def read(path: Path, dataset: str, column: str | None = None) -> RateTable:
     else:
         raise NasRetrainError(f"{path}: expected NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file.")
     if jahs_bench.is_one(frame):
-        return _jahs_bench(frame, path)
+        return _jahs_bench(frame, path, bench, jahs_bench)
     if "config_hash" in frame:
-        return _own_records(frame, path, dataset)
-    return _any_table(frame, path, dataset, column)
+        return _own_records(frame, path, dataset, bench)
+    return _any_table(frame, path, dataset, bench, column)
 
 
 def _name(path: Path) -> str:
@@ -134,9 +138,9 @@ def _name(path: Path) -> str:
     return path.resolve().name
 
 
-def _nas_hpo_bench(folder: Path) -> RateTable:
+def _nas_hpo_bench(folder: Path, space: Bench, nas_hpo_bench: ModuleType) -> RateTable:
     bench = nas_hpo_bench.read(folder)
-    connected = np.array([nas_bench_201.graph_at(int(cell)).connected for cell in bench.cells])
+    connected = np.array([space.graph_at(int(cell)).connected for cell in bench.cells])
     trained = bench.valid[-1].reshape(len(bench.cells), -1)
     # Sound are those with all trainings, at every rate, batch size, seed and epoch.
     whole = np.isfinite(trained).all(1) & np.isfinite(bench.predicted.reshape(len(bench.cells), -1)).all(1)
@@ -168,6 +172,7 @@ def _nas_hpo_bench(folder: Path) -> RateTable:
     return RateTable(
         _name(folder),
         grids,
+        space,
         bench.classes,
         frozenset(predicted),
         (
@@ -181,9 +186,9 @@ def _nas_hpo_bench(folder: Path) -> RateTable:
     )
 
 
-def _jahs_bench(frame: pd.DataFrame, path: Path) -> RateTable:
+def _jahs_bench(frame: pd.DataFrame, path: Path, bench: Bench, jahs_bench: ModuleType) -> RateTable:
     found = jahs_bench.trainings(frame, path)
-    long = _checked(found, path, ("valid", "test"))
+    long = _checked(found, path, bench, ("valid", "test"))
     grids: dict[Budget, RateGrid] = {}
     for epochs, part in long.groupby("epochs"):
         grid = fitted_grid(part, ("weight_decay", *jahs_bench.COVARIATES))
@@ -192,7 +197,8 @@ def _jahs_bench(frame: pd.DataFrame, path: Path) -> RateTable:
     return RateTable(
         _name(path),
         _enough(grids, path),
-        nas_bench_201.network_classes(),
+        bench,
+        bench.training_classes(None),
         notes=(f"JAHS-Bench-201, {len(long):,} trainings, no two of them alike in all but the learning rate.", _FITTED),
     )
 
@@ -204,12 +210,12 @@ _FITTED = (
 )
 
 
-def _own_records(frame: pd.DataFrame, path: Path, dataset: str) -> RateTable:
+def _own_records(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench) -> RateTable:
     needed = {"bench", "dataset", "recipe", "cell", "learning_rate", "seed", "test_accuracy", "epochs"}
     if missing := needed - set(frame.columns):
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
     recipe = frame["recipe"].astype(str)
-    searches = frame[recipe.str.endswith(SEARCH) & (frame["bench"] == "201") & (frame["dataset"] == dataset)]
+    searches = frame[recipe.str.endswith(SEARCH) & (frame["bench"] == bench.name) & (frame["dataset"] == dataset)]
     networks = searches.groupby("recipe")["cell"].nunique()  # searches for all networks are on the base network alone
     names = sorted(networks[networks >= FEWEST].index)
     searches = searches[searches["recipe"].isin(names)]
@@ -220,12 +226,13 @@ def _own_records(frame: pd.DataFrame, path: Path, dataset: str) -> RateTable:
             f"{', '.join(there)[:500] or 'nothing'}. Choose with DATASET=..."
         )
     renamed = searches.rename(columns={"cell": "index", "test_accuracy": "valid"})
-    long = _checked(renamed.assign(test=renamed["valid"]), path, ("valid", "test"))
+    long = _checked(renamed.assign(test=renamed["valid"]), path, bench, ("valid", "test"))
     shared = accuracies.seeding_of(searches) == "shared"
     return RateTable(
         f"{_name(path)} {names[0]}",
         _grids(long, path, shared=shared),
-        nas_bench_201.network_classes(),
+        bench,
+        bench.training_classes(None),
         notes=(
             f"Our own search, {names[0]} on {dataset}. Its accuracies are on validation images, by which rates "
             "are chosen "
@@ -234,24 +241,24 @@ def _own_records(frame: pd.DataFrame, path: Path, dataset: str) -> RateTable:
     )
 
 
-def _any_table(frame: pd.DataFrame, path: Path, dataset: str, column: str | None) -> RateTable:
+def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, column: str | None) -> RateTable:
     if "learning_rate" not in frame:
         columns = ", ".join(map(str, frame.columns))[:300]
         raise NasRetrainError(f"{path} has no column 'learning_rate'; it has {columns}. Expected are {_COLUMNS}.")
     if "index" not in frame and "arch" in frame:
-        frame = frame.assign(index=[_index(arch, path) for arch in frame["arch"]])
+        frame = frame.assign(index=[_index(arch, path, bench) for arch in frame["arch"]])
     elif "arch" not in frame and "index" in frame:
         frame = frame.assign(arch="")
     found = plain_table.trainings(frame, path, dataset, column)
     if "arch" in frame and (frame["arch"].astype(str) != "").any():
-        accuracies.check_names(zip(found["index"], found["arch"], strict=True), path)
+        accuracies.check_names(zip(found["index"], found["arch"], strict=True), path, bench)
     long = found.rename(columns={"accuracy": "test"}).assign(valid=found["accuracy"])
     if "valid_accuracy" in frame:
         long["valid"] = frame["valid_accuracy"].to_numpy()
     for name in ("learning_rate", *_OPTIONAL):
         if name in frame:
             long[name] = frame[name].to_numpy()
-    long = _checked(long, path, ("valid", "test"))
+    long = _checked(long, path, bench, ("valid", "test"))
     notes = [f"{len(long):,} trainings of {long['index'].nunique():,} cells."]
     if "valid_accuracy" not in frame:
         notes.append("The table has one accuracy only, by which rates are chosen and judged alike.")
@@ -267,12 +274,12 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, column: str | None
         notes.append(_FITTED)
     else:
         grids = _grids(long, path, shared="seed" in frame)
-    return RateTable(_name(path), _enough(grids, path), nas_bench_201.network_classes(), notes=tuple(notes))
+    return RateTable(_name(path), _enough(grids, path), bench, bench.training_classes(None), notes=tuple(notes))
 
 
-def _index(arch: object, path: Path) -> int:
+def _index(arch: object, path: Path, bench: Bench) -> int:
     try:
-        return nas_bench_201.index_of(str(arch))
+        return bench.index_of(str(arch))
     except NasRetrainError as error:
         raise NasRetrainError(f"{path}: {str(error)[:300]}") from None
 
@@ -281,11 +288,11 @@ def _whole(value: Any) -> int | None:  # noqa: ANN401 - a key of a table
     return None if value is None else int(value)
 
 
-def _checked(long: pd.DataFrame, path: Path, accuracy: tuple[str, ...]) -> pd.DataFrame:
+def _checked(long: pd.DataFrame, path: Path, bench: Bench, accuracy: tuple[str, ...]) -> pd.DataFrame:
     """Trainings with the class's cell, as far as the cell is connected; raises NasRetrainError for what cannot be."""
     if long.empty:
         raise NasRetrainError(f"{path} holds no trainings.")
-    cells = len(nas_bench_201.cells())
+    cells = bench.size
     index = long["index"].to_numpy()
     if not np.issubdtype(index.dtype, np.number) or not ((index >= 0) & (index < cells)).all():
         raise NasRetrainError(f"{path}: a cell's index is out of range 0 to {cells - 1}.")
@@ -311,8 +318,8 @@ def _checked(long: pd.DataFrame, path: Path, accuracy: tuple[str, ...]) -> pd.Da
             raise NasRetrainError(
                 f"{path}: no {name} accuracy is above 1; expected are percentages, 93 rather than 0.93."
             )
-    classes = np.array(nas_bench_201.network_classes())[index.astype(np.int64)]
-    there = np.array([nas_bench_201.graph_at(cell).connected for cell in np.unique(classes)])
+    classes = np.array(bench.training_classes(None))[index.astype(np.int64)]
+    there = np.array([bench.graph_at(cell).connected for cell in np.unique(classes)])
     connected = there[np.searchsorted(np.unique(classes), classes)]
     return long.assign(cell=classes)[connected]
 

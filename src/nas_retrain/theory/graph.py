@@ -272,3 +272,7 @@ def lowest_member(keys: Iterable[str]) -> list[int]:
     """For each position the first position with the same key, so that a class is named by its first member."""
     first: dict[str, int] = {}
     return [first.setdefault(key, position) for position, key in enumerate(keys)]
+
+
+ONE_LAYER = CellGraph(2, (Edge(0, 1, Operation("skip")),))
+"""Input, one hidden layer, readout: the base network of the learning-rate rule, with one path of depth 1."""

@@ -52,7 +52,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """What a rule is told of a network beside its cell's graph.
+    """What a rule gets to know of a network beside its cell's graph.
 
     width: channels or units of the cell's vertices, in the first stage; None where layers have no width in common.
     readout_width: what the readout reads. inputs: values that a unit of the first layer reads. cells_per_stage: cells
@@ -108,8 +108,8 @@ class Parametrisation:
     learning_rate, layer_rates: as `Rates` has them, for gradient descent with or without momentum.
     variances: the factor C of a layer, whose weights are drawn from N(0, C / fan-in). Layers that are left out are
     drawn as the recipe says.
-    multipliers: what is added to an edge's target is so many times what its layer puts out (after its BatchNorm, if it
-    has one). Only layers have them: a skip carries no weights into which a multiplier could go.
+    multipliers: by how much what a layer puts out (after its BatchNorm, if it has one) is multiplied before it is
+    added to the edge's target. Only layers have them: a skip carries no weights into which a multiplier could go.
     adam: the rates for Adam; None where the rule says nothing about it.
     """
 

@@ -19,9 +19,10 @@ from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
 from nas_retrain.benches.dags import network as dag_networks
 from nas_retrain.benches.dags import space as dags
+from nas_retrain.benches.registry import Sizes
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.settings import Settings
 from nas_retrain.studies.rate_prediction import coordinates
 from nas_retrain.studies.rate_prediction.findings import slopes
 from nas_retrain.theory.graph import CellGraph
@@ -174,7 +175,7 @@ def test_flops_are_counted_layer_by_layer(data: st.DataObject) -> None:
         pixels = 64 if bench == "cnn" else 1
         weights = [network.first, *network.layers]
         expected = sum(weight.numel() for weight in weights) * pixels + network.readout.numel()
-        assert space.flops(graph, chosen.network, chosen.dataset) == expected
+        assert space.flops(graph, Sizes.of(chosen)) == expected
 
 
 @pytest.fixture
@@ -213,4 +214,4 @@ def test_settings_that_make_no_space_are_told(make_settings: MakeSettings) -> No
     ]:
         with pytest.raises(NasRetrainError, match=told):
             make_settings(*(f"+{part}" if "widht" in part else part for part in wrong), config="verify")
-    assert isinstance(make_settings("bench=cnn", config="verify").bench, DagSettings)
+    assert isinstance(make_settings("bench=cnn", config="verify").bench, dags.DagSettings)

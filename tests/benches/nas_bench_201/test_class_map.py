@@ -16,6 +16,7 @@ from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.studies.comparison import tables
 from nas_retrain.studies.search_algorithms import replay, transfer
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
 CONVENTIONS = (None, "source", "target")
 NETWORKS = np.array(nas_bench_201.network_classes())
@@ -51,7 +52,7 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
 ) -> None:
     frame = records(make_settings, in_degree)
     frame.to_parquet(tmp_path / "runs.parquet")
-    found = benchmark.read(tmp_path / "runs.parquet", "digits", recipe=frame["recipe"][0])
+    found = benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe=frame["recipe"][0])
     trained = nas_bench_201.training_classes(in_degree)  # type: ignore[arg-type]
     expected = frame.groupby("cell")["test_accuracy"].mean()[list(trained)].to_numpy()
     table = benchmark.per_cell(found)
@@ -59,7 +60,7 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
     np.testing.assert_array_equal(table["accuracy"], expected)
     assert table["unit"].nunique() == len(set(trained)) == frame["cell"].nunique()
 
-    every_cell = Accuracies("table", pd.DataFrame({"index": CELLS, "seed": 0, "accuracy": 50.0}))
+    every_cell = Accuracies("table", pd.DataFrame({"index": CELLS, "seed": 0, "accuracy": 50.0}), NAS_BENCH_201)
     comparison = rankings.compare(every_cell, found)
     np.testing.assert_array_equal(comparison.cells, CELLS)
     np.testing.assert_array_equal(comparison.retrained.accuracy, expected)
@@ -76,7 +77,10 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
 def test_recipes_are_compared_on_every_pair_of_trainings_that_a_cell_has(
     make_settings: MakeSettings, one: str | None, other: str | None
 ) -> None:
-    sides = [benchmark.from_runs(records(make_settings, convention), str(convention)) for convention in (one, other)]
+    sides = [
+        benchmark.from_runs(records(make_settings, convention), str(convention), NAS_BENCH_201)
+        for convention in (one, other)
+    ]
     comparison = rankings.compare(*sides)
     maps = [np.array(nas_bench_201.training_classes(convention)) for convention in (one, other)]  # type: ignore[arg-type]
     pairs = set(zip(*(map_.tolist() for map_ in maps), strict=True))
@@ -89,7 +93,7 @@ def test_recipes_are_compared_on_every_pair_of_trainings_that_a_cell_has(
 
 
 def test_members_that_are_initialised_differently_are_no_replicates(make_settings: MakeSettings) -> None:
-    exact = benchmark.from_runs(records(make_settings, "target", scatter=0.1), "target")
+    exact = benchmark.from_runs(records(make_settings, "target", scatter=0.1), "target", NAS_BENCH_201)
     level = noise.noise_level(exact)
     assert level is not None
     assert level.deviation == pytest.approx(0.1, rel=0.05)
@@ -97,7 +101,7 @@ def test_members_that_are_initialised_differently_are_no_replicates(make_setting
 
 def test_attribution_counts_each_arm_s_own_trainings(make_settings: MakeSettings) -> None:
     arms = {
-        name: benchmark.from_runs(records(make_settings, convention), name)
+        name: benchmark.from_runs(records(make_settings, convention), name, NAS_BENCH_201)
         for name, convention in (("benchmark", None), ("source", "source"), ("target", "target"))
     }
     table = tables.attribution(arms, "benchmark").set_index("recipe")

@@ -29,7 +29,7 @@ def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Ten
     matched: list[tuple[Tensor, Tensor]] = []
 
     def norm(theirs: nn.Module, ours: nn.Module, part: slice = slice(None)) -> None:
-        assert type(theirs) is type(ours)
+        assert isinstance(ours, type(theirs))
         if isinstance(ours, nn.Identity):
             return
         matched.extend(

@@ -24,6 +24,7 @@ from nas_retrain.benches.nas_bench_201 import official_file
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import accuracies as benchmark
+from tests.strategies import NAS_BENCH_201
 
 CELLS = (0, 11, 284)
 TEST_SETS = {
@@ -74,12 +75,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("test_set", ["ori-test", "x-test"])
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "imagenet16_120"])
 def test_every_seed_is_what_the_package_answers(folder: Path, dataset: str, test_set: str, epochs: int) -> None:
-    theirs = benchmark.PUBLISHED_NAMES[dataset]
+    theirs = NAS_BENCH_201.published.datasets[dataset]
     if test_set not in TEST_SETS[theirs]:
         with pytest.raises(NasRetrainError, match="it has ori-test after 12 epochs, ori-test after 200 epochs"):
-            benchmark.read_published(folder, dataset, epochs=epochs, test_set=test_set)
+            benchmark.read_published(folder, dataset, NAS_BENCH_201, epochs=epochs, test_set=test_set)
         return
-    found = benchmark.read(folder, dataset, recipe="", epochs=epochs, test_set=test_set)
+    found = benchmark.read(folder, dataset, NAS_BENCH_201, recipe="", epochs=epochs, test_set=test_set)
     assert not found.per_class
     api = NATStopology(str(folder), fast_mode=True, verbose=False)
     for index in CELLS:
@@ -94,17 +95,19 @@ def test_every_seed_is_what_the_package_answers(folder: Path, dataset: str, test
 def test_the_copy_beside_the_folder_is_used_until_the_folder_changes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test")
+    first = benchmark.read_published(folder, "cifar100", NAS_BENCH_201, epochs=200, test_set="x-test")
     assert folder.with_name(f"{folder.name}.accuracies.parquet").exists()
     with monkeypatch.context() as patched:
         patched.setattr(benchmark, "_nats_cell", lambda path: pytest.fail(f"{path} was read again"))
         pd.testing.assert_frame_equal(
-            benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs, first.runs
+            benchmark.read_published(folder, "cifar100", NAS_BENCH_201, epochs=200, test_set="x-test").runs, first.runs
         )
     pickle_save({"200": trained(500, 200, (777,))}, folder / "000500.pickle")
     later = folder.stat().st_mtime_ns + 10**9
     os.utime(folder, ns=(later, later))
-    assert 500 in set(benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs["index"])
+    assert 500 in set(
+        benchmark.read_published(folder, "cifar100", NAS_BENCH_201, epochs=200, test_set="x-test").runs["index"]
+    )
 
 
 class Foreign:
@@ -149,19 +152,19 @@ def spoiled(path: Path, how: str) -> None:
 def test_a_spoiled_file_is_one_clear_error(folder: Path, how: str, message: str) -> None:
     spoiled(folder / "000011.pickle.pbz2", how)
     with pytest.raises(NasRetrainError, match=message):
-        benchmark.read_published(folder, "cifar10", epochs=200, test_set="ori-test")
+        benchmark.read_published(folder, "cifar10", NAS_BENCH_201, epochs=200, test_set="ori-test")
 
 
 def test_a_folder_without_cells_is_told(tmp_path: Path) -> None:
     with pytest.raises(NasRetrainError, match=r"has no files like 000000\.pickle\.pbz2"):
-        benchmark.read(tmp_path, "cifar10", recipe="")
+        benchmark.read(tmp_path, "cifar10", NAS_BENCH_201, recipe="")
 
 
 @pytest.mark.parametrize("name", ["runs.parquet", "table.csv.gz", "NAS-Bench-201-v1_1-096897.pth"])
 def test_a_folder_of_tables_is_answered_with_a_file_of_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(NasRetrainError, match=re.escape(f"such as {tmp_path / name}.")):
-        benchmark.read(tmp_path, "cifar10", recipe="")
+        benchmark.read(tmp_path, "cifar10", NAS_BENCH_201, recipe="")
 
 
 def official() -> dict[str, Any]:
@@ -191,10 +194,10 @@ def saved(folder: Path, content: object, *, archive: bool = False) -> Path:
 def test_the_official_file_gives_every_seed_as_its_package_answers(tmp_path: Path, archive: bool) -> None:
     path = saved(tmp_path, content := official(), archive=archive)
     api = NASBench201API(content, verbose=False)
-    for dataset, theirs in benchmark.PUBLISHED_NAMES.items():
+    for dataset, theirs in NAS_BENCH_201.published.datasets.items():
         for epochs in (12, 200):
             for test_set in TEST_SETS[theirs]:
-                found = benchmark.read(path, dataset, recipe="", epochs=epochs, test_set=test_set).runs
+                found = benchmark.read(path, dataset, NAS_BENCH_201, recipe="", epochs=epochs, test_set=test_set).runs
                 for index in CELLS:
                     rows = found[found["index"] == index].set_index("seed")["accuracy"]
                     results = api.arch2infos_dict[index][str(epochs)]
@@ -204,20 +207,20 @@ def test_the_official_file_gives_every_seed_as_its_package_answers(tmp_path: Pat
 
 
 def test_all_sources_agree_on_the_same_data(folder: Path, tmp_path: Path) -> None:
-    from_folder = benchmark.read(folder, "cifar100", recipe="", epochs=200)
-    from_file = benchmark.read(saved(tmp_path, official()), "cifar100", recipe="", epochs=200)
+    from_folder = benchmark.read(folder, "cifar100", NAS_BENCH_201, recipe="", epochs=200)
+    from_file = benchmark.read(saved(tmp_path, official()), "cifar100", NAS_BENCH_201, recipe="", epochs=200)
     pd.testing.assert_frame_equal(from_file.runs, from_folder.runs)
     means = benchmark.per_cell(from_file)["accuracy"]
     table = means.rename("cifar100").reset_index()
     table["arch"] = [nas_bench_201.cell_at(index) for index in table["index"]]
     table.to_csv(tmp_path / "means.csv", index=False)
-    from_csv = benchmark.read(tmp_path / "means.csv", "cifar100", recipe="")
+    from_csv = benchmark.read(tmp_path / "means.csv", "cifar100", NAS_BENCH_201, recipe="")
     pd.testing.assert_series_equal(benchmark.per_cell(from_csv)["accuracy"], means)
     runs = from_file.runs.rename(columns={"index": "cell", "accuracy": "test_accuracy"})
     runs.assign(dataset="cifar100", recipe="benchmark", config_hash="x", in_degree=None).to_parquet(
         tmp_path / "runs.parquet"
     )
-    from_parquet = benchmark.read(tmp_path / "runs.parquet", "cifar100", recipe="benchmark")
+    from_parquet = benchmark.read(tmp_path / "runs.parquet", "cifar100", NAS_BENCH_201, recipe="benchmark")
     pd.testing.assert_frame_equal(from_parquet.runs, from_file.runs)
 
 
@@ -243,7 +246,7 @@ def test_curves_are_cut_while_they_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("archive", [False, True])
 def test_a_foreign_pth_is_refused(tmp_path: Path, content: object, message: str, archive: bool) -> None:
     with pytest.raises(NasRetrainError, match=message):
-        benchmark.read(saved(tmp_path, content, archive=archive), "cifar10", recipe="")
+        benchmark.read(saved(tmp_path, content, archive=archive), "cifar10", NAS_BENCH_201, recipe="")
 
 
 def test_a_damaged_pth_is_one_clear_error(tmp_path: Path) -> None:
@@ -252,13 +255,13 @@ def test_a_damaged_pth_is_one_clear_error(tmp_path: Path) -> None:
     for spoil in (whole[: len(whole) // 2], whole[:10], b"", b"nothing of the kind", pickle.dumps("no magic")):
         path.write_bytes(spoil)
         with pytest.raises(NasRetrainError, match=r"096897\.pth"):
-            benchmark.read(path, "cifar10", recipe="")
+            benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="")
     with pytest.raises(NasRetrainError, match="There is no file"):
-        benchmark.read(tmp_path / "missing.pth", "cifar10", recipe="")
+        benchmark.read(tmp_path / "missing.pth", "cifar10", NAS_BENCH_201, recipe="")
 
 
 def read_cell(folder: Path) -> set[int]:
-    return set(benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs["index"])
+    return set(benchmark.read_published(folder, "cifar100", NAS_BENCH_201, epochs=200, test_set="x-test").runs["index"])
 
 
 def aged(path: Path, seconds: int = 10**6) -> None:
@@ -328,7 +331,12 @@ def test_a_copy_of_an_older_version_is_made_anew(folder: Path) -> None:
     copy = folder.with_name(f"{folder.name}.accuracies.parquet")
     old = pd.read_parquet(copy).assign(accuracy=1.0)
     old.to_parquet(copy, index=False)  # newer than the source, but it does not say of what it was made
-    assert benchmark.read_published(folder, "cifar100", epochs=200, test_set="x-test").runs["accuracy"].max() > 1.0
+    assert (
+        benchmark.read_published(folder, "cifar100", NAS_BENCH_201, epochs=200, test_set="x-test")
+        .runs["accuracy"]
+        .max()
+        > 1.0
+    )
 
 
 @pytest.mark.parametrize("without", ["no meta file", "a damaged meta file", "a meta file"])
@@ -352,9 +360,9 @@ def test_a_folder_that_lacks_cells_is_told_with_their_number(folder: Path, witho
 def test_a_checkpoint_is_told_to_be_one(tmp_path: Path, archive: bool) -> None:
     for content in ({"weights": torch.zeros(2)}, torch.nn.Linear(2, 2).state_dict()):
         with pytest.raises(NasRetrainError, match=r"seems to be a network's checkpoint.*v1_1-096897\.pth"):
-            benchmark.read(saved(tmp_path, content, archive=archive), "cifar10", recipe="")
+            benchmark.read(saved(tmp_path, content, archive=archive), "cifar10", NAS_BENCH_201, recipe="")
     with pytest.raises(NasRetrainError, match=r"another program's checkpoint.*v1_1-096897\.pth"):
-        benchmark.read(saved(tmp_path, {"epoch": 3, "best": 0.5}, archive=archive), "cifar10", recipe="")
+        benchmark.read(saved(tmp_path, {"epoch": 3, "best": 0.5}, archive=archive), "cifar10", NAS_BENCH_201, recipe="")
 
 
 def test_a_full_folder_is_told_to_hold_weights(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_retrain.benches.cells import cells_table
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import lowest_member
@@ -171,7 +172,7 @@ def test_stock_initialisation_has_the_network_classes() -> None:
 
 
 def test_cells_table() -> None:
-    table = nas_bench_201.cells_table()
+    table = cells_table(nas_bench_201.NasBench201())
     assert list(table["index"]) == list(range(15625))
     assert table["network_class"].nunique() == 5461
     assert (~table["connected"]).sum() == 341

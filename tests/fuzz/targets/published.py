@@ -23,6 +23,7 @@ from nas_retrain.files import safe_pickle
 from nas_retrain.settings import DatasetSettings
 from nas_retrain.statistics import accuracies as benchmark
 from tests.fuzz.mutation import damaged, one_of
+from tests.strategies import NAS_BENCH_201
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
 
@@ -202,16 +203,16 @@ def fuzz_cell_files(random: randoms.Random, folder: Path) -> None:
     (source / "meta.pickle.pbz2").write_bytes(meta)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = benchmark.read(source, "cifar10", recipe="")
+        found = benchmark.read(source, "cifar10", NAS_BENCH_201, recipe="")
         copy = folder / "NATS-tss-simple.accuracies.parquet"
         copy.write_bytes(damaged(copy.read_bytes(), random))
-        assert benchmark.read(source, "cifar10", recipe="").runs.shape[1] == found.runs.shape[1]
+        assert benchmark.read(source, "cifar10", NAS_BENCH_201, recipe="").runs.shape[1] == found.runs.shape[1]
 
 
 def _read_pth(content: bytes, folder: Path) -> None:
     path = folder / "file.pth"
     path.write_bytes(content)
-    benchmark.read(path, "cifar10", recipe="")
+    benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="")
 
 
 def fuzz_old_pth(random: randoms.Random, folder: Path) -> None:
@@ -317,6 +318,6 @@ def fuzz_tables(random: randoms.Random, folder: Path) -> None:
     path.write_bytes(damaged(content, random, 2) if random.random() < 0.5 else content)
     for arguments in ({"recipe": "mine"}, {"recipe": "", "column": "test_accuracy"}):
         try:
-            benchmark.read(path, random.choice(["cifar10", "digits"]), **arguments)
+            benchmark.read(path, random.choice(["cifar10", "digits"]), NAS_BENCH_201, **arguments)
         except NasRetrainError:
             continue

@@ -26,6 +26,7 @@ from nas_retrain.studies.comparison import page
 from nas_retrain.theory.scaling import learning_rate_factor
 from tests.browser import MISSING, executable
 from tests.statistics.worlds import two_trainings
+from tests.strategies import NAS_BENCH_201
 
 CELLS = len(nas_bench_201.cells())
 LOAD_SECONDS = 3.0
@@ -53,7 +54,9 @@ def comparison() -> Comparison:
     for name, top in (("before", 94.0), ("after", 89.0)):
         lost = (6 - convolutions) * generator.uniform(0.5, 2.5) + generator.gamma(1.5, 2.0, CELLS)
         accuracy = np.where(connected, (top - lost).round(2), 10.0)
-        sides.append(Accuracies(name, pd.DataFrame({"index": range(CELLS), "seed": 0, "accuracy": accuracy})))
+        sides.append(
+            Accuracies(name, pd.DataFrame({"index": range(CELLS), "seed": 0, "accuracy": accuracy}), NAS_BENCH_201)
+        )
     return compare(*sides)
 
 
@@ -398,15 +401,20 @@ def luminance(colour: str) -> float:
 def test_colours_can_be_told_from_the_ground_by_day_and_by_night(scheme: str, tmp_path: Path, explore: Explore) -> None:
     opened = explore(few(tmp_path)[1], color_scheme=scheme)
 
-    def contrast(one: str, other: str) -> float:
-        low, high = sorted(luminance(opened.evaluate("colour", name)) for name in (one, other))
+    def colour(name: str | int) -> str:
+        """A colour by its name, or an operation's by its place."""
+        swatch = "place => getComputedStyle(document.querySelectorAll('.swatch')[place]).getPropertyValue('--colour')"
+        return str(opened.evaluate("colour" if isinstance(name, str) else swatch, name))
+
+    def contrast(one: str | int, other: str) -> float:
+        low, high = sorted(luminance(colour(name)) for name in (one, other))
         return (high + 0.05) / (low + 0.05)
 
     assert (luminance(opened.evaluate("colour", "--ground")) < 0.5) == (scheme == "dark")
     for ground in ("--ground", "--panel"):
         assert contrast("--text", ground) > 7
         assert contrast("--quiet", ground) > 4.5
-        for mark in ("--accent", "--skip_connect", "--nor_conv_1x1", "--nor_conv_3x3", "--avg_pool_3x3"):
+        for mark in ("--accent", 1, 2, 3, 4):  # the operation none, which comes first, is not drawn
             assert contrast(mark, ground) > 3
 
 
@@ -433,7 +441,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path, explore: Explore) -> 
     hostile = (
         "</script><script>window.harmed = 1</script><!--<script><img src=x onerror='window.harmed = 1'>&amp;{{\u2028"
     )
-    sides = [Accuracies(hostile, side.runs, per_class=True) for side in two_trainings(2, cells=20)]
+    sides = [Accuracies(hostile, side.runs, NAS_BENCH_201, per_class=True) for side in two_trainings(2, cells=20)]
     page.write(compare(*sides), tmp_path / "hostile.html", title=hostile)
     opened = explore(tmp_path / "hostile.html")
     assert opened.evaluate("window.harmed") is None

@@ -18,6 +18,7 @@ from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.studies.comparison import report, stage, tables
 from tests.conftest import MakeSettings
 from tests.statistics.worlds import two_trainings
+from tests.strategies import NAS_BENCH_201
 
 FEW = ("analysis.bootstrap_draws=100", "analysis.null_draws=60")
 
@@ -25,7 +26,7 @@ FEW = ("analysis.bootstrap_draws=100", "analysis.null_draws=60")
 def test_gains_and_gaps_are_what_plain_pandas_gives(make_settings: MakeSettings) -> None:
     sides = two_trainings(3)
     found = tables.find(*sides, make_settings(*FEW).analysis)
-    before, after = (per_cell(Accuracies("x", side.runs))["accuracy"] for side in sides)
+    before, after = (per_cell(Accuracies("x", side.runs, NAS_BENCH_201))["accuracy"] for side in sides)
     gain = after - before
     overall = found.accuracy_gain.iloc[0]
     assert overall["mean_gain"] == pytest.approx(gain.mean())
@@ -43,10 +44,12 @@ def test_gains_and_gaps_are_what_plain_pandas_gives(make_settings: MakeSettings)
 
 def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings) -> None:
     original, retrained = two_trainings(4)
-    worst = per_cell(Accuracies("x", original.runs))["accuracy"].idxmin()
+    worst = per_cell(Accuracies("x", original.runs, NAS_BENCH_201))["accuracy"].idxmin()
     moved = retrained.runs.copy()
     moved.loc[moved["index"] == worst, "accuracy"] = 90.0
-    found = tables.find(original, Accuracies("moved", moved, per_class=True), make_settings(*FEW).analysis)
+    found = tables.find(
+        original, Accuracies("moved", moved, NAS_BENCH_201, per_class=True), make_settings(*FEW).analysis
+    )
     first = found.largest_moves.iloc[0]
     assert first["index"] == worst
     assert first["rank_original"] == 200
@@ -60,7 +63,9 @@ def test_attribution_adds_up() -> None:
     base = generator.uniform(50, 80, 100)
     effects = {"benchmark": 0.0, "architecture_aware": 3.0, "learning_rate_only": 1.5, "initialisation_only": 0.5}
     arms = {
-        name: Accuracies(name, pd.DataFrame({"index": index, "seed": 1, "accuracy": base + effect}), per_class=True)
+        name: Accuracies(
+            name, pd.DataFrame({"index": index, "seed": 1, "accuracy": base + effect}), NAS_BENCH_201, per_class=True
+        )
         for name, effect in effects.items()
     }
     found = tables.attribution(arms, "benchmark").set_index("recipe")["mean_gain"]
@@ -138,7 +143,10 @@ def test_nothing_to_compare_is_told(tmp_path: Path, make_settings: MakeSettings)
     with pytest.raises(NasRetrainError, match="make retrain first"):
         analyse(make_settings())
     one, other = two_trainings(8)
-    apart = [csv(tmp_path / f"{n}.csv", Accuracies("x", part)) for n, part in ((1, one.runs[:4]), (2, other.runs[-4:]))]
+    apart = [
+        csv(tmp_path / f"{n}.csv", Accuracies("x", part, NAS_BENCH_201))
+        for n, part in ((1, one.runs[:4]), (2, other.runs[-4:]))
+    ]
     with pytest.raises(NasRetrainError, match="in common"):
         analyse(make_settings(*FEW, f"original={apart[0]}", f"retrained={apart[1]}"))
 
@@ -158,7 +166,7 @@ def test_a_report_says_what_shared_seeds_make_of_its_intervals(make_settings: Ma
     chosen = make_settings(*FEW).analysis
     shared = two_trainings(5)
     nested = [replace(side, seeding="nested") for side in shared]
-    means = [Accuracies("means", per_cell(side).reset_index().assign(seed=0)) for side in shared]
+    means = [Accuracies("means", per_cell(side).reset_index().assign(seed=0), NAS_BENCH_201) for side in shared]
     told = {
         name: " ".join(report.statements(tables.find(*sides, chosen)))
         for name, sides in (

@@ -145,7 +145,7 @@ def test_sensitivity_is_the_difference_of_the_planted_means(settings: Settings) 
         longer = world.records(name, rates[name], (1, 2))
         parts.append(longer.assign(purpose=Variant(name, epochs=16), test_accuracy=longer["test_accuracy"] + 1.0))
     frame = pd.concat(parts, ignore_index=True)
-    found = sensitivity.compare_variants(frame, ["benchmark", "architecture_aware"], 8, settings.analysis)
+    found = sensitivity.compare_variants(frame, ["benchmark", "architecture_aware"], 8, settings.analysis, SPACE)
     assert [tuple(row) for row in found[["varied", "value"]].to_numpy()] == [
         ("epochs", 8), ("epochs", 16), ("base rate factor", 0.5), ("base rate factor", 1), ("base rate factor", 2),
     ]  # fmt: skip

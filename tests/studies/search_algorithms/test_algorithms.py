@@ -22,6 +22,7 @@ from nas_retrain.studies.search_algorithms import report as analysis
 from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, Space
 from nas_retrain.studies.search_algorithms.replay import Table
 from nas_retrain.studies.search_algorithms.report import adjusted_p
+from tests.strategies import NAS_BENCH_201
 
 EVERY = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -57,7 +58,7 @@ def run(name: str, seen: Floats, space: Space, seed: int = 0, **changes: object)
 
 
 def test_a_space_finds_its_cells_and_their_neighbours() -> None:
-    for space in (small_space(), algorithms.nas_bench_201_space()):
+    for space in (small_space(), algorithms.space_of(NAS_BENCH_201)):
         np.testing.assert_array_equal(space.find(space.chosen), np.arange(space.cells))
         differing = (space.chosen[space.neighbours] != space.chosen[:, None]).sum(2)
         assert (differing == 1).all()
@@ -183,7 +184,7 @@ def test_a_search_sees_one_of_the_trainings_and_is_judged_by_their_mean() -> Non
         [(cell, seed, 50.0 + cell % 7 + seed) for cell in range(15625) for seed in range(1 + cell % 3)],
         columns=["index", "seed", "accuracy"],
     )
-    source = Accuracies("seeds", runs)
+    source = Accuracies("seeds", runs, NAS_BENCH_201)
     table = replay.table(source)
     np.testing.assert_allclose(table.accuracy, per_cell(source)["accuracy"])
     seen = table.seen(300, np.random.default_rng(0))
@@ -200,9 +201,11 @@ def test_a_class_result_stands_for_its_members_and_a_missing_cell_is_told() -> N
     classes = np.array(nas_bench_201.network_classes())
     lowest = np.unique(classes)
     runs = pd.DataFrame({"index": lowest, "seed": 0, "accuracy": 10 + lowest / 1000})
-    np.testing.assert_allclose(replay.table(Accuracies("classes", runs, per_class=True)).accuracy, 10 + classes / 1000)
+    np.testing.assert_allclose(
+        replay.table(Accuracies("classes", runs, NAS_BENCH_201, per_class=True)).accuracy, 10 + classes / 1000
+    )
     with pytest.raises(NasRetrainError, match=r"few has 10 of the 15,625 cells"):
-        replay.table(Accuracies("few", runs[:10]))
+        replay.table(Accuracies("few", runs[:10], NAS_BENCH_201))
 
 
 def test_the_largest_statistic_is_significant_as_often_as_promised() -> None:
@@ -294,7 +297,9 @@ def world(seed: int, shuffled: bool = False) -> Accuracies:
         truth = dict(zip(truth, np.random.default_rng(12).permutation(list(truth.values())), strict=True))
     noise = np.random.default_rng(seed).normal(0, 0.2, len(classes))
     accuracy = [truth[number] + noise[cell] if number in truth else 10.0 for cell, number in enumerate(classes)]
-    return Accuracies(f"world-{seed}", pd.DataFrame({"index": range(15625), "seed": 0, "accuracy": accuracy}))
+    return Accuracies(
+        f"world-{seed}", pd.DataFrame({"index": range(15625), "seed": 0, "accuracy": accuracy}), NAS_BENCH_201
+    )
 
 
 def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp_path: Path) -> None:
@@ -330,7 +335,7 @@ def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
 
 def test_where_the_noise_is_unknown_nothing_is_claimed_to_be_beyond_it() -> None:
     lowest = sorted(set(nas_bench_201.network_classes()))
-    single = Accuracies("single", world(1).runs.iloc[lowest], per_class=True)
+    single = Accuracies("single", world(1).runs.iloc[lowest], NAS_BENCH_201, per_class=True)
     told = " ".join(analysis.statements(analysis.find(world(2), single, chosen(searches=5, queries=10))))
     assert "noise of training is unknown" in told
     assert "how much of that is luck is unknown" in told

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches import build as build_module
+from nas_retrain.benches.dags.space import DagSettings
 from nas_retrain.benches.parametrised import Block, Blocks
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
@@ -27,7 +31,7 @@ FIRST_KERNEL = 3
 """Of a CNN's first layer, whatever its graph's kernels: the base network is the same for all."""
 
 
-class Network(nn.Module):
+class Network(build_module.Network):
     """A network, or several members of one graph side by side."""
 
     def __init__(
@@ -42,16 +46,17 @@ class Network(nn.Module):
         image_size: int,
         members: int = 1,
     ) -> None:
-        super().__init__()
-        self.sizes = {
-            "kind": kind,
-            "activation": activation,
-            "channels": channels,
-            "classes": classes,
-            "image_channels": image_channels,
-            "image_size": image_size,
-        }
-        self.graph, self.members, self.kind, self.activation = graph, members, kind, activation
+        super().__init__(
+            graph,
+            members=members,
+            kind=kind,
+            activation=activation,
+            channels=channels,
+            classes=classes,
+            image_channels=image_channels,
+            image_size=image_size,
+        )
+        self.kind, self.activation = kind, activation
         activations: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "gelu": functional.gelu}
         self.activate = activations[activation]
         inputs = (image_channels, FIRST_KERNEL, FIRST_KERNEL) if kind == "cnn" else (image_channels * image_size**2,)
@@ -112,6 +117,21 @@ class Network(nn.Module):
     def _fully_connected(self, value: Tensor, weight: Tensor) -> Tensor:
         """Each member's matrix times its rows: (members, batch, inputs) to (members, batch, outputs)."""
         return value @ weight.view(self.members, -1, weight.shape[1]).transpose(1, 2)
+
+
+def build(graph: CellGraph, settings: Settings) -> Network:
+    """The network of a graph, whose weights are still to be drawn."""
+    bench, sizes = settings.bench, Sizes.of(settings)
+    assert isinstance(bench, DagSettings)
+    return Network(
+        graph,
+        kind=bench.name,
+        activation=bench.activation,
+        channels=sizes.channels,
+        classes=sizes.classes,
+        image_channels=sizes.image_channels,
+        image_size=sizes.image_size,
+    )
 
 
 def initialise(network: Network, initialisation: Initialisation) -> None:

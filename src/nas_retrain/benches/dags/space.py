@@ -11,20 +11,31 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, model_validator
+
+from nas_retrain.benches.registry import Bench, Sizes, Sweep
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import DatasetSettings, NetworkSettings
-from nas_retrain.theory.graph import CellGraph, Edge, Operation
-from nas_retrain.theory.scaling import Initialisation
+from nas_retrain.settings import AllDifferent, BenchSettings, OneOrMore, Positive, Settings
+from nas_retrain.theory.graph import ONE_LAYER, CellGraph, Edge, Operation
+from nas_retrain.theory.rule import NetworkSize, Peers
+from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, InDegree, Initialisation, sum_of_cubes
 
-KINDS = "012"
 _FORM = re.compile(r"(?P<groups>[012]+(_[012]+)*)(/(?P<kernel>\d+))?")
 
-BASE = CellGraph(2, (Edge(0, 1, Operation("skip")),))
+BASE = ONE_LAYER
 """Input, one hidden layer, readout: the base network of the learning-rate rule, with one path of depth 1."""
+
+WIDTHS = {"mlp": 256, "cnn": 32}
+"""Of the networks of the coordinate check, whatever the settings' width: the theory is that of wide ones, wide against
+their depth too."""
+
+DEPTHS = (1, 2, 4, 8, 16)
+GRAPHS = 24
 
 
 def parse(arch: str) -> CellGraph:
@@ -54,8 +65,27 @@ def chain(layers: int, kernel_size: int = 1) -> CellGraph:
     return CellGraph(layers + 1, tuple(Edge(vertex, vertex + 1, operation) for vertex in range(layers)))
 
 
+class DagSettings(BenchSettings):
+    """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
+
+    has_accuracies = False
+    chooses_normalisation = False
+    name: Literal["mlp", "cnn"]
+    vertices: Annotated[int, Field(ge=2, le=12)]
+    kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AllDifferent]
+    activation: Activation
+
+    @model_validator(mode="after")
+    def _kernels_fit(self) -> DagSettings:
+        if self.name == "mlp" and self.kernel_sizes != (1,):
+            raise ValueError("kernel_sizes must be [1] in bench mlp, whose layers are fully connected")
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError("kernel_sizes must be odd")
+        return self
+
+
 @dataclass(frozen=True)
-class DagSpace:
+class DagSpace(Bench):
     """All graphs of so many vertices, each with every one of some kernel sizes (1 alone in "mlp").
 
     They are numbered by their digits read as a number in base 3, the last digit fastest, with the kernel size
@@ -65,6 +95,40 @@ class DagSpace:
     kind: Literal["mlp", "cnn"]
     vertices: int
     kernel_sizes: tuple[int, ...]
+
+    names = ("mlp", "cnn")
+    settings_kind = DagSettings
+
+    @classmethod
+    def of(cls, settings: BenchSettings) -> DagSpace:
+        """The space of these settings."""
+        assert isinstance(settings, DagSettings)
+        return cls(settings.name, settings.vertices, settings.kernel_sizes)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """See `kind`."""
+        return self.kind
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What reports call it."""
+        return self.kind
+
+    @property
+    def kernels_differ(self) -> bool:  # type: ignore[override]
+        """Whether layers are convolutions."""
+        return self.kind == "cnn"
+
+    @property
+    def kernel_factor(self) -> bool:  # type: ignore[override]
+        """Whether the paper's experiments followed eq. 9."""
+        return self.kind == "cnn"
+
+    @property
+    def reported_correlation(self) -> float:  # type: ignore[override]
+        """Of predicted and searched rates (paper section 4)."""
+        return {"mlp": 0.838, "cnn": 0.856}[self.kind]
 
     @property
     def _digits(self) -> int:
@@ -109,12 +173,47 @@ class DagSpace:
         self.arch_at(index)
         return index
 
-    def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
+    def training_classes(self, _in_degree: InDegree | None) -> tuple[int, ...]:
+        """Of each network itself, see `training_class`."""
+        return tuple(range(self.size))
+
+    def flops(self, graph: CellGraph, sizes: Sizes) -> int:
         """Multiply-accumulates of one image, dead edges left out."""
-        channels, image = network.channels, dataset.image_channels
-        first, pixels = (image * 9, dataset.image_size**2) if self.kind == "cnn" else (image * dataset.image_size**2, 1)
+        readout, pixels = sizes.channels * sizes.classes, sizes.image_size**2 if self.kind == "cnn" else 1
+        return (self.parameters(graph, sizes) - readout) * pixels + readout
+
+    def parameters(self, graph: CellGraph, sizes: Sizes) -> int:
+        """Weights of all layers, which have no biases, dead edges left out."""
+        channels, image = sizes.channels, sizes.image_channels
+        first = image * (9 if self.kind == "cnn" else sizes.image_size**2)
         layers = sum(channels * edge.operation.kernel_size**2 for edge in graph.layers)
-        return channels * ((first + layers) * pixels + dataset.classes)
+        return channels * (first + layers + sizes.classes)
+
+    def network_size(self, settings: Settings, peers: Peers) -> NetworkSize:
+        """One graph without BatchNorm, whose first layer in "mlp" reads all pixels."""
+        assert isinstance(settings.bench, DagSettings)
+        size, pixels = super().network_size(settings, peers), settings.dataset.image_size**2
+        return replace(
+            size,
+            inputs=settings.dataset.image_channels * pixels if self.kind == "mlp" else size.inputs,
+            normalised=False,
+            gain_squared=GAIN_SQUARED[settings.bench.activation],
+        )
+
+    def sweeps(self, settings: BenchSettings) -> Iterator[Sweep]:
+        """Networks of growing depth, width, sum of cubed path depths and kernel size."""
+        width, kernel = WIDTHS[self.kind], self.kernel_sizes[0]
+        for depth in DEPTHS:
+            yield Sweep("depth", depth, chain(depth, kernel), width)
+        for scale in (-2, -1, 0, 1, 2):
+            wide = round(width * 2.0**scale)
+            yield Sweep("width", wide, chain(3, kernel), wide)
+        for cell in DagSpace(self.kind, self.vertices, (kernel,)).sample(GRAPHS, seed=1):
+            graph = parse(DagSpace(self.kind, self.vertices, (kernel,)).arch_at(cell))
+            yield Sweep("graph", sum_of_cubes(graph.path_depths(settings.depth_offset)), graph, width)
+        if len(self.kernel_sizes) > 1:
+            for size in self.kernel_sizes:
+                yield Sweep("kernel", size, chain(3, size), width)
 
     def sample(self, number: int, seed: int) -> tuple[int, ...]:
         """That many random connected networks, no two of them the same network.
@@ -134,3 +233,6 @@ class DagSpace:
             f"cells=sample:{number}: only {len(found):,} different connected networks were found among graphs of "
             f"{self.vertices} vertices. Ask for fewer, or raise bench.vertices."
         )
+
+
+BENCH = DagSpace

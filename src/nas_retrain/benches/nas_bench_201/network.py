@@ -28,7 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_retrain.benches import build as build_module
+from nas_retrain.benches.nas_bench_201.space import STAGES
 from nas_retrain.benches.parametrised import Block, Blocks
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import (
@@ -38,8 +42,6 @@ from nas_retrain.theory.scaling import (
     in_degree_of,
     variance_factors,
 )
-
-STAGES = 3
 
 JOINED_AT_MOST = 6_000_000
 """Values of a joined convolution's output on the CPU. Larger ones leave its caches between one pass and the next, and
@@ -74,8 +76,8 @@ class Vertex(nn.Module):
             pooled = _pool(value)
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
-            rectified = functional.relu(value, inplace=ours and not sent)
-            rectified = rectified.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
+            lowered = value.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
+            rectified = functional.relu(lowered, inplace=lowered is not value or (ours and not sent))
             for group, convolution, norm in self.layers():
                 if self._too_large(rectified, len(group)):
                     sent += self._edge_by_edge(rectified, group, convolution, norm)
@@ -232,7 +234,7 @@ class Reduction(nn.Module):
         return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
 
 
-class Network(nn.Module):
+class Network(build_module.Network):
     """The whole network of a connected cell, or of several members side by side."""
 
     def __init__(
@@ -246,16 +248,16 @@ class Network(nn.Module):
         normalised: bool = True,
         members: int = 1,
     ) -> None:
-        super().__init__()
-        self.sizes = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "classes": classes,
-            "image_channels": image_channels,
-            "normalised": normalised,
-        }
-        graph = graph if normalised else graph.without_normalisation
-        self.graph, self.members = graph, members
+        super().__init__(
+            graph if normalised else graph.without_normalisation,
+            members=members,
+            channels=channels,
+            cells_per_stage=cells_per_stage,
+            classes=classes,
+            image_channels=image_channels,
+            normalised=normalised,
+        )
+        graph = self.graph
         self.stem = _convolution(image_channels, channels, 3, members)
         self.stem_norm = _normalisation(members * channels, normalised=normalised)
         blocks: list[nn.Module] = []
@@ -335,6 +337,19 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def forward(self, value: Tensor) -> Tensor:
         return super().forward(value.to(self.weight.dtype))
+
+
+def build(graph: CellGraph, settings: Settings) -> Network:
+    """The network of a cell, with PyTorch's initialisation."""
+    sizes = Sizes.of(settings)
+    return Network(
+        graph,
+        channels=sizes.channels,
+        cells_per_stage=sizes.cells_per_stage,
+        classes=sizes.classes,
+        image_channels=sizes.image_channels,
+        normalised=settings.network.normalisation == "batch",
+    )
 
 
 def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:

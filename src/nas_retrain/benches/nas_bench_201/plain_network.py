@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Sizes
 
 
 class ReferenceCell(nn.Module):
@@ -102,6 +103,18 @@ class ReferenceNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (batch, classes)."""
         return cast("Tensor", self.classifier(self.last(self.blocks(self.stem(x)))))
+
+
+def build(arch: str, sizes: Sizes, *, dead_edges: bool) -> ReferenceNetwork:
+    """The network of a cell's string, with PyTorch's initialisation."""
+    return ReferenceNetwork(
+        arch,
+        channels=sizes.channels,
+        cells_per_stage=sizes.cells_per_stage,
+        classes=sizes.classes,
+        image_channels=sizes.image_channels,
+        dead_edges=dead_edges,
+    )
 
 
 def _norm(channels: int, *, normalised: bool) -> nn.Module:

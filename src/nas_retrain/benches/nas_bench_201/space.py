@@ -7,20 +7,20 @@ source vertex. The official index numbers the cells; results of the benchmark ar
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import pandas as pd
-
+from nas_retrain.benches import registry
+from nas_retrain.benches.nas_bench_201 import official_file, package
+from nas_retrain.benches.registry import Bench, Drawing, Option, Published, Sizes
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.settings import DatasetSettings, NetworkSettings
-from nas_retrain.theory.graph import CellGraph, Edge, Operation, lowest_member
-from nas_retrain.theory.scaling import InDegree, Initialisation, in_degree_of, learning_rate_factor, variance_factors
+from nas_retrain.theory.graph import CellGraph, Edge, Operation
+from nas_retrain.theory.scaling import InDegree
 
-NAME = "201"
 VERTICES = 4
 OPERATIONS: dict[str, Operation | None] = {
     "none": None,
@@ -129,84 +129,15 @@ def base_cell() -> int:
 @cache
 def network_classes() -> tuple[int, ...]:
     """The network class of every cell: the lowest official index among the cells that are the same network."""
-    return tuple(lowest_member(parse(arch).network_class for arch in cells()))
+    return registry.training_classes(map(parse, cells()), None)
 
 
 @cache
 def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
-    """The class of every cell within which one training stands for all, named like `network_classes`.
-
-    in_degree: the convention of the initialisation, None for the stock one. Under "source" and stock these are the
-    network classes. Under "target" and "released" cells are told apart too if their initial variances differ:
-    contracting a skip moves edges from one vertex to another, and edges without effect are counted in the latter.
-    """
+    """See `Bench.training_classes`."""
     if in_degree in (None, "source"):
         return network_classes()
-    return tuple(lowest_member(_initialised_formula(parse(arch), in_degree) for arch in cells()))
-
-
-@cache
-def _members() -> dict[int, tuple[int, ...]]:
-    members: dict[int, list[int]] = {}
-    for cell, network_class in enumerate(network_classes()):
-        members.setdefault(network_class, []).append(cell)
-    return {network_class: tuple(cells) for network_class, cells in members.items()}
-
-
-@dataclass(frozen=True)
-class NasBench201:
-    """The benchmark as the pipeline sees any search space (`spaces.Space`)."""
-
-    size: int = len(OPERATIONS) ** len(EDGES)
-    base: CellGraph = BASE
-
-    @property
-    def base_cell(self) -> int:
-        """See `base_cell`."""
-        return base_cell()
-
-    def arch_at(self, index: int) -> str:
-        """See `cell_at`."""
-        return cell_at(index)
-
-    def graph_at(self, index: int) -> CellGraph:
-        """See `graph_at`."""
-        return graph_at(index)
-
-    def members(self, network_class: int) -> tuple[int, ...]:
-        """The cells of a network class, in order."""
-        return _members()[network_class]
-
-    def training_class(self, index: int, initialisation: Initialisation) -> int:
-        """See `training_classes`."""
-        cell_at(index)
-        return training_classes(in_degree_of(initialisation))[index]
-
-    def sample(self, number: int, seed: int) -> tuple[int, ...]:
-        """Random representatives of connected network classes; raises NasRetrainError if there are fewer."""
-        classes = [cell for cell in sorted(set(network_classes())) if graph_at(cell).connected]
-        if not 0 < number <= len(classes):
-            raise NasRetrainError(
-                f"cells=sample:{number} is out of range: "
-                f"it draws at least 1 of {len(classes):,} connected network classes."
-            )
-        return tuple(random.Random(seed).sample(classes, number))
-
-    def flops(self, graph: CellGraph, network: NetworkSettings, dataset: DatasetSettings) -> int:
-        """See `flops`."""
-        return flops(
-            graph,
-            channels=network.channels,
-            cells_per_stage=network.cells_per_stage,
-            classes=dataset.classes,
-            image_channels=dataset.image_channels,
-            image_size=dataset.image_size,
-        )
-
-
-def _initialised_formula(graph: CellGraph, in_degree: InDegree | None) -> str:
-    factors = variance_factors(graph, in_degree)
-    return graph.formula({edge: f"conv{edge.operation.kernel_size}[{factor:.4g}]" for edge, factor in factors.items()})
+    return registry.training_classes(map(parse, cells()), in_degree)
 
 
 def parameters(
@@ -253,27 +184,97 @@ def flops(
     return total + width * classes
 
 
-def cells_table() -> pd.DataFrame:
-    """One row a cell, in official order: index, arch, network_class, connected, path_depths and in_degrees (JSON
-    lists), learning_rate_factor (empty when not connected), convolutions, parameters and flops (10 classes, 32x32).
+DRAWING = Drawing(
+    places=EDGES,
+    options=(
+        Option("none", "", None),
+        Option("skip_connect", "skip", registry.COLOURS[0]),
+        Option("nor_conv_1x1", "1×1", registry.COLOURS[1]),  # noqa: RUF001
+        Option("nor_conv_3x3", "3×3", registry.COLOURS[2]),  # noqa: RUF001
+        Option("avg_pool_3x3", "pool", registry.COLOURS[3]),
+    ),
+    vertices=registry.zigzag(VERTICES),
+    label_at=(0.5, 0.5, 0.28, 0.3, 0.5, 0.5),  # the edges 1 to 2 and 0 to 3 cross in the middle
+    pattern=format_cell(("{}",) * len(EDGES)),
+)
 
-    Depths, degrees, convolutions and flops are of what the input passes through; parameters has the constants too.
-    """
-    rows = []
-    for index, (arch, network_class) in enumerate(zip(cells(), network_classes(), strict=True)):
-        graph = parse(arch)
-        rows.append(
-            {
-                "index": index,
-                "arch": arch,
-                "network_class": network_class,
-                "connected": graph.connected,
-                "path_depths": json.dumps(sorted(graph.path_depths().elements())),
-                "in_degrees": json.dumps(graph.in_degrees),
-                "learning_rate_factor": learning_rate_factor(graph, BASE) if graph.connected else None,
-                "convolutions": len(graph.layers),
-                "parameters": parameters(graph),
-                "flops": flops(graph),
-            }
+
+class NasBench201(Bench):
+    """The benchmark as everything else sees it. What is costly is kept by this module, for all of its objects."""
+
+    names = ("201",)
+    name = "201"
+    title = "NAS-Bench-201"
+    authors = "NAS-Bench-201 is by Dong and Yang (ICLR 2020)."
+    published = Published(
+        {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"},
+        space="tss",
+        file=package.FILE,
+    )
+    """The published files' "cifar10-valid" is another data set, trained on half of the images."""
+
+    stages = STAGES
+    size = len(OPERATIONS) ** len(EDGES)
+    base = BASE
+    base_cell = cached_property(lambda _: base_cell())
+    drawing = DRAWING
+
+    def arch_at(self, index: int) -> str:
+        """See `cell_at`."""
+        return cell_at(index)
+
+    def graph_at(self, index: int) -> CellGraph:
+        """See `graph_at`."""
+        return graph_at(index)
+
+    def training_classes(self, in_degree: InDegree | None) -> tuple[int, ...]:
+        """See `training_classes`."""
+        return training_classes(in_degree)
+
+    def chosen(self, index: int) -> tuple[int, ...]:
+        """The operations on all edges, by their places in `OPERATIONS`."""
+        names = list(OPERATIONS)
+        return tuple(names.index(name) for name in parse_operations(cell_at(index)))
+
+    def flops(self, graph: CellGraph, sizes: Sizes) -> int:
+        """See `flops`."""
+        return flops(
+            graph,
+            channels=sizes.channels,
+            cells_per_stage=sizes.cells_per_stage,
+            classes=sizes.classes,
+            image_channels=sizes.image_channels,
+            image_size=sizes.image_size,
         )
-    return pd.DataFrame(rows)
+
+    def parameters(self, graph: CellGraph, sizes: Sizes) -> int:
+        """See `parameters`."""
+        return parameters(
+            graph,
+            channels=sizes.channels,
+            cells_per_stage=sizes.cells_per_stage,
+            classes=sizes.classes,
+            image_channels=sizes.image_channels,
+        )
+
+    def index_of(self, arch: str) -> int:
+        """See `index_of`."""
+        return index_of(arch)
+
+    @property
+    def rate_sources(self) -> tuple[ModuleType, ModuleType]:
+        """NAS-HPO-Bench-II's folder and JAHS-Bench-201's table."""
+        from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench  # which read this module
+
+        return nas_hpo_bench, jahs_bench
+
+    def network_config(self, index: int, sizes: Sizes) -> dict[str, object]:
+        """The width, the number of cells in a stage and the cell's string."""
+        return {"channel": sizes.channels, "num_cells": sizes.cells_per_stage, "arch_str": cell_at(index)}
+
+    def read_published_file(self, path: Path) -> dict[int, dict[str, Any]]:
+        """See `official_file.load`."""
+        return official_file.load(path)
+
+
+BENCH = NasBench201

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Bench
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import visible
 from nas_retrain.studies.comparison.tables import Findings
@@ -27,12 +27,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
-}
-EDGE_COLOURS = {
-    "skip_connect": GREY,
-    "nor_conv_1x1": BLUE,
-    "nor_conv_3x3": ORANGE,
-    "avg_pool_3x3": GREEN,
 }
 
 
@@ -176,7 +170,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
 
 def _moves(findings: Findings) -> Figure | None:
     """The cells that rise and fall most, drawn."""
-    table = findings.largest_moves
+    table, bench = findings.largest_moves, findings.comparison.bench
     rising, falling = table[table["move"] > 0].head(4), table[table["move"] < 0].head(4)
     if table.empty:
         return None
@@ -189,14 +183,15 @@ def _moves(findings: Findings) -> Figure | None:
         for axes in line:
             axes.axis("off")
         for axes, (_, cell) in zip(line, part.iterrows(), strict=False):
-            draw_cell(axes, str(cell["arch"]))
+            draw_cell(axes, bench, int(cell["index"]))
             axes.set_title(
                 f"cell {cell['index']}: rank {_rank(cell['rank_original'])} to {_rank(cell['rank_retrained'])}\n"
                 f"{cell['accuracy_original']:.2f} % to {cell['accuracy_retrained']:.2f} %"
             )
     handles = [
-        FancyArrowPatch((0, 0), (1, 0), color=colour, label=name, arrowstyle="-", linewidth=2)
-        for name, colour in EDGE_COLOURS.items()
+        FancyArrowPatch((0, 0), (1, 0), color=option.colours[0], label=option.name, arrowstyle="-", linewidth=2)
+        for option in bench.drawing.options
+        if option.colours
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
@@ -206,31 +201,30 @@ def _rank(rank: float) -> str:
     return f"{math.floor(rank):,}"
 
 
-def draw_cell(axes: Axes, arch: str) -> None:
-    """Draw a cell: vertices 0 (input) to 3 (output), edges coloured by operation, those without effect thin and
-    dotted."""
-    live = {(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges}
-    places = {0: (0.0, 0.0), 1: (1.0, 0.75), 2: (2.0, -0.75), 3: (3.0, 0.0)}
-    for (source, target), name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True):
-        if name == "none":
+def draw_cell(axes: Axes, bench: Bench, cell: int) -> None:
+    """Draw a cell as its benchmark says: vertices from left to right, edges coloured by operation, those without effect
+    thin and dotted."""
+    drawing = bench.drawing
+    for (source, target), number, alive in zip(drawing.places, bench.chosen(cell), bench.effective(cell), strict=True):
+        colours = drawing.options[number].colours
+        if colours is None:
             continue
-        alive = (source, target) in live
         axes.add_patch(
             FancyArrowPatch(
-                places[source],
-                places[target],
+                drawing.vertices[source],
+                drawing.vertices[target],
                 arrowstyle="-|>",
                 mutation_scale=9,
                 shrinkA=7,
                 shrinkB=7,
                 connectionstyle="arc3,rad=0.0",
-                color=EDGE_COLOURS[name],
+                color=colours[0],
                 linewidth=2 if alive else 0.8,
                 linestyle="-" if alive else ":",
             )
         )
-    for vertex, (x, y) in places.items():
+    for vertex, (x, y) in enumerate(drawing.vertices):
         axes.plot(x, y, "o", markersize=13, color="white", markeredgecolor="black", markeredgewidth=0.8)
         axes.annotate(str(vertex), (x, y), ha="center", va="center", fontsize=8)
-    axes.set(xlim=(-0.4, 3.4), ylim=(-1.15, 1.15))
+    axes.set(xlim=(-0.4, len(drawing.vertices) - 0.6), ylim=(-1.15, 1.15))
     axes.set_aspect("equal")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import render
 from nas_retrain.statistics.noise import ranks
@@ -29,21 +28,26 @@ def write(comparison: Comparison, path: Path, *, title: str, noise: Floats | Non
 
 def _content(comparison: Comparison, title: str, noise: Floats | None) -> dict[str, Any]:
     """What the page reads: lists for the few, packed columns for what each cell has."""
-    cells = [nas_bench_201.cell_at(index) for index in comparison.cells]
-    names = list(nas_bench_201.OPERATIONS)
-    operations = [[names.index(name) for name in nas_bench_201.parse_operations(arch)] for arch in cells]
-    live = [{(edge.source, edge.target) for edge in nas_bench_201.parse(arch).effective.edges} for arch in cells]
+    bench, cells = comparison.bench, comparison.cells.tolist()
+    drawing = bench.drawing
     factors = learning_rate_factors(comparison)
     distinct = np.unique(factors[np.isfinite(factors)])
     return {
         "title": title,
-        "operations": names,
-        "edges": nas_bench_201.EDGES,
+        "operations": [
+            {"name": option.name, "label": option.label, "colours": option.colours} for option in drawing.options
+        ],
+        "edges": drawing.places,
+        "vertices": drawing.vertices,
+        "label_at": drawing.label_at,
+        # A cell's string is made of the names of its operations, or else told.
+        "pattern": drawing.pattern,
+        "archs": [] if drawing.pattern else [bench.arch_at(cell) for cell in cells],
         "factors": distinct.tolist(),
         "index": _packed(comparison.cells, "Uint16"),
         "network_class": _packed(comparison.classes, "Uint16"),
-        "edge_operations": _packed(operations, "Uint8"),
-        "edge_live": _packed([[edge in edges for edge in nas_bench_201.EDGES] for edges in live], "Uint8"),
+        "edge_operations": _packed([bench.chosen(cell) for cell in cells], "Uint8"),
+        "edge_live": _packed([bench.effective(cell) for cell in cells], "Uint8"),
         # Its place among the distinct factors; their number where there is no path, hence no factor.
         "factor": _packed(np.searchsorted(distinct, factors), "Uint8"),
         "original": _side(comparison.original),

@@ -223,8 +223,8 @@ def _of_seeds(comparison: Comparison) -> list[str]:
     if unknown:
         said.append(
             f"{' and '.join(unknown)} {'does' if len(unknown) == 1 else 'do'} not tell several seeds apart: if all "
-            "networks shared their seeds, as those of NAS-Bench-201 do, that luck is not in the intervals, which are "
-            "then too narrow."
+            "networks shared their seeds, as those of published benchmarks do, that luck is not in the intervals, "
+            "which are then too narrow."
         )
     return said
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.rate_policy import Own
 from nas_retrain.settings import Settings
@@ -47,6 +48,7 @@ def _sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]
         benchmark.read(
             path,
             settings.dataset.name,
+            registry.of(settings.bench),
             recipe=chosen.recipe,
             column=column,
             epochs=chosen.epochs,
@@ -68,7 +70,8 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Path]:
     and another recipe do not have two cells in common.
     """
     control, recipes = settings.analysis.control, [name for name in settings.recipes if name in set(frame["recipe"])]
-    arms = {name: benchmark.from_runs(frame[frame["recipe"] == name], name) for name in recipes}
+    bench = registry.of(settings.bench)
+    arms = {name: benchmark.from_runs(frame[frame["recipe"] == name], name, bench) for name in recipes}
     cells = {name: set(arm.runs["index"]) for name, arm in arms.items()}
     others = [name for name in arms if name != control and len(cells.get(control, set()) & cells[name]) > 1]
     if not others:

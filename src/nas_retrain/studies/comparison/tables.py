@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.settings import AnalysisSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.means import mean_interval
@@ -185,8 +184,8 @@ def learning_rate_factors(comparison: Comparison) -> Floats:
     """The rule's factor of each cell; NaN for a disconnected one."""
     found = {}
     for network_class in set(comparison.classes.tolist()):
-        graph = nas_bench_201.graph_at(network_class)
-        found[network_class] = learning_rate_factor(graph, nas_bench_201.BASE) if graph.connected else np.nan
+        graph = comparison.bench.graph_at(network_class)
+        found[network_class] = learning_rate_factor(graph, comparison.bench.base) if graph.connected else np.nan
     return np.array([found[network_class] for network_class in comparison.classes.tolist()])
 
 
@@ -233,7 +232,7 @@ def largest_moves(comparison: Comparison, again: Ceiling | None, number: int) ->
     rising = table[table["move"] > 0].sort_values("move", ascending=False, kind="stable")
     falling = table[table["move"] < 0].sort_values("move", kind="stable")
     chosen = pd.concat([part.drop_duplicates("network_class").head(number) for part in (rising, falling)])
-    chosen.insert(1, "arch", [nas_bench_201.cell_at(index) for index in chosen["index"]])
+    chosen.insert(1, "arch", [comparison.bench.arch_at(index) for index in chosen["index"]])
     return chosen.reset_index(drop=True)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.benches.registry import Space
+from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
 from nas_retrain.statistics.rate_grid import RateGrid, best_places, lean
@@ -27,7 +27,7 @@ MEASURED = ("gradient norm", "relative gradient")
 """What is measured at the first step, see `RunRecord`; all else is known from the graph."""
 
 
-def describe_classes(grid: RateGrid, settings: Settings, space: Space) -> pd.DataFrame:
+def describe_classes(grid: RateGrid, settings: Settings, space: Bench) -> pd.DataFrame:
     """A row a class: cell, arch, own_rate, at_edge (whether that is an end of the grid), lean, and what its graph tells
     before training."""
     best = grid.own
@@ -45,7 +45,7 @@ def describe_classes(grid: RateGrid, settings: Settings, space: Space) -> pd.Dat
     return pd.concat([table, pd.DataFrame(quantities)], axis=1)
 
 
-def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str, float]:
+def _quantities(graph: CellGraph, settings: Settings, space: Bench) -> dict[str, float]:
     """What the graph tells before training."""
     depths = graph.path_depths(settings.bench.depth_offset)
     live = graph.live.edges
@@ -61,7 +61,7 @@ def _quantities(graph: CellGraph, settings: Settings, space: Space) -> dict[str,
         "pools": sum(edge.operation.kind == "pool" for edge in live),
         "output's in-degree": graph.in_degrees[-1],
         "mean in-degree": sum(inner) / len(inner),
-        "FLOPs": space.flops(graph, settings.network, settings.dataset),
+        "FLOPs": space.flops(graph, Sizes.of(settings)),
     }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nas_retrain.benches.registry import Space
+from nas_retrain.benches.registry import Bench
 from nas_retrain.purpose import RateSearch
 from nas_retrain.rate_policy import Own
 from nas_retrain.settings import AnalysisSettings, Settings
@@ -86,7 +86,7 @@ def own_recipe(settings: Settings) -> str | None:
     return next((name for name, recipe in settings.recipes.items() if isinstance(recipe.rate_policy, Own)), None)
 
 
-def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> OwnRates:
+def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Bench) -> OwnRates:
     """Compare all recipes with `own`.
 
     frame: records of the recipes and of own's search, with the columns of `RunRecord`. Recipes that do not have two
@@ -103,8 +103,8 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Space) -> Ow
     classes[list(MEASURED)] = measured.reindex(grid.cells).to_numpy()
     drawn = np.random.default_rng(chosen.seed).integers(0, len(classes), (chosen.bootstrap_draws, len(classes)))
     explained = by_rate.explained(classes, drawn)
-    right = benchmark.from_runs(frame[frame["recipe"] == own], own)
-    recipes = {name: benchmark.from_runs(frame[frame["recipe"] == name], name) for name in others}
+    right = benchmark.from_runs(frame[frame["recipe"] == own], own, space)
+    recipes = {name: benchmark.from_runs(frame[frame["recipe"] == name], name, space) for name in others}
     gradients = frame[frame["cell"].isin(right.runs["index"])].groupby("recipe")["relative_gradient"].mean()
     return OwnRates(
         own=own,

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from nas_retrain.benches.registry import Bench
 from nas_retrain.purpose import Purpose, Recipe, Variant
 from nas_retrain.settings import AnalysisSettings
 from nas_retrain.statistics import accuracies as benchmark
@@ -30,7 +31,7 @@ EPOCHS, BASE_RATE_FACTOR = "epochs", "base rate factor"
 
 
 def compare_variants(
-    frame: pd.DataFrame, recipes: Sequence[str], epochs: int, settings: AnalysisSettings
+    frame: pd.DataFrame, recipes: Sequence[str], epochs: int, settings: AnalysisSettings, space: Bench
 ) -> pd.DataFrame:
     """A row for each budget or factor and pair of recipes, of which the first is the control: the mean gain in points,
     Kendall's tau between the two rankings, each with its 95 % interval over network classes (which count shared seeds,
@@ -43,7 +44,7 @@ def compare_variants(
     frame = frame[frame["cell"].isin(classes)]
     rows = []
     for what, value, recipe, control, varied, fixed in _pairs(frame, recipes, epochs):
-        ours, theirs = benchmark.from_runs(varied, recipe), benchmark.from_runs(fixed, control)
+        ours, theirs = benchmark.from_runs(varied, recipe, space), benchmark.from_runs(fixed, control, space)
         comparison = compare(theirs, ours)
         weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
         x, y = comparison.original.accuracy, comparison.retrained.accuracy

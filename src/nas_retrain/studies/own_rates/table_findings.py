@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from nas_retrain.benches import registry
-from nas_retrain.benches.nas_bench_201.space import STAGES
-from nas_retrain.benches.registry import Space
+from nas_retrain.benches.registry import Bench
+from nas_retrain.seeding import Seeding
 from nas_retrain.settings import AnalysisSettings, RateTableSettings, Settings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
@@ -27,7 +27,7 @@ from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates import by_rate
 from nas_retrain.studies.own_rates.by_rate import OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates, rankings, regret
-from nas_retrain.theory.rule import NetworkSize, find
+from nas_retrain.theory.rule import find
 
 _PAPER = "paper"
 """The name by which the paper's rule is found."""
@@ -63,19 +63,10 @@ class TableFindings:
         return self.found.tables() | {"permuted": self.permuted, "budgets": self.budgets}
 
 
-def factors(grid: RateGrid, names: Sequence[str], settings: Settings, space: Space) -> dict[str, Floats]:
+def factors(grid: RateGrid, names: Sequence[str], settings: Settings, space: Bench) -> dict[str, Floats]:
     """Each rule's factor of the learning rate of the grid's networks, (networks,) by rule. Rules that give all networks
     one rate are left out, for there is nothing to compare. Raises NasRetrainError for a rule that cannot be used."""
-    size = NetworkSize(
-        width=settings.network.channels,
-        readout_width=settings.network.channels << (STAGES - 1),
-        inputs=9 * settings.dataset.image_channels,
-        classes=settings.dataset.classes,
-        stages=STAGES,
-        cells_per_stage=settings.network.cells_per_stage,
-        depth_offset=settings.bench.depth_offset,
-        normalised=True,
-    )
+    size = registry.size_of(settings)
     found = {}
     for name in names:
         rule = find(name)
@@ -86,7 +77,7 @@ def factors(grid: RateGrid, names: Sequence[str], settings: Settings, space: Spa
     return found
 
 
-def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
+def judge(table: RateTable, settings: Settings, space: Bench) -> TableFindings:
     """Analyse a table at the budget that the settings name; raises NasRetrainError if there is none."""
     asked, chosen = settings.rate_table, settings.analysis
     budget = table.chosen(asked.batch_size, asked.epochs)
@@ -104,10 +95,10 @@ def judge(table: RateTable, settings: Settings, space: Space) -> TableFindings:
     found = OwnRates(
         own=OWN,
         control=control,
-        rankings=_rankings(grid, ways, table.classes, chosen.model_copy(update={"control": control})),
+        rankings=_rankings(grid, ways, table, chosen.model_copy(update={"control": control})),
         regret=regret(
-            _accuracies(OWN, own, grid, table.classes),
-            {name: _accuracies(name, side, grid, table.classes) for name, side in sides.items()},
+            _accuracies(OWN, own, grid, table),
+            {name: _accuracies(name, side, grid, table) for name, side in sides.items()},
         ),
         curves=by_rate.curves(grid),
         by_rate=grid.valid.mean(2),
@@ -134,7 +125,7 @@ def recipes_of(table: RateTable, settings: Settings) -> dict[str, Accuracies]:
     factor = factors(grid, [_PAPER], settings, registry.of(settings.bench))[PAPERS]
     sides = {name: _at(grid, places) for name, places in _ways(grid, factor, asked, settings.analysis.seed).items()}
     sides |= {OWN: _crossed_own(grid)}
-    return {name: _accuracies(name, side, grid, table.classes) for name, side in sides.items()}
+    return {name: _accuracies(name, side, grid, table) for name, side in sides.items()}
 
 
 def _ways(grid: RateGrid, factor: Floats, asked: RateTableSettings, seed: int) -> dict[str, Integers]:
@@ -185,7 +176,7 @@ def _split_own(grid: RateGrid, seed: int) -> Floats:
     return _at(grid, own)[:, judging]
 
 
-def _accuracies(name: str, values: Floats, grid: RateGrid, classes: tuple[int, ...]) -> Accuracies:
+def _accuracies(name: str, values: Floats, grid: RateGrid, table: RateTable) -> Accuracies:
     """Values by class and seed, (classes, seeds), as accuracies of trainings."""
     seeds = values.shape[1]
     runs = pd.DataFrame(
@@ -195,22 +186,21 @@ def _accuracies(name: str, values: Floats, grid: RateGrid, classes: tuple[int, .
             "accuracy": values.ravel().clip(0, 100),
         }
     )
-    return Accuracies(name, runs, per_class=True, classes=classes, seeding="shared" if grid.shared else "nested")
+    seeding: Seeding = "shared" if grid.shared else "nested"
+    return Accuracies(name, runs, table.bench, per_class=True, classes=table.classes, seeding=seeding)
 
 
-def _rankings(
-    grid: RateGrid, ways: Mapping[str, Integers], classes: tuple[int, ...], chosen: AnalysisSettings
-) -> pd.DataFrame:
+def _rankings(grid: RateGrid, ways: Mapping[str, Integers], table: RateTable, chosen: AnalysisSettings) -> pd.DataFrame:
     """The rankings of `OwnRates`, averaged over the splits of seeds. What noise alone gives is that of one split; twice
     the mean of p-values is one, however they depend on each other (Vovk and Wang, Biometrika 2020)."""
     own = np.stack([_split_own(grid, seed) for seed in range(grid.seeds)], 1)
-    noise: dict[str, NoiseLevel | None] = {OWN: noise_level(_accuracies(OWN, own, grid, classes))}
-    noise |= {name: noise_level(_accuracies(name, _at(grid, places), grid, classes)) for name, places in ways.items()}
+    noise: dict[str, NoiseLevel | None] = {OWN: noise_level(_accuracies(OWN, own, grid, table))}
+    noise |= {name: noise_level(_accuracies(name, _at(grid, places), grid, table)) for name, places in ways.items()}
     fewer = chosen.model_copy(update={"null_draws": max(1, chosen.null_draws // grid.seeds)})
     parts = []
     for seed in range(grid.seeds):
-        right = _accuracies(OWN, own[:, [seed]], grid, classes)
-        others = {name: _accuracies(name, _at(grid, places)[:, [seed]], grid, classes) for name, places in ways.items()}
+        right = _accuracies(OWN, own[:, [seed]], grid, table)
+        others = {name: _accuracies(name, _at(grid, places)[:, [seed]], grid, table) for name, places in ways.items()}
         parts.append(rankings(right, others, fewer, noise))
     found = pd.concat(parts).groupby(list(_NAMED), sort=False).mean().reset_index()
     found["cells"] = found["cells"].round().astype(int)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import nas_hpo_bench
+from nas_retrain.benches import registry
+from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
 from nas_retrain.settings import AnalysisSettings, Settings, is_search
@@ -47,6 +48,7 @@ def judge(settings: Settings) -> Proxies:
     long = benchmark.read(
         original,
         settings.dataset.name,
+        registry.of(settings.bench),
         recipe=chosen.recipe,
         column=chosen.column,
         epochs=chosen.epochs,
@@ -91,15 +93,17 @@ def _rankings(
 def read_recipes(path: Path, settings: Settings) -> dict[str, Accuracies]:
     """The accuracies of each recipe in a source: those of run records of ours, on whatever data set; ways to set the
     rate in NAS-HPO-Bench-II's folder; else the one recipe that the source holds."""
-    if path.is_dir() and nas_hpo_bench.is_here(path):
-        table = rate_tables.read(path, settings.dataset.name)
+    bench = registry.of(settings.bench)
+    if path.is_dir() and bench.rate_sources and bench.rate_sources[0].is_here(path):
+        table = rate_tables.read(path, settings.dataset.name, bench)
         return recipes_of(table, settings)
     if path.suffix == ".parquet" and path.exists() and not plain_table.is_plain(path):
-        return _of_records(plain_table.read_parquet(path), path)
+        return _of_records(plain_table.read_parquet(path), path, bench)
     chosen = settings.analysis
     found = benchmark.read(
         path,
         settings.dataset.name,
+        registry.of(settings.bench),
         recipe=chosen.recipe,
         column=chosen.column,
         epochs=chosen.epochs,
@@ -108,16 +112,16 @@ def read_recipes(path: Path, settings: Settings) -> dict[str, Accuracies]:
     return {found.name: found}
 
 
-def _of_records(frame: pd.DataFrame, path: Path) -> dict[str, Accuracies]:
+def _of_records(frame: pd.DataFrame, path: Path, bench: Bench) -> dict[str, Accuracies]:
     needed = {"bench", "dataset", "recipe", "config_hash", "cell", "seed", "test_accuracy", "in_degree"}
     if missing := needed - set(frame.columns):
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
-    frame = frame[(frame["bench"] == "201") & ~frame["recipe"].astype(str).map(is_search)]
+    frame = frame[(frame["bench"] == bench.name) & ~frame["recipe"].astype(str).map(is_search)]
     datasets = frame["dataset"].unique()
     found = {}
     for (dataset, name), part in frame.groupby(["dataset", "recipe"], sort=False):
         called = str(name) if len(datasets) == 1 else f"{dataset} {name}"
-        found[called] = benchmark.from_runs(_of_one_budget(part), called)
+        found[called] = benchmark.from_runs(_of_one_budget(part), called, bench)
     return found
 
 

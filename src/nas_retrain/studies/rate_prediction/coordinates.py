@@ -17,23 +17,15 @@ from torch.nn import functional
 
 from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.dags import network as dag_networks
-from nas_retrain.benches.dags import space as dags
 from nas_retrain.data.batches import DeviceData
-from nas_retrain.settings import DagSettings, Settings
+from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
-from nas_retrain.theory.scaling import Initialisation, learning_rate_factor, sum_of_cubes
+from nas_retrain.theory.scaling import Initialisation, learning_rate_factor
 
 SEEDS = 8
 IMAGES = 32
 BASE_RATE = 0.01
 """Of the measured step: small, so that the change is the derivative's; it divides out of every comparison."""
-
-WIDTHS = {"mlp": 256, "cnn": 32}
-"""Of the networks, whatever the settings' width: the theory is that of wide ones, wide against their depth too."""
-
-DEPTHS = (1, 2, 4, 8, 16)
-GRAPHS = 24
 
 
 @dataclass(frozen=True)
@@ -55,17 +47,17 @@ ARMS = (
 def measure(settings: Settings, data: DeviceData) -> pd.DataFrame:
     """A row for each arm, network and vertex of four sweeps.
 
-    sweep: depth (chains), width (chains), graph (random ones, by the sum of cubed path depths) or kernel (chains, in
-    "cnn"); x: its value; size: mean square of the vertex's pre-activations over units, images and seeds; change: the
-    mean square of their change in the first step, over the square of the base rate.
+    sweep and x: see `Sweep`; size: mean square of the vertex's pre-activations over units, images and seeds; change:
+    the mean square of their change in the first step, over the square of the base rate.
     """
-    assert isinstance(settings.bench, DagSettings)
     rows = []
-    for sweep, x, graph, width in _sweeps(settings.bench):
-        sized = settings.model_copy(update={"network": settings.network.model_copy(update={"channels": width})})
+    for sweep in spaces.of(settings.bench).sweeps(settings.bench):
+        network = settings.network.model_copy(update={"channels": sweep.channels})
+        sized = settings.model_copy(update={"network": network})
         for arm in ARMS:
-            for vertex, size, change in _one_step(graph, arm, sized, data):
-                rows.append((sweep, x, arm.name, vertex, vertex == graph.vertices - 1, size, change))
+            for vertex, size, change in _one_step(sweep.graph, arm, sized, data):
+                last = vertex == sweep.graph.vertices - 1
+                rows.append((sweep.name, sweep.x, arm.name, vertex, last, size, change))
     return pd.DataFrame(rows, columns=["sweep", "x", "arm", "vertex", "last", "size", "change"])
 
 
@@ -85,28 +77,11 @@ def signal_sizes(
 
 def _several(
     graph: CellGraph, initialisation: Initialisation, settings: Settings, data: DeviceData
-) -> tuple[dag_networks.Network, Tensor]:
+) -> tuple[networks.Network, Tensor]:
     """A network of several seeds side by side, and the same images for each of them."""
     built = [networks.build(graph, settings, initialisation=initialisation, seed=seed) for seed in range(SEEDS)]
     network = networks.join(built).to(data.device)
-    assert isinstance(network, dag_networks.Network)
     return network, data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1)
-
-
-def _sweeps(bench: DagSettings) -> Iterator[tuple[str, float, CellGraph, int]]:
-    width, kernel = WIDTHS[bench.name], bench.kernel_sizes[0]
-    for depth in DEPTHS:
-        yield "depth", depth, dags.chain(depth, kernel), width
-    for scale in (-2, -1, 0, 1, 2):
-        wide = round(width * 2.0**scale)
-        yield "width", wide, dags.chain(3, kernel), wide
-    space = dags.DagSpace(bench.name, bench.vertices, (kernel,))
-    for cell in space.sample(GRAPHS, seed=1):
-        graph = space.graph_at(cell)
-        yield "graph", sum_of_cubes(graph.path_depths(bench.depth_offset)), graph, width
-    if len(bench.kernel_sizes) > 1:
-        for size in bench.kernel_sizes:
-            yield "kernel", size, dags.chain(3, size), width
 
 
 def _one_step(graph: CellGraph, arm: Arm, settings: Settings, data: DeviceData) -> Iterator[tuple[int, float, float]]:
@@ -115,7 +90,7 @@ def _one_step(graph: CellGraph, arm: Arm, settings: Settings, data: DeviceData) 
     if arm.rule:
         rate *= learning_rate_factor(
             graph,
-            dags.BASE,
+            spaces.of(bench).base,
             depth_offset=bench.depth_offset,
             kernel_factor=True,
             base_kernel_size=bench.base_kernel_size,

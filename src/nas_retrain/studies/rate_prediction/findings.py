@@ -16,10 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
-from nas_retrain.benches.registry import Space
+from nas_retrain.benches.registry import Bench
 from nas_retrain.plan.rate_search import GridSearch
-from nas_retrain.settings import BenchSettings, DagSettings, Settings
+from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.rankings import Floats, bootstrap_interval
 from nas_retrain.theory.graph import CellGraph
@@ -38,9 +37,6 @@ RULES = {
     KERNEL_BY_PATH: "(sum over paths of depth^3 x (mean kernel size of the path)^2)^(-1/2)",
     STACKED: "eq. 8 with the paths through all cells that are stacked, not through one",
 }
-
-PAPERS_R = {"mlp": 0.838, "cnn": 0.856}
-"""Pearson's correlation that the paper reports, on CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +89,12 @@ class Verification:
         return {str(name): float(value) for name, value in rows.iloc[0].iloc[2:].items()}
 
 
-def main_rule(bench: BenchSettings) -> str:
-    """The paper's rule for the rate, as its experiments applied it: with the kernel factor in "cnn" only."""
-    return PATHS_KERNEL if isinstance(bench, DagSettings) and bench.name == "cnn" else PATHS
+def main_rule(space: Bench) -> str:
+    """The paper's rule for the rate, as its experiments applied it: with the kernel factor or without it."""
+    return PATHS_KERNEL if space.kernel_factor else PATHS
 
 
-def rules_of(bench: BenchSettings, space: Space, cells_per_stage: int) -> dict[str, Rule]:
+def rules_of(bench: BenchSettings, space: Bench, cells_per_stage: int) -> dict[str, Rule]:
     """The rules that differ in this space, each a factor that is 1 on the base network."""
     offset = bench.depth_offset
     paper = partial(learning_rate_factor, base=space.base, depth_offset=offset, base_kernel_size=bench.base_kernel_size)
@@ -107,11 +103,10 @@ def rules_of(bench: BenchSettings, space: Space, cells_per_stage: int) -> dict[s
         DEEPEST: lambda graph: (max(graph.path_depths(offset)) / max(space.base.path_depths(offset))) ** -1.5,
         PATHS: paper,
     }
-    if not (isinstance(bench, DagSettings) and bench.name == "mlp"):
+    if space.kernels_differ:
         rules[PATHS_KERNEL] = partial(paper, kernel_factor=True)
         rules[KERNEL_BY_PATH] = lambda graph: _by_path(graph, offset, bench) / _by_path(space.base, offset, bench)
-    if not isinstance(bench, DagSettings):
-        stages = nas_bench_201.STAGES
+    if stages := space.stages:
         rules[STACKED] = lambda graph: (
             _stacked(graph, offset, cells_per_stage, stages) / _stacked(space.base, offset, cells_per_stage, stages)
         )
@@ -177,7 +172,7 @@ def slopes(coordinates: pd.DataFrame) -> pd.DataFrame:
 def verify(
     searched: Iterable[Searched],
     settings: Settings,
-    space: Space,
+    space: Bench,
     signals: Mapping[tuple[Initialisation, int], float] | None = None,
 ) -> Verification:
     """Compare every rule with the grid searches.

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from nas_retrain.benches import registry
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import Settings
@@ -22,7 +23,6 @@ from nas_retrain.studies.comparison.report import as_markdown, with_interval, wr
 from nas_retrain.studies.rate_prediction.findings import (
     LOUD,
     ONE_RATE,
-    PAPERS_R,
     RULES,
     Verification,
     main_rule,
@@ -53,7 +53,7 @@ def write(found: Verification, coordinates: pd.DataFrame | None, settings: Setti
     coordinates: see `coordinates.measure`; None where it was not measured. Raises NasRetrainError if the folder cannot
     be written.
     """
-    folder, rule = settings.results_dir, main_rule(settings.bench)
+    folder, rule = settings.results_dir, main_rule(registry.of(settings.bench))
     tables = {"rates": found.rates, "rules": found.rules, "arms": found.arms(rule)}
     if coordinates is not None:
         tables |= {"coordinates": coordinates, "coordinate_slopes": slopes(coordinates)}
@@ -70,7 +70,8 @@ def write(found: Verification, coordinates: pd.DataFrame | None, settings: Setti
 
 def statements(found: Verification, settings: Settings) -> list[str]:
     """What the numbers show, in plain sentences."""
-    bench, rule = settings.bench.name, main_rule(settings.bench)
+    bench = registry.of(settings.bench)
+    rule = main_rule(bench)
     said = []
     conventions: tuple[Initialisation, ...] = get_args(InDegree)
     for initialisation in conventions:
@@ -81,7 +82,7 @@ def statements(found: Verification, settings: Settings) -> list[str]:
         said.append(
             f"With {LABELS[initialisation]}: predicted and searched rates correlate with Pearson's r = "
             + _with_interval(row, "pearson")
-            + (f", beside the paper's {PAPERS_R[bench]} on CIFAR-10" if bench in PAPERS_R else "")
+            + (f", beside the paper's {bench.reported_correlation} on CIFAR-10" if bench.reported_correlation else "")
             + f"; on logarithms {_with_interval(row, 'pearson_log')}, on ranks {_with_interval(row, 'spearman')}. "
             f"The median prediction is {2 ** row['off_by_octaves']:.2f} times off."
             + (
@@ -204,7 +205,7 @@ def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
         assert row is not None
         axes.set_title(
             f"{LABELS[name]}\nr = {_with_interval(row, 'pearson')}"
-            + (f", paper {PAPERS_R[settings.bench.name]}" if settings.bench.name in PAPERS_R else "")
+            + (f", paper {papers}" if (papers := registry.of(settings.bench).reported_correlation) else "")
         )
         axes.legend(loc="upper left")
     return figure

@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Bench
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import AlgorithmsSettings
 
 Floats = NDArray[np.float64]
@@ -67,11 +68,15 @@ class Space:
         return np.stack(found, axis=1)
 
 
-def nas_bench_201_space() -> Space:
-    """The 15,625 cells of NAS-Bench-201 by their official indices."""
-    number = {name: place for place, name in enumerate(nas_bench_201.OPERATIONS)}
-    chosen = [[number[name] for name in nas_bench_201.parse_operations(arch)] for arch in nas_bench_201.cells()]
-    return Space(np.array(chosen, dtype=np.int64), len(number))
+def space_of(bench: Bench) -> Space:
+    """A benchmark's cells by their numbers; raises NasRetrainError if they are not every combination of operations."""
+    chosen = np.array([bench.chosen(cell) for cell in range(bench.size)], dtype=np.int64)
+    operations = len(bench.drawing.options)
+    if len(np.unique(chosen, axis=0)) < bench.size or bench.size != operations ** chosen.shape[1]:
+        raise NasRetrainError(
+            f"Searches need a benchmark whose cells are every combination of operations, which {bench.title} is not."
+        )
+    return Space(chosen, operations)
 
 
 # Each algorithm takes `seen`, (searches, cells): the accuracy that a search sees if it trains a cell, in percent; and

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
@@ -62,7 +61,7 @@ class Table:
 
 def table(accuracies: Accuracies) -> Table:
     """The accuracies by official index; raises NasRetrainError if a cell has none."""
-    cells, there = len(nas_bench_201.cells()), len(per_cell(accuracies))
+    cells, there = accuracies.bench.size, len(per_cell(accuracies))
     if there < cells:
         raise NasRetrainError(
             f"{accuracies.name} has {there:,} of the {cells:,} cells, and a search may ask for any. Finish the "
@@ -178,7 +177,7 @@ def training_again(
     """Outcomes on `null_draws` pairs of tables that share one true ranking; each cell keeps its number of trainings."""
     tables = table(accuracies[0]), table(accuracies[1])
     sides = [on_cells(one, np.arange(space.cells)) for one in accuracies]
-    comparison = Comparison(np.arange(space.cells), common_classes(*accuracies), *sides)
+    comparison = Comparison(accuracies[0].bench, np.arange(space.cells), common_classes(*accuracies), *sides)
     samples = retrainings(comparison, *noise, settings.null_draws, settings.seed)
     for sample, stream in zip(samples, generator.spawn(settings.null_draws), strict=True):
         again = tables[0].drawn_again(sample.original), tables[1].drawn_again(sample.retrained)

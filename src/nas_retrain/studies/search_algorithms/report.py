@@ -31,7 +31,7 @@ from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, as_page, write_tables
 from nas_retrain.studies.search_algorithms import replay
-from nas_retrain.studies.search_algorithms.algorithms import nas_bench_201_space
+from nas_retrain.studies.search_algorithms.algorithms import space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
@@ -100,7 +100,7 @@ def study(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSetti
 
 def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettings) -> Findings:
     """Compute everything; see `study` for what is raised."""
-    space, names = nas_bench_201_space(), tuple(replay.algorithms(settings))
+    space, names = space_of(original.bench), tuple(replay.algorithms(settings))
     tables = replay.table(original), replay.table(retrained)
     noise = noise_level(original), noise_level(retrained)
     searching, again, resampling, truth = np.random.default_rng(settings.seed).spawn(4)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, true_accuracies
@@ -21,15 +20,16 @@ def network_classes(original: Accuracies, retrained: Accuracies) -> pd.DataFrame
     members (percent), how many those are, and whether it is on each table's Pareto front of accuracy against FLOPs.
     Classes are told apart further where a side's initialisation does so (see `Accuracies`).
 
-    flops: multiply-accumulates as in the table of cells (10 classes, 32x32 images). Raises KeyError if a side lacks a
+    flops: multiply-accumulates as in the table of cells. Raises KeyError if a side lacks a
     class.
     """
     cells = np.unique(np.array([original.classes, retrained.classes]), axis=1, return_index=True)[1]
-    graphs = {cell: graph for cell in np.sort(cells) if (graph := nas_bench_201.graph_at(cell)).connected}
+    bench = original.bench
+    graphs = {cell: graph for cell in np.sort(cells) if (graph := bench.graph_at(cell)).connected}
     table = pd.DataFrame({"cell": list(graphs)})
-    table["arch"] = [nas_bench_201.cell_at(cell) for cell in graphs]
-    table["flops"] = [nas_bench_201.flops(graph) for graph in graphs.values()]
-    table["parameters"] = [nas_bench_201.parameters(graph) for graph in graphs.values()]
+    table["arch"] = [bench.arch_at(cell) for cell in graphs]
+    table["flops"] = [bench.flops(graph, bench.sizes) for graph in graphs.values()]
+    table["parameters"] = [bench.parameters(graph, bench.sizes) for graph in graphs.values()]
     for side, accuracies in zip(SIDES, (original, retrained), strict=True):
         classes = np.array(accuracies.classes)
         grouped = accuracies.runs.groupby(classes[accuracies.runs["index"]])["accuracy"]

@@ -53,7 +53,7 @@ def _most_on_a_path(graph: CellGraph, counted: set[Edge]) -> int:
 
 
 def _before(graph: CellGraph, ends: list[Edge]) -> list[Edge]:
-    """The layers that end a branch, and those from which such a one is reached."""
+    """The layers that end a branch, and those that lead to one of them."""
     leading = {edge.source for edge in ends}
     for edge in sorted(graph.live.edges, key=lambda edge: -edge.target):
         if edge.target in leading:

@@ -20,7 +20,7 @@ def rule(
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Parametrisation:
-    """All that the rule `of` decides, save that each network has the learning-rate factor of another one.
+    """All that the rule `of` decides, but each network gets the learning-rate factor of another network.
 
     The networks are `NetworkSize.peers`: the connected network classes of the plan. A permutation of them is drawn from
     `seed` alone, whatever their order: each one has one other's factor, so that the factors are the same as a whole. If
