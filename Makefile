@@ -9,8 +9,8 @@ FUZZ_SECONDS ?= 3600
 # make expands a variable of the command line when it hands it to a program, so that a $(shell ...) in it would run. Each
 # is made plain text here, and no recipe has its text: programs find it in their environment, and no shell reads it.
 # What is this file's own alone is set with "override", so that nothing given takes its place.
-# BENCH to RETRAINED set the keys of these names; what is not given has its default in configs/.
-override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED BATCH ARGS
+# BENCH to RETRAINED set the keys of these names, and RESULTS results_dir; what is not given has its default in configs/.
+override SETTINGS := BENCH DATASET PROFILE LAUNCHER SITE ORIGINAL RETRAINED RESULTS BATCH ARGS
 override GIVEN := $(SETTINGS) PLAN PYTHON VENV TORCH FUZZ_SECONDS
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(filter-out $(GIVEN) SHELL,$(name)),\
   $(error There is no variable $(name): there are $(GIVEN). Keys are set in ARGS))))
@@ -79,7 +79,7 @@ plan: install ## Print what retrain would do and what it would cost; starts noth
 	$(RUN) scripts/plan.py
 
 .PHONY: status
-status: install ## Tell where a retraining stands
+status: install ## Tell where a retraining stands: RESULTS=folder is enough
 	$(RUN) scripts/status.py
 
 .PHONY: cancel

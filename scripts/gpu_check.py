@@ -1,7 +1,6 @@
 """Check that trainings on this machine's GPU are right, and tune how they are launched there."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.gpu_check import gpu_check
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(gpu_check)
+    run_command("gpu_check")

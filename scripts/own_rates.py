@@ -1,7 +1,6 @@
 """Each network's own best learning rate in a table of trainings at several rates. Trains nothing."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.own_rates import own_rates
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(own_rates)
+    run_command("own_rates")

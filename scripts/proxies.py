@@ -1,7 +1,6 @@
 """How well cheap trainings stand for long ones, by recipe. Trains nothing."""
 
-from nas_retrain.commands.command_line import run
-from nas_retrain.commands.own_rates import proxies
+from nas_retrain.commands.command_line import run_command
 
 if __name__ == "__main__":
-    run(proxies)
+    run_command("proxies")

@@ -74,6 +74,9 @@ def _sbatch(arguments: tuple[str, ...], heeded: dict[str, str], known: list[dict
     options = dict(shlex.split(line)[0].partition("=")[::2] for line in lines)
     # What the environment says outranks the script's own options.
     options |= {name.removeprefix("SBATCH_"): value for name, value in heeded.items() if name.startswith("SBATCH_")}
+    if "--test-only" in arguments:
+        wanted = options.get("partition", "")
+        return sys.exit("sbatch: error: invalid partition specified: " + wanted) if wanted == "nowhere" else ""
     number = 100 + len(known)
     known.append({"job": number, "options": options, "script": script, "environment": heeded})
     return f"{number}\n" if "--parsable" in arguments else f"Submitted batch job {number}\n"

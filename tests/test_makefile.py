@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nas_retrain.commands.command_line import given_to_make
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "BATCH", "ARGS")
+SETTINGS = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED", "RESULTS", "BATCH", "ARGS")
 GIVEN = (*SETTINGS, "PLAN", "PYTHON", "VENV", "TORCH")
 TARGETS = ("plan", "retrain", "verify", "analyze", "dry-run", "test", "install", "lint", "docs")
 HOSTILE = """$(shell touch pwned) ${shell touch pwned} `touch pwned` $(touch pwned) $$(touch pwned) $(eval x:=$(shell \\

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[1]
 TINY = [
-    "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.workers=1", "cells=sample:3", "seeds=[1,2]", "training.epochs=1",
-    "base_rate.points=2", "base_rate.seeds=1", "network.channels=4", "analysis.null_draws=20",
+    "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.workers=1", "cells=sample:3", "seeds=[1,2]",
+    "training.epochs=1", "base_rate.points=2", "base_rate.seeds=1", "network.channels=4", "analysis.null_draws=20",
     "analysis.bootstrap_draws=20",
 ]  # fmt: skip
 
@@ -69,3 +69,26 @@ def test_a_recipe_and_a_data_set_from_a_folder_of_one_s_own(installed: Path, tmp
     assert "found/report" in done.stdout
     assert run(installed, tmp_path, "plan", *TINY).stdout.count("0 to do") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"nas_retrain.yaml", "recipe", "dataset", "found"}
+
+
+@pytest.mark.slow
+def test_a_search_algorithm_of_one_s_own(installed: Path, tmp_path: Path) -> None:
+    run(installed, tmp_path, "cells", "results_dir=here/201")
+    cells = pd.read_csv(tmp_path / "here" / "cells.csv")
+    for name, seed in (("one", 1), ("other", 2)):
+        accuracy = np.random.default_rng(seed).uniform(80, 90, len(cells))
+        cells[["index", "arch"]].assign(accuracy=accuracy).to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "mine.py").write_text(
+        "def first_cells(space, generator):\n"
+        "    asked = iter(range(space.cells))\n"
+        "    return (lambda: next(asked)), (lambda cell, accuracy: None)\n"
+    )
+    done = run(
+        installed, tmp_path, "algorithms", "original=one.csv", "retrained=other.csv", "results_dir=here",
+        "algorithms.others=mine.py:first_cells", "algorithms.searches=2", "algorithms.queries=12",
+        "algorithms.null_draws=2", "algorithms.bootstrap_draws=20",
+    )  # fmt: skip
+    folder = tmp_path / "here" / "algorithms" / "one_to_other"
+    assert "first_cells" in set(pd.read_csv(folder / "tables" / "ranking.csv")["algorithm"])
+    assert (folder / "report.html").is_file()
+    assert "here/algorithms/one_to_other/report" in done.stdout

@@ -47,7 +47,7 @@ def test_every_recipe_composes_and_has_its_own_name() -> None:
 
 def test_the_defaults_are_the_benchmark_as_published() -> None:
     settings = composed()
-    assert settings.training.model_dump() == {
+    assert settings.training.identity == {
         "epochs": 200, "batch_size": 256, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
         "precision": "float32",
     }  # fmt: skip
@@ -384,3 +384,17 @@ def test_networks_without_batch_norm_are_others_and_those_with_it_keep_their_has
     }
     with pytest.raises(NasRetrainError, match=r"network\.normalisation is for bench 201: the layers of bench mlp"):
         make_settings("bench=mlp", "network.normalisation=none", config="verify")
+
+
+@pytest.mark.parametrize("extra", [["site=cpu_nodes"], ["+launcher.partition=x"]])
+def test_what_slurm_alone_has_is_refused_on_this_machine_in_one_sentence(extra: list[str]) -> None:
+    with pytest.raises(NasRetrainError, match=r"^launcher\.\w+ is SLURM's, .*LAUNCHER=slurm") as told:
+        composed("launcher=local", *extra)
+    assert "\n" not in str(told.value)
+
+
+def test_a_key_named_without_its_section_is_asked_for() -> None:
+    with pytest.raises(NasRetrainError, match=r"epochs: there is no such key. Did you mean training\.epochs"):
+        composed("epochs=12")
+    assert composed("cells=5", "seeds=777").cells == (5,)
+    assert composed("cells=5", "seeds=777").seeds == (777,)

@@ -245,7 +245,7 @@ class NetworkSettings(_Section):
 
 
 class TrainingSettings(_Section):
-    """What all recipes share: SGD with momentum and a cosine schedule to zero, stepped per epoch."""
+    """What all recipes share: SGD with momentum, and a schedule stepped per epoch (see `execution.schedule`)."""
 
     epochs: Positive
     batch_size: Positive
@@ -253,6 +253,30 @@ class TrainingSettings(_Section):
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
     precision: Precision
+    norm_weight_decay: Annotated[float, Field(ge=0)] | None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["cosine", "linear", "step", "constant"]
+    steps: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], OneOrMore, AfterValidator(_all_different)]
+    step_factor: Annotated[float, Field(gt=0, lt=1)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainingSettings:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
+        told = self.model_dump()
+        if self.schedule != "step":
+            del told["steps"], told["step_factor"]
+        return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
+
+
+BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
+"""What held in the section training before there were these keys."""
 
 
 class GridSettings(_Section):
@@ -384,6 +408,7 @@ class AnalysisSettings(_Section):
     """How rankings are compared."""
 
     column: str | None
+    retrained_column: str | None
     epochs: Positive
     test_set: Literal["ori-test", "x-valid", "x-test"]
     recipe: str
@@ -414,6 +439,7 @@ class ScoreboardSettings(_Section):
 class AlgorithmsSettings(_Section):
     """How search algorithms are replayed on tables of accuracies, and compared."""
 
+    others: Annotated[tuple[str, ...], OneOrMore, AfterValidator(_all_different)]
     searches: Annotated[int, Field(ge=2)]
     queries: Positive
     population: Positive
@@ -519,7 +545,7 @@ class Settings(_Section):
             "bench": self.bench.model_dump(),
             "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
             "network": self.network.model_dump(exclude=batch_norm),
-            "training": self.training.model_dump(),
+            "training": self.training.identity,
             "recipe": self.recipes[recipe].model_dump(),
         }
 
@@ -536,8 +562,22 @@ def to_settings(composed: DictConfig, benches: BenchKinds) -> Settings:
     try:
         return Settings.model_validate(values, context={"benches": benches})
     except ValidationError as error:
+        _refuse_slurms_keys(values)
         faults = "".join(f"\n  {_fault(dict(fault), values)}" for fault in error.errors())
         raise NasRetrainError(f"Settings that cannot be used:{faults}\nSee configs/ for each key's meaning.") from None
+
+
+def _refuse_slurms_keys(values: dict[str, Any]) -> None:
+    """Raise NasRetrainError where the launcher is this machine and has keys that only SLURM has, as a site's file."""
+    launcher = values.get("launcher")
+    if not isinstance(launcher, dict) or launcher.get("name") != "local":
+        return
+    slurms = [key for key in launcher if key in SlurmSettings.model_fields.keys() - LocalSettings.model_fields.keys()]
+    if slurms:
+        raise NasRetrainError(
+            f"launcher.{slurms[0]} is SLURM's, and LAUNCHER=local works on this machine. A file of slurm/site "
+            "(SITE=...) goes with LAUNCHER=slurm, or with LAUNCHER=auto where SLURM answers: choose one of the two."
+        )
 
 
 def _fault(fault: dict[str, Any], values: Any) -> str:  # noqa: ANN401 - what a composed file holds

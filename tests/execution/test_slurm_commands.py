@@ -19,7 +19,7 @@ from nas_retrain.commands import retrain as pipeline
 from nas_retrain.commands import status
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import slurm, slurm_commands
-from nas_retrain.settings import Settings
+from nas_retrain.settings import Settings, SlurmSettings
 from tests import fake_slurm
 from tests.conftest import HOSTILE, MakeSettings
 
@@ -343,3 +343,15 @@ def test_a_command_asks_the_queue_once_and_reads_each_submission_once(
         command(settings)
         assert len(fake_slurm.calls(fakes, "squeue")) == 1
         assert len(read) == len(set(read)) == 7 * folders  # six arrays and the analysis
+
+
+@pytest.mark.parametrize(("partition", "told"), [("standard", 0), ("nowhere", 1)])
+def test_sbatch_is_asked_whether_it_would_refuse_a_task_and_gets_none(
+    make_settings: MakeSettings, fakes: Path, partition: str, told: int
+) -> None:
+    launcher = make_settings("launcher=slurm", f"launcher.partition={partition}").launcher
+    assert isinstance(launcher, SlurmSettings)
+    refusals = slurm.refused(launcher)
+    assert len(refusals) == told
+    assert all("invalid partition specified: nowhere" in refusal for refusal in refusals)
+    assert fake_slurm.jobs(fakes) == []

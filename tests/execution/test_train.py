@@ -90,15 +90,6 @@ def test_training_learns(make_settings: MakeSettings, tmp_path: Path) -> None:
     assert record.test_accuracy > 80  # ten digits: chance is 10
 
 
-def test_the_schedule_is_torchs_cosine_to_zero() -> None:
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule = CosineAnnealingLR(optimiser, T_max=7)
-    for epoch in range(7):
-        assert training.cosine(0.3, epoch, 7) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
-        optimiser.step()
-        schedule.step()
-
-
 def test_a_loss_that_is_not_finite_is_recorded_as_diverged(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings(f"cells=[{CELL}]", "training.epochs=50", "recipes.benchmark.learning_rate=1e30")
     record = run(one_training(settings), settings, tmp_path / "checkpoint")

@@ -70,7 +70,7 @@ def cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.Da
         (cell(3, "cifar10_test", "high"), "not numbers"),
         (lambda frame: frame.assign(cifar10_test=frame["cifar10_test"] / 100), "93 rather than 0.93"),
         (lambda frame: frame.drop(columns="cifar10_test"), "has no column 'cifar10_test'"),
-        (lambda frame: frame.drop(columns="arch"), "has no column 'arch'"),
+        (lambda frame: frame.drop(columns=["arch", "index"]), "has no column 'index'"),
         (lambda frame: frame.head(0), "no accuracies|not numbers"),
     ],
 )
@@ -252,8 +252,6 @@ def _german(frame: pd.DataFrame) -> bytes:
 @pytest.mark.parametrize(
     ("written_as", "told"),
     [
-        (_german, "separated by semicolons.*decimal points"),
-        (lambda frame: frame.to_csv(index=False, sep="\t").encode(), "separated by tabs"),
         (lambda frame: frame.to_csv(index=False).encode("utf-16"), "UTF-16.*save it as UTF-8"),
         (lambda frame: frame.rename(columns={"index": "Index"}).to_csv(index=False).encode(), "'Index': rename it"),
         (lambda frame: frame.rename(columns={"arch": " ARCH"}).to_csv(index=False).encode(), "' ARCH': rename it"),
@@ -271,11 +269,53 @@ def test_a_table_in_another_style_is_told_how_to_be_written(
 
 @pytest.mark.parametrize(
     ("column", "remedy"),
-    [("index", "Add the cells' numbers"), ("arch", "Add the cells' strings"), ("cifar10_test", r"analysis\.column")],
+    [("index", "Add the cells' numbers"), ("cifar10_test", r"analysis\.column")],
 )
 def test_a_missing_column_is_told_with_the_remedy_for_that_column(tmp_path: Path, column: str, remedy: str) -> None:
+    lacking = table().drop(columns=["index", "arch"] if column == "index" else column)
     with pytest.raises(NasRetrainError, match=f"no column '{column}'; it has .*{remedy}"):
-        benchmark.read(written(tmp_path, table().drop(columns=column)), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        benchmark.read(written(tmp_path, lacking), "cifar10", NAS_BENCH_201, recipe="benchmark")
+
+
+@pytest.mark.parametrize("column", ["index", "arch"])
+def test_a_cell_s_number_or_its_string_is_enough(tmp_path: Path, column: str) -> None:
+    whole = benchmark.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="benchmark")
+    found = benchmark.read(
+        written(tmp_path, table().drop(columns=column)), "cifar10", NAS_BENCH_201, recipe="benchmark"
+    )
+    pd.testing.assert_frame_equal(found.runs, whole.runs)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"), [("index", 15_625, "out of range"), ("arch", "|nonsense~0|", "is no cell")]
+)
+def test_a_name_that_stands_alone_must_be_a_cell_s(tmp_path: Path, column: str, value: object, told: str) -> None:
+    changed = table()[[column, "cifar10_test"]].astype({column: object})
+    changed.loc[3, column] = value
+    with pytest.raises(NasRetrainError, match=told):
+        benchmark.read(written(tmp_path, changed), "cifar10", NAS_BENCH_201, recipe="benchmark")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "told"),
+    [
+        (_german, "separated by semicolons, and the numbers in .*cifar10_test.* have decimal commas"),
+        (lambda frame: frame.to_csv(index=False, sep="\t").encode(), r"separated by tabs\."),
+        (lambda frame: frame.to_csv(index=False, sep=";").encode(), r"separated by semicolons\."),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_in_another_style_is_read_and_that_is_said(
+    tmp_path: Path, ending: str, written_as: Callable[[pd.DataFrame], bytes], told: str
+) -> None:
+    path = tmp_path / f"table.{ending}"
+    path.write_bytes(written_as(table()))
+    with pytest.warns(UserWarning, match=told):
+        found = benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+    assert found.name == "table"
+    pd.testing.assert_frame_equal(
+        found.runs, benchmark.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="x").runs
+    )
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1.5, 1e300, -1e300, 99999999999999999999])

@@ -65,7 +65,7 @@ COMMANDS = {
         "print what retrain would do, what it would cost and what blocks it; starts and writes nothing",
         "nas_retrain.commands.retrain:print_plan",
     ),
-    "status": Command("tell where a retraining stands", "nas_retrain.commands.status:status"),
+    "status": Command("tell where a retraining stands", "nas_retrain.commands.status:status_of_folder"),
     "cancel": Command("cancel a retraining's jobs on SLURM, and no others", "nas_retrain.commands.retrain:cancel"),
     "verify": Command(
         "search the learning rates of sampled networks and compare them with the rule's",
@@ -85,11 +85,22 @@ COMMANDS = {
         "replay search algorithms on one or two tables of accuracies",
         "nas_retrain.commands.retrain:replay_algorithms",
     ),
+    "own_rates": Command(
+        "find each network's own best learning rate in a table of trainings at several rates",
+        "nas_retrain.commands.own_rates:own_rates",
+    ),
+    "proxies": Command(
+        "tell how well cheap trainings stand for long ones, by recipe", "nas_retrain.commands.own_rates:proxies"
+    ),
     "export": Command(
         "write the accuracies for nas-bench-201, nats_bench and as tables, below the results folder",
         "nas_retrain.commands.export:print_export",
     ),
     "cells": Command("write the table of all cells of a benchmark", "nas_retrain.commands.cells:cells"),
+    "gpu_check": Command(
+        "check that trainings on this machine's GPU are right, and tune how they are launched there",
+        "nas_retrain.commands.gpu_check:gpu_check",
+    ),
     "roofline": Command("bound a step's time on a GPU by its figures", "nas_retrain.commands.roofline:print_roofline"),
 }
 
@@ -182,6 +193,7 @@ def given_to_make(environment: Mapping[str, str]) -> list[str]:
     as a shell would, which none does. Raises NasRetrainError for ARGS with an open quote."""
     named = ("BENCH", "DATASET", "PROFILE", "LAUNCHER", "SITE", "ORIGINAL", "RETRAINED")
     given = {name.lower(): environment.get(f"NAS_RETRAIN_{name}") for name in named}
+    given["results_dir"] = environment.get("NAS_RETRAIN_RESULTS")
     given["rate_table.batch_size"] = environment.get("NAS_RETRAIN_BATCH")
     arguments = environment.get("NAS_RETRAIN_ARGS", "")
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from nas_retrain.data import sources
 from nas_retrain.execution import slurm
@@ -172,6 +174,15 @@ def missing_data(settings: Settings) -> list[str]:
     downloads = source.downloads(settings.data_dir)
     how = "they will be downloaded if the network allows" if downloads else source.remedy
     return [f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}"]
+
+
+def unwritable(folder: Path) -> list[str]:
+    """That a results folder cannot be written, and what to do. Looking leaves nothing behind."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    why = "is not a folder" if not there.is_dir() else "cannot be written by you"
+    return [f"{there} {why}: mend that, or give another folder with ARGS='results_dir=...'"]
 
 
 def _rounded(speed: float) -> str:

@@ -17,7 +17,7 @@ from nas_retrain.execution.devices import Device
 from nas_retrain.execution.slurm import Queue, Submitted, Task
 from nas_retrain.files import leftovers, locks
 from nas_retrain.files.locks import Lock
-from nas_retrain.plan import plan
+from nas_retrain.plan import last_run, plan
 from nas_retrain.plan import rate_search as base_rates
 from nas_retrain.plan.claims import claim_results_folder, other_settings
 from nas_retrain.plan.plan import Plan, make_plan
@@ -45,6 +45,8 @@ def print_plan(settings: Settings) -> None:
     else:
         queue = slurm.queue(settings.results_dir)
         _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
+        obstacles += slurm.refused(launcher)
+    obstacles += describe.unwritable(settings.results_dir)
     for obstacle in obstacles:
         say(f"  blocked by     {obstacle}")
 
@@ -90,6 +92,7 @@ def retrain_here(settings: Settings, analyse: Callable[[Settings], None] | None)
         _leave_to_slurm(made, settings)
         lock.check()
         claim_results_folder(settings)
+        last_run.write(settings)
         launch.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         try:
@@ -183,6 +186,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
         if made.missing:
             sources.fetch(settings.dataset, settings.data_dir)
         claim_results_folder(settings)
+        last_run.write(settings)
         launch.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         largest_array = slurm.largest_array()

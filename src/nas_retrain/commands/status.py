@@ -18,6 +18,7 @@ from nas_retrain.execution import devices, slurm
 from nas_retrain.execution import workers as launch
 from nas_retrain.execution.slurm import Queue
 from nas_retrain.files import locks
+from nas_retrain.plan import last_run
 from nas_retrain.plan.claims import other_settings
 from nas_retrain.plan.plan import Plan, make_plan
 from nas_retrain.purpose import is_search
@@ -28,6 +29,19 @@ from nas_retrain.trainings.training import Slot
 
 LOGS_SHOWN = 3
 LOG_LINES_SHOWN = 6
+RUNS_SHOWN = 5
+
+
+def status_of_folder(settings: Settings) -> None:
+    """`status` by the settings of the folder's last run, which need not be given again."""
+    folder = settings.results_dir
+    found = last_run.read(folder)
+    if found is None and not folder.exists() and (begun := last_run.begun_beside(folder)):
+        say(f"{folder}: no run has begun there. The last runs are in:")
+        for other in begun[:RUNS_SHOWN]:
+            say(f"  RESULTS={other}")
+        return
+    status(settings if found is None else found)
 
 
 def status(settings: Settings) -> None:
@@ -44,7 +58,8 @@ def status(settings: Settings) -> None:
     failures, unread = read_failures(folder)
     for problem in unread:
         say(f"note: {problem}", file=sys.stderr)
-    rows = _rows(made, stored, queue, failures, settings)
+    here = launch.worker_count(settings, devices.found(settings.launcher.device)) if locks.holder(folder) else 0
+    rows = _rows(made, stored, queue, failures, settings, here)
     for other in others:
         rows += _rows_beside(other, queues[other])
     say(pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.0f}".format))
@@ -57,7 +72,7 @@ def status(settings: Settings) -> None:
         if running and isinstance(settings.launcher, SlurmSettings):
             workers = len(running) * slurm.task_workers(settings.launcher)
         elif locks.holder(folder):
-            workers = launch.worker_count(settings, devices.found(settings.launcher.device))
+            workers = here
         if workers:
             say(f"time left: about {describe.duration(cost.hours(workers))} with the {workers} worker(s) that run now")
     for training in made.missing:
@@ -72,7 +87,10 @@ def _rows(
     queue: Queue,
     failures: Container[RunKey],
     settings: Settings,
+    workers: int,
 ) -> list[dict[str, object]]:
+    """workers: how many work here; they take the groups in their order."""
+    at_work = {training.slot for group in made.groups[:workers] for training in group}
     states = stored.column("status")
     checkpoints = {path.name for path in (settings.results_dir / "checkpoints").glob("*.pt")}
     saved = {
@@ -95,7 +113,7 @@ def _rows(
                 "finished": outcomes["finished"],
                 "diverged": outcomes["diverged"],
                 "disconnected": outcomes["disconnected"],
-                **_on_their_way(queue, [training.slot for training in absent]),
+                **_on_their_way(queue, [training.slot for training in absent], at_work),
                 "failed": sum(training.key in failures for training in idle),
                 "to do": len(absent),
                 "checkpointed": sum(training.slot in saved for training in absent),
@@ -104,12 +122,17 @@ def _rows(
     return rows
 
 
-def _on_their_way(queue: Queue, slots: Iterable[Slot]) -> dict[str, object]:
-    """How many of these trainings are running and queued, "?" where SLURM does not say."""
+def _on_their_way(queue: Queue, slots: Iterable[Slot], at_work: Container[Slot] = ()) -> dict[str, object]:
+    """How many of these trainings are running and queued, "?" where SLURM does not say.
+
+    at_work: those that run here.
+    """
     if queue.silence:
         return {"running": "?", "queued": "?"}
+    slots = list(slots)
     states = Counter(queue.slots[slot] for slot in slots if slot in queue.slots)
-    return {"running": states[True], "queued": states[False]}
+    here = sum(slot in at_work and slot not in queue.slots for slot in slots)
+    return {"running": states[True] + here, "queued": states[False]}
 
 
 def _rows_beside(folder: Path, queue: Queue) -> list[dict[str, object]]:

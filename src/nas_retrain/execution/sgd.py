@@ -59,6 +59,15 @@ class Sgd:
         if of_layers:
             torch._foreach_mul_(self.shares, of_layers.rates)
             self.decays = of_layers.decays
+        self.weight_decay = self.recipe.weight_decay
+        if self.recipe.norm_weight_decay is not None:
+            # From here on the decays are the whole of it. A vector is BatchNorm's or a bias.
+            by_kind = {True: self.recipe.norm_weight_decay, False: self.weight_decay}
+            own = [torch.full([1] * each.ndim, by_kind[each.ndim == 1], device=device) for each in self.parameters]
+            self.decays = (
+                [one * all_of_it for one, all_of_it in zip(self.decays, own, strict=True)] if of_layers else own
+            )
+            self.weight_decay = 1.0
 
     def anneal(self, factor: float) -> None:
         """Set every member's rate to this share of its own."""
@@ -93,9 +102,9 @@ class Sgd:
         """Move the parameters by the gradients that were computed."""
         gradients = self.gradients
         if self.decays:
-            torch._foreach_addcmul_(gradients, self.parameters, self.decays, value=self.recipe.weight_decay)
+            torch._foreach_addcmul_(gradients, self.parameters, self.decays, value=self.weight_decay)
         elif self.shares:
-            torch._foreach_add_(gradients, self.parameters, alpha=self.recipe.weight_decay)
+            torch._foreach_add_(gradients, self.parameters, alpha=self.weight_decay)
         if self.shares:
             torch._foreach_mul_(gradients, self.shares)
         sgd(
@@ -106,7 +115,7 @@ class Sgd:
             momentum=self.recipe.momentum,
             dampening=0.0,
             nesterov=self.recipe.nesterov,
-            weight_decay=0.0 if self.shares else self.recipe.weight_decay,
+            weight_decay=0.0 if self.shares or self.decays else self.weight_decay,
             maximize=False,
             fused=True,
         )

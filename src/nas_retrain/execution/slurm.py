@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -220,6 +221,19 @@ def submit(
             jobs = executor.map_array(train_unit, [settings] * len(part), names, slots)
         accepted.append(Submitted(purpose, jobs[0].job_id.split("_")[0], len(part)))
     return accepted
+
+
+def refused(launcher: SlurmSettings) -> list[str]:
+    """Why sbatch would refuse a task as the settings ask for it, in a sentence; nothing is submitted."""
+    with tempfile.TemporaryDirectory() as folder:
+        executor = _executor(f"{PREFIX}training-test", Path(folder), launcher, gpus=launcher.gpus, after=())
+        script = Path(folder) / "script.sh"
+        script.write_text(executor._make_submission_file_text("true", "test"))
+        try:
+            commands.ask("sbatch", "--test-only", str(script))
+        except NasRetrainError as error:
+            return [str(error)]
+    return []
 
 
 def submit_analysis(analyse: Callable[[Settings], None], settings: Settings, after: Collection[str]) -> Submitted:

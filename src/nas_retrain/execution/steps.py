@@ -113,7 +113,10 @@ class Stepper:
     def _compute_gradients(self, length: int) -> None:
         images, labels = self._batch(length)
         logits = by_member(self.network, forward(self.network, images, self.recipe.precision))
-        losses = torch.stack([functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
+        smoothing = self.recipe.label_smoothing
+        losses = torch.stack(
+            [functional.cross_entropy(*pair, label_smoothing=smoothing) for pair in zip(logits, labels, strict=True)]
+        )
         self.optimiser.compute_gradients(losses.sum())
         self.loss_sums += losses.detach() * length
         self.correct += (logits.detach().argmax(2) == labels).sum(1)

@@ -32,6 +32,7 @@ from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
 from nas_retrain.execution.precision import forward
+from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, by_member
 from nas_retrain.plan.plan import group_name
 from nas_retrain.seeding import generator_seed
@@ -135,7 +136,7 @@ def _train(
     progress = _resumed(kept, group, steppers, settings, len(data.train_labels)) or progress
     while progress.epoch < epochs:
         begun = time.perf_counter()
-        whole = train_epoch(steppers, cosine(1.0, progress.epoch, epochs), progress, stop)
+        whole = train_epoch(steppers, share_of_rate(settings.training, progress.epoch, epochs), progress, stop)
         progress.seconds += time.perf_counter() - begun
         if not whole:
             kept.save(_state(group, steppers, progress))
@@ -145,11 +146,6 @@ def _train(
         if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
             kept.save(_state(group, steppers, progress))
     return _records(group, started, progress, steppers, data, settings)
-
-
-def cosine(learning_rate: float, epoch: int, epochs: int) -> float:
-    """The rate of an epoch under a cosine schedule that starts at `learning_rate` and would reach 0 at `epochs`."""
-    return 0.5 * learning_rate * (1.0 + math.cos(math.pi * epoch / epochs))
 
 
 def seed_of_generator(training: Training, settings: Settings) -> int:

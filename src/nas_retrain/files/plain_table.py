@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ _EXPORTED = {"index", "arch", "representative", "copied", "dataset", "recipe", "
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """The table in a .csv or .csv.gz; raises NasRetrainError for a file that is missing, damaged or not CSV."""
+    """The table in a .csv, .csv.gz or .tsv; raises NasRetrainError for a file that is missing, damaged or not CSV.
+
+    Columns may be separated by semicolons or tabs too, and numbers then have decimal commas: a warning says so.
+    """
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     with safe_pickle.damage_reported(path):
@@ -32,8 +36,28 @@ def read_csv(path: Path) -> pd.DataFrame:
                 content = b"".join(iter(lambda: bounded.read(1 << 20), b""))
         else:
             content = path.read_bytes()
-        table: pd.DataFrame = pd.read_csv(io.BytesIO(content), low_memory=False, compression=None)
+        separator = _separator(content)
+        table: pd.DataFrame = pd.read_csv(io.BytesIO(content), sep=separator, low_memory=False, compression=None)
+        if separator == ",":
+            return table
+        commas = [name for name in table if _decimal_commas(table[name])]
+        for name in commas:
+            numbers = pd.to_numeric(table[name].astype(str).str.replace(",", "."), errors="coerce")
+            if numbers.isna().sum() == table[name].isna().sum():
+                table[name] = numbers
+        said = f", and the numbers in {', '.join(map(str, commas))[:200]} have decimal commas" if commas else ""
+        warnings.warn(f"{path}: its columns are separated by {SEPARATORS[separator]}{said}.", stacklevel=2)
         return table
+
+
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""What may separate columns instead of commas."""
+
+
+def _separator(content: bytes) -> str:
+    """What separates the columns, by the first line, whose names have none of these."""
+    header = content[: 1 << 16].partition(b"\n")[0]
+    return next((one for one in SEPARATORS if one.encode() in header and b"," not in header), ",")
 
 
 def is_plain(path: Path) -> bool:
@@ -76,7 +100,7 @@ def own_trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | N
         )
     found = trainings(table, path, dataset, column or "test_accuracy")
     found["in_degree"] = table["in_degree"].to_numpy()
-    found["representative"] = _whole(table["representative"], path)
+    found["representative"] = whole(table["representative"], path)
     own = found[found["index"] == found["representative"]]
     renamed = own.rename(columns={"index": "cell", "accuracy": "test_accuracy"})
     return renamed.assign(dataset=dataset, recipe=recipes[0])
@@ -98,15 +122,15 @@ def trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | None)
         raise NasRetrainError(f"{path}: column {there[0]!r} holds values that are not numbers.{hint}")
     return pd.DataFrame(
         {
-            "index": _whole(table["index"], path),
+            "index": whole(table["index"], path),
             "arch": table["arch"].to_numpy(),
-            "seed": _whole(table["seed"], path) if "seed" in table.columns else 0,
+            "seed": whole(table["seed"], path) if "seed" in table.columns else 0,
             "accuracy": table[there[0]].to_numpy(dtype=float, na_value=np.nan),
         }
     )
 
 
-def _whole(values: pd.Series[Any], path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+def whole(values: pd.Series[Any], path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A column of whole numbers as such; raises NasRetrainError for any other."""
     if not pd.api.types.is_numeric_dtype(values):
         raise NasRetrainError(f"{path}: column {values.name!r} holds values that are not numbers.")
@@ -120,7 +144,7 @@ def _whole(values: pd.Series[Any], path: Path) -> np.ndarray[Any, np.dtype[np.in
 
 
 def _decimal_commas(values: pd.Series[Any]) -> bool:
-    return bool(values.astype(str).str.fullmatch(r"\d+,\d+").any())
+    return bool(values.astype(str).str.fullmatch(r"-?\d+,\d+").any())
 
 
 def _instead(table: pd.DataFrame, path: Path, needed: str) -> str:
@@ -128,13 +152,6 @@ def _instead(table: pd.DataFrame, path: Path, needed: str) -> str:
     if what := seems(path):
         return f": {what}."
     columns = [str(name) for name in table.columns]
-    header = ",".join(columns)
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-        if separator in header:
-            # Commas in the rows alone: pandas then takes what stands before them for the names of the rows.
-            commas = not isinstance(table.index, pd.RangeIndex)
-            decimals = ", and write decimal points instead of commas" if commas else ""
-            return f": its columns are separated by {name}. Separate them by commas{decimals}."
     for name in columns:
         if name.strip().lower() == needed:
             return f", but {name!r}: rename it."

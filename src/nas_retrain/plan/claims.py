@@ -20,13 +20,15 @@ from nas_retrain.files.atomic import read_whole, replacing, set_aside
 from nas_retrain.plan.plan import chosen_cells, make_plan
 from nas_retrain.purpose import RateSearch
 from nas_retrain.rate_policy import Fixed, Own
-from nas_retrain.settings import OwnRateSettings, RecipeSettings, Settings
+from nas_retrain.settings import BEFORE, OwnRateSettings, RecipeSettings, Settings
 from nas_retrain.trainings.store import StoredRuns, read_runs
 
 SECTIONS = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
 """Of the settings, those that decide results; one that this version does not have is passed over."""
 
-OF_OLDER_VERSIONS = {"seeding": "shared", "network.normalisation": "batch", "bench.as_released": False}
+OF_OLDER_VERSIONS = {"seeding": "shared", "network.normalisation": "batch", "bench.as_released": False} | {
+    f"training.{key}": value for key, value in BEFORE.items()
+}
 """What held, by key ("training.epochs"), before there was the key: it is read where a file lacks it."""
 
 

@@ -127,12 +127,31 @@ def _from_table(table: pd.DataFrame, path: Path, dataset: str, bench: Bench, col
         trained = plain_table.own_trainings(table, path, dataset, column)
         check_names(zip(trained["cell"], trained["arch"], strict=True), path, bench)
         return from_runs(trained, str(trained["recipe"].iloc[0]), bench)
-    found = plain_table.trainings(table, path, dataset, column)
+    found = plain_table.trainings(_with_both_names(table, path, bench), path, dataset, column)
     runs = checked(found, path, bench)
     if runs["accuracy"].max() <= 1.0:
         raise NasRetrainError(f"{path}: no accuracy is above 1; expected are percentages, 93 rather than 0.93.")
     check_names(zip(found["index"], found["arch"], strict=True), path, bench)
-    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.parquet)$", "", path.name), runs, bench)
+    return Accuracies(re.sub(r"(\.csv(\.gz)?|\.tsv|\.parquet)$", "", path.name), runs, bench)
+
+
+def _with_both_names(table: pd.DataFrame, path: Path, bench: Bench) -> pd.DataFrame:
+    """A table of cells with the columns index and arch, of which it may lack one. A column of nearly that name is left
+    to be told."""
+    names, like = bench.archs, {str(name).strip().lower() for name in table.columns}
+    if "index" not in like and "arch" in table:
+        number = {name: index for index, name in enumerate(names)}
+        unknown = [name for name in table["arch"] if name not in number]
+        if unknown:
+            raise NasRetrainError(f"{path}: {str(unknown[0])[:100]!r} is no cell of {bench.title}.")
+        return table.assign(index=[number[name] for name in table["arch"]])
+    if "arch" not in like and "index" in table:
+        numbers = plain_table.whole(table["index"], path)
+        if ((numbers < 0) | (numbers >= len(names))).any():
+            outside = numbers[(numbers < 0) | (numbers >= len(names))][0]
+            raise NasRetrainError(f"{path}: cell index {outside} is out of range 0 to {len(names) - 1}.")
+        return table.assign(arch=[names[number] for number in numbers])
+    return table
 
 
 def check_names(cells: Iterable[tuple[int, object]], source: Path, bench: Bench) -> None:
@@ -369,14 +388,14 @@ def read(
             return _from_table(plain_table.read_parquet(path), path, dataset, bench, column)
         with safe_pickle.damage_reported(path):
             return read_runs(path, dataset, bench, recipe)
-    if path.name.endswith((".csv", ".csv.gz")):
+    if path.name.endswith((".csv", ".csv.gz", ".tsv")):
         return read_csv(path, dataset, bench, column)
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     what = " Unpack it first." if path.name.endswith((".tar", ".tgz", ".tar.gz", ".zip")) else ""
     kind = seems(path) or "its name ends in none of these"
     raise NasRetrainError(
-        f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz or .parquet file; {kind}.{what}"
+        f"{path}: expected a NATS-Bench folder or a .pth, .csv, .csv.gz, .tsv or .parquet file; {kind}.{what}"
     )
 
 

@@ -30,8 +30,9 @@ EVERY = pytest.mark.parametrize("name", ALGORITHMS)
 def chosen(**changes: object) -> AlgorithmsSettings:
     """Settings of small searches."""
     small = {
-        "searches": 30, "queries": 40, "population": 5, "tournament": 2, "learning_rate": 0.01, "startup": 5,
-        "candidates": 8, "good_share": 0.2, "flop_limits": (60.0,), "bootstrap_draws": 100, "null_draws": 19, "seed": 0,
+        "others": (), "searches": 30, "queries": 40, "population": 5, "tournament": 2, "learning_rate": 0.01,
+        "startup": 5, "candidates": 8, "good_share": 0.2, "flop_limits": (60.0,),
+        "bootstrap_draws": 100, "null_draws": 19, "seed": 0,
     }  # fmt: skip
     return AlgorithmsSettings(**(small | changes))  # type: ignore[arg-type]
 

@@ -45,7 +45,7 @@ def write(
     with replacing(folder / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     with replacing(folder / "report.html") as temporary:
-        content = _html(text.replace(_EXPLORE, ""), title, folder)  # it may be sent alone
+        content = as_page(text.replace(_EXPLORE, ""), title, folder)  # it may be sent alone
         temporary.write_text(content, encoding="utf-8")
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
@@ -58,7 +58,9 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
             write_csv(table, temporary, float_format="%.6g")
 
 
-def _html(text: str, title: str, folder: Path) -> str:
+def as_page(text: str, title: str, folder: Path) -> str:
+    """A report in Markdown as one HTML page that needs no other file: its figures lie in `folder`."""
+
     def embedded(match: re.Match[str]) -> str:
         content = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'

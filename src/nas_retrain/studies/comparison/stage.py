@@ -59,11 +59,14 @@ def sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]
             settings.dataset.name,
             registry.of(settings.bench),
             recipe=chosen.recipe,
-            column=chosen.column,
+            column=column,
             epochs=chosen.epochs,
             test_set=chosen.test_set,
         )
-        for path in (settings.original, retrained_path)
+        for path, column in (
+            (settings.original, chosen.column),
+            (retrained_path, chosen.retrained_column or chosen.column),
+        )
     )
     return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}
 

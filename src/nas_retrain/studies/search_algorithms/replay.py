@@ -17,11 +17,22 @@ from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.statistics.noise import NoiseLevel, retrainings
 from nas_retrain.statistics.rankings import Comparison, Floats, Integers, common_classes, kendall_tau, on_cells
-from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, Space, incumbents
+from nas_retrain.studies.search_algorithms import asked
+from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, Algorithm, Space, incumbents
 
-PAIRS = tuple(itertools.combinations(range(len(ALGORITHMS)), 2))
 MEASURES = ("final", "anytime")
 """A search's regret after its last training, and the mean of its regrets after each."""
+
+
+def algorithms(settings: AlgorithmsSettings) -> dict[str, Algorithm]:
+    """Those that are replayed, by their names: ours and, after them, those that the settings add.
+
+    Raises NasRetrainError for one that cannot be found and for a name that comes up twice.
+    """
+    others = {asked.label(name): asked.algorithm(name) for name in settings.others}
+    if len(others) < len(settings.others) or others.keys() & ALGORITHMS.keys():
+        raise NasRetrainError(f"{asked.KEY}: two algorithms are called the same: {', '.join([*ALGORITHMS, *others])}.")
+    return ALGORITHMS | others
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,8 @@ def table(accuracies: Accuracies) -> Table:
 
 def play(table: Table, space: Space, settings: AlgorithmsSettings, generator: np.random.Generator) -> Integers:
     """Let every algorithm search a table: the incumbents, (algorithms, searches, queries)."""
-    found = []
-    for algorithm, stream in zip(ALGORITHMS.values(), generator.spawn(len(ALGORITHMS)), strict=True):
+    found, replayed = [], algorithms(settings)
+    for algorithm, stream in zip(replayed.values(), generator.spawn(len(replayed)), strict=True):
         seen = table.seen(settings.searches, stream)
         found.append(incumbents(algorithm(seen, space, settings, stream), seen))
     return np.stack(found)
@@ -113,12 +124,17 @@ class Outcome:
         return np.array([kendall_tau(one, other) for one, other in self.mean])
 
     @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two algorithms by their places, the earlier one first."""
+        return list(itertools.combinations(range(self.own.shape[2]), 2))
+
+    @property
     def superiority(self) -> Floats:
         """How likely the first of two algorithms comes out better, a draw counting half: (measures, tables, pairs).
 
         How far apart accuracies are has no part in it, so that it can be compared between tables of different spread.
         """
-        first, second = (self.own[:, :, [pair[end] for pair in PAIRS]] for end in (0, 1))
+        first, second = (self.own[:, :, [pair[end] for pair in self.pairs]] for end in (0, 1))
         wins = np.sign(second[..., None, :] - first[..., :, None]).mean((-2, -1))
         likely: Floats = (1 + wins) / 2
         return likely

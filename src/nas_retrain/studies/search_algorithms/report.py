@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +29,17 @@ from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, as_page, write_tables
 from nas_retrain.studies.search_algorithms import replay
-from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, space_of
-from nas_retrain.studies.search_algorithms.replay import MEASURES, PAIRS, Outcome, Table, regrets
+from nas_retrain.studies.search_algorithms.algorithms import space_of
+from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
 
-NAMES = tuple(ALGORITHMS)
 EXHAUSTIVE = "best of all cells"
 SHOWN_QUERIES = 60
-PURPLE = "#CC79A7"
-COLOURS = dict(zip(NAMES, (GREY, BLUE, GREEN, PURPLE, ORANGE), strict=True))
+COLOURS = (GREY, BLUE, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#F0E442", "#000000")
+"""Of the algorithms in their order, and again from the first one if there are more."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Replays:
     """
 
     names: tuple[str, str]
+    algorithms: tuple[str, ...]
     settings: AlgorithmsSettings
     noise: tuple[NoiseLevel | None, NoiseLevel | None]
     seeds: bool
@@ -62,6 +63,10 @@ class Replays:
     picks: pd.DataFrame
     tied: pd.DataFrame
     classes: pd.DataFrame
+
+    def colour(self, algorithm: str) -> str:
+        """What the algorithm is drawn in."""
+        return COLOURS[self.algorithms.index(algorithm) % len(COLOURS)]
 
     @property
     def compared_with_noise(self) -> bool:
@@ -76,19 +81,22 @@ class Replays:
 
 
 def write(findings: Replays, folder: Path) -> Path:
-    """Write tables/*.csv, figures/* and report.md below `folder`, returns it. Raises NasRetrainError if the folder
+    """Write tables/*.csv, figures/* and report.md and report.html below `folder`, returns it. Raises NasRetrainError if the folder
     cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
+    text = "\n\n".join(_sections(findings)) + "\n"
     with replacing(folder / "report.md") as temporary:
-        temporary.write_text("\n\n".join(_sections(findings)) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+    with replacing(folder / "report.html") as temporary:
+        temporary.write_text(as_page(text, _title(findings), folder), encoding="utf-8")
     return folder
 
 
 def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettings) -> Replays:
     """Replay all algorithms on both tables. Raises NasRetrainError if a table lacks a cell, and for a limit of FLOPs
     that no cell keeps."""
-    space = space_of(original.bench)
+    space, names = space_of(original.bench), tuple(replay.algorithms(settings))
     tables = replay.table(original), replay.table(retrained)
     noise = noise_level(original), noise_level(retrained)
     searching, again, resampling, truth = np.random.default_rng(settings.seed).spawn(4)
@@ -105,15 +113,16 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
     picks, tied = pick(classes, settings.flop_limits, drawn)
     return Replays(
         names=(original.name, retrained.name),
+        algorithms=names,
         settings=settings,
         noise=noise,
         seeds=any(table.trainings.shape[1] > 1 for table in tables),
-        regret=regret_curves(tables, found, settings, resampling),
-        ranking=ranking(observed, null, means),
+        regret=regret_curves(names, tables, found, settings, resampling),
+        ranking=ranking(names, observed, null, means),
         agreement=agreement(observed, null, means),
-        pairs=pairs(observed, null, means),
+        pairs=pairs(names, observed, null, means),
         wrong_table=wrong_table(
-            observed, null, _resampled(observed.other, settings.bootstrap_draws, resampling), means
+            names, observed, null, _resampled(observed.other, settings.bootstrap_draws, resampling), means
         ),
         picks=picks,
         tied=tied,
@@ -149,6 +158,7 @@ def adjusted_p(observed: Floats, null: Floats, *, two_sided: bool = False) -> Fl
 
 
 def regret_curves(
+    names: Sequence[str],
     tables: tuple[Table, Table],
     found: tuple[Integers, Integers],
     settings: AlgorithmsSettings,
@@ -159,7 +169,7 @@ def regret_curves(
     shown = np.unique(np.geomspace(1, settings.queries, SHOWN_QUERIES).round().astype(int))
     parts = []
     for side, table, cells in zip(SIDES, tables, found, strict=True):
-        for name, searches in zip(NAMES, cells[..., shown - 1], strict=True):
+        for name, searches in zip(names, cells[..., shown - 1], strict=True):
             regret = regrets(searches, table).T
             low, high = middle(_resampled(regret, settings.bootstrap_draws, generator), -1)
             quarters = np.quantile(regret, [0.25, 0.5, 0.75], axis=1)
@@ -170,12 +180,12 @@ def regret_curves(
     return pd.concat(parts, ignore_index=True)
 
 
-def ranking(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.DataFrame:
+def ranking(names: Sequence[str], observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.DataFrame:
     """A row a measure, table and algorithm: mean_regret and rank (1 is the best) with intervals over searches.
 
     rank_again_low, rank_again_high: 95 % of the ranks on tables drawn again.
     """
-    places = itertools.product(MEASURES, SIDES, NAMES)
+    places = itertools.product(MEASURES, SIDES, names)
     table = pd.DataFrame(places, columns=["measure", "table", "algorithm"])
     table["mean_regret"] = observed.mean.ravel()
     table["regret_low"], table["regret_high"] = middle(means, -1).reshape(2, -1)
@@ -204,7 +214,7 @@ def agreement(observed: Outcome, null: list[Outcome] | None, means: Floats) -> p
     return table
 
 
-def pairs(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.DataFrame:
+def pairs(names: Sequence[str], observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.DataFrame:
     """A row a measure and pair of algorithms.
 
     difference_*: the first's mean regret less the second's, with its interval over searches. superiority_*: how
@@ -213,9 +223,9 @@ def pairs(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.Da
     mean, adjusted for the number of rows. reversed: the change is beyond noise, and the two differences are certain
     over searches and of opposite sign.
     """
-    places = [(measure, NAMES[first], NAMES[second]) for measure in MEASURES for first, second in PAIRS]
+    places = [(measure, names[first], names[second]) for measure in MEASURES for first, second in observed.pairs]
     table = pd.DataFrame(places, columns=["measure", "algorithm", "other"])
-    first, second = ([pair[end] for pair in PAIRS] for end in (0, 1))
+    first, second = ([pair[end] for pair in observed.pairs] for end in (0, 1))
     difference = observed.mean[:, :, first] - observed.mean[:, :, second]
     low, high = middle(means[:, :, first] - means[:, :, second], -1)
     for place, side in enumerate(SIDES):
@@ -235,7 +245,9 @@ def pairs(observed: Outcome, null: list[Outcome] | None, means: Floats) -> pd.Da
     return table
 
 
-def wrong_table(observed: Outcome, null: list[Outcome] | None, others: Floats, means: Floats) -> pd.DataFrame:
+def wrong_table(
+    names: Sequence[str], observed: Outcome, null: list[Outcome] | None, others: Floats, means: Floats
+) -> pd.DataFrame:
     """A row a table searched and algorithm: the final regret by the other table (regret), that of searching the other
     one itself (regret_own), and the cost, their difference, with its interval over searches; all in points.
 
@@ -244,7 +256,7 @@ def wrong_table(observed: Outcome, null: list[Outcome] | None, others: Floats, m
     p_adjusted: how likely training again costs as much, adjusted for the number of rows. others, means: resampled
     means of `Outcome.other` and `Outcome.own`.
     """
-    places = itertools.product(zip(SIDES, SIDES[::-1], strict=True), (*NAMES, EXHAUSTIVE))
+    places = itertools.product(zip(SIDES, SIDES[::-1], strict=True), (*names, EXHAUSTIVE))
     table = pd.DataFrame([(*sides, name) for sides, name in places], columns=["searched", "judged_by", "algorithm"])
     own = np.column_stack([observed.mean[0, ::-1], np.zeros(2)])
     table["regret"] = (observed.cost + own).ravel()
@@ -277,7 +289,7 @@ def _regret_figure(findings: Replays) -> Figure:
     for axes, side, source in zip(panels, SIDES, findings.names, strict=True):
         curves = findings.regret[findings.regret["table"] == side]
         for name, curve in curves.groupby("algorithm", sort=False):
-            colour, x = COLOURS[str(name)], curve["trainings"]
+            colour, x = findings.colour(str(name)), curve["trainings"]
             axes.fill_between(x, curve["regret_low"], curve["regret_high"], color=colour, alpha=0.2, linewidth=0)
             axes.plot(x, curve["mean_regret"], color=colour, label=name)
             axes.plot(x, curve["median"], color=colour, linewidth=0.9, linestyle=":")
@@ -318,12 +330,14 @@ def _ranks(axes: Axes, findings: Replays) -> None:
     """How the algorithms' ranks by final regret go from one table to the other, and where training again puts them."""
     rows = findings.ranking[findings.ranking["measure"] == "final"]
     for place, (name, both) in enumerate(rows.groupby("algorithm", sort=False)):
-        x = np.arange(2) + 0.04 * (place - len(NAMES) // 2)
-        colour = COLOURS[str(name)]
+        x = np.arange(2) + 0.04 * (place - len(findings.algorithms) // 2)
+        colour = findings.colour(str(name))
         axes.vlines(x, both["rank_again_low"], both["rank_again_high"], color=colour, alpha=0.4, linewidth=5)
         axes.plot(x, both["rank"], "o-", color=colour, markersize=4)
         axes.annotate(str(name), (1.15, both["rank"].iloc[-1]), va="center", color=colour, annotation_clip=False)
-    axes.set(xlim=(-0.2, 1.2), ylim=(len(NAMES) + 0.4, 0.6), yticks=range(1, len(NAMES) + 1))
+    axes.set(
+        xlim=(-0.2, 1.2), ylim=(len(findings.algorithms) + 0.4, 0.6), yticks=range(1, len(findings.algorithms) + 1)
+    )
     axes.set(ylabel="rank by final regret", title="Ranking of the algorithms\n(bars: trained again, 95 %)")
     axes.set_xticks([0, 1], SIDES)
 
@@ -347,6 +361,11 @@ def _pareto_figure(findings: Replays) -> Figure:
     return figure
 
 
+def _title(findings: Replays) -> str:
+    original, retrained = findings.names
+    return f"Search algorithms: {retrained} against {original}"
+
+
 def _sections(findings: Replays) -> list[str]:
     original, retrained = map(escaped, findings.names)
     chosen = findings.settings
@@ -354,7 +373,7 @@ def _sections(findings: Replays) -> list[str]:
     pairs_shown += ["change", "again_low", "again_high", "p_adjusted", "reversed"]
     unlimited = findings.tied[~np.isfinite(findings.tied["limit_mflops"].astype(float))]
     return [
-        f"# Search algorithms: {retrained} against {original}",
+        f"# {escaped(_title(findings))}",
         bullets(statements(findings)),
         "![Regret](figures/regret.png)",
         "*Regret of the incumbent, the cell with the highest accuracy seen so far: how far its mean accuracy is below "
