@@ -10,6 +10,7 @@ RUN apt-get update \
 WORKDIR /nas-retrain
 COPY Makefile pyproject.toml requirements.txt README.md LICENSE ./
 COPY benchmarks benchmarks
+COPY benchmarks benchmarks
 COPY configs configs
 COPY scripts scripts
 COPY slurm slurm

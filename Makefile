@@ -90,6 +90,10 @@ cancel: install ## Cancel the retraining's jobs on SLURM, and no others
 verify: install ## Compare predicted with searched learning rates: BENCH=mlp, cnn or 201. PLAN=1: only say what it would do
 	$(RUN) scripts/$(if $(PLANNED),plan.py --config-name verify,verify.py)
 
+.PHONY: scoreboard
+scoreboard: install ## Put every scaling rule through the same tests, on digits: one table and a figure
+	$(RUN) scripts/scoreboard.py
+
 .PHONY: analyze
 analyze: install ## Compare rankings: ORIGINAL=path [RETRAINED=path]; without them the recipes of the results folder
 	$(RUN) scripts/analyze.py
@@ -118,14 +122,14 @@ cells: install ## Write the table of all cells, results/201/cells.csv
 bench: install ## Measure speed here against the straightforward way; writes results/201/speed
 	$(RUN) -m benchmarks profile=dry dataset=digits
 
+.PHONY: roofline
+roofline: install ## The least time of a training step by a GPU's figures: ARGS="gpu=a100 cells=sample:30"
+	$(RUN) scripts/roofline.py launcher=local
+
 .PHONY: gpu-check
 gpu-check: override DEFAULTS = dataset=cifar10 profile=full launcher=local
 gpu-check: install ## See whether trainings on this machine's GPU are right, and tune their launcher, in ten minutes
 	$(RUN) scripts/gpu_check.py $(DEFAULTS)
-
-.PHONY: roofline
-roofline: install ## Bound a step's time on a GPU below by its figures: ARGS="gpu=a100 cells=sample:30 training.precision=tf32"
-	$(RUN) scripts/roofline.py launcher=local
 
 .PHONY: browser
 browser: install

@@ -20,6 +20,8 @@ from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
 from nas_retrain.data.own import ARRAYS
 from nas_retrain.trainings.store import COLUMNS
+from tests import test_additions
+from tests.benches import test_toy
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -70,6 +72,13 @@ def test_the_commands_of_a_page_find_the_files_that_it_shows(tmp_path: Path, mon
     for command in commands:
         (settings,) = composition.from_command_line(command.split())
         assert (settings.dataset.name, settings.profile) == ("scans", "dry")
+
+
+def test_the_bench_and_the_study_of_the_pages_are_those_that_tests_add_to_a_checkout() -> None:
+    bench, study = ((DOCS / "extend" / f"{page}.md").read_text() for page in ("bench", "study"))
+    for text in (test_toy.SPACE, test_toy.NETWORK, test_toy.SETTINGS):
+        assert f"\n{text.strip()}\n```" in bench
+    assert f"\n{test_additions.STUDY.strip()}\n```" in study
 
 
 def test_the_readme_s_example_is_a_part_of_one_that_runs() -> None:

@@ -23,7 +23,8 @@ def test_the_container_copies_what_the_install_and_the_targets_read() -> None:
     assert [source for source in copied if not (ROOT / source).exists()] == []
     build = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {PROJECT["project"]["readme"], *build["packages"], *build["force-include"]}
-    needed |= set(re.findall(r"\$\(RUN\) (\w+)/", (ROOT / "Makefile").read_text()))
+    run = re.findall(r"\$\(RUN\) (?:-m )?(\w+)", (ROOT / "Makefile").read_text())
+    needed |= {name for name in run if (ROOT / name).is_dir() and name != "tests"}
     assert {path.split("/")[0] for path in needed} <= set(copied)
     assert {"Makefile", "pyproject.toml", "requirements.txt"} <= set(copied)
     ignored = (ROOT / ".dockerignore").read_text().split()

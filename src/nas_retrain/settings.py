@@ -38,6 +38,7 @@ from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import InDegree, Initialisation
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
+Precision = Literal["float32", "tf32", "bfloat16"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -251,7 +252,7 @@ class TrainingSettings(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
-    precision: Literal["float32", "tf32", "bfloat16"]
+    precision: Precision
 
 
 class GridSettings(_Section):
@@ -371,7 +372,7 @@ class GpuSettings(_Section):
 
     name: str
     gigabytes_per_second: Rate
-    teraflops: dict[Literal["float32", "tf32", "bfloat16"], Rate]
+    teraflops: dict[Precision, Rate]
 
     @property
     def short_name(self) -> str:
@@ -392,6 +393,22 @@ class AnalysisSettings(_Section):
     null_draws: Positive
     largest_moves: Positive
     seed: Annotated[int, Field(ge=0)]
+
+
+class RuleSettings(_Section):
+    """A scaling rule and its parameters."""
+
+    rule: str
+    parameters: dict[str, Any] = {}
+
+
+class ScoreboardSettings(_Section):
+    """Which rules are put through which tests (configs/scoreboard.yaml)."""
+
+    parts: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    initialisation: Literal["stock", "he", "mup"]
+    permutations: Positive
+    rules: Annotated[dict[str, RuleSettings], Field(min_length=1)]
 
 
 class AlgorithmsSettings(_Section):
@@ -449,6 +466,7 @@ class Settings(_Section):
     gpu: GpuSettings
     analysis: AnalysisSettings
     algorithms: AlgorithmsSettings
+    scoreboard: ScoreboardSettings | None
     rate_table: RateTableSettings
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from nas_retrain.commands.command_line import ROOT, compose
 SOURCE = ROOT / "src" / "nas_retrain"
 BENCHES = SOURCE / "benches"
 FOLDERS = sorted(path.name for path in BENCHES.iterdir() if (path / "space.py").is_file())
-CHOSEN = [["bench=201"], ["bench=mlp", "recipe=[grid_he]"], ["bench=cnn", "recipe=[grid_he]"]]
+CHOSEN = [["bench=201"], ["bench=mlp", "recipe=[grid_he]"], ["bench=cnn", "recipe=[grid_he]"], ["bench=sss"]]
 
 OUTSIDE = sorted(
     path

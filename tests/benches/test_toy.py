@@ -111,7 +111,7 @@ from nas_retrain.commands.command_line import compose
 if __name__ == "__main__":
     settings = compose(
         "bench=toy", "dataset=digits", "profile=dry", "launcher=local", "cells=all", "training.epochs=2", "seeds=[1]",
-        "base_rate.points=2", "base_rate.seeds=[1]", "base_rate.highest=0.1", "launcher.workers=1",
+        "dataset.base_rate=0.1", "launcher.workers=1",
         "analysis.bootstrap_draws=20", "analysis.null_draws=20", *sys.argv[1:]
     )
     retrain.retrain(settings)

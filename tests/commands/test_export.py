@@ -561,3 +561,27 @@ def test_the_exported_files_of_the_packages_are_read(make_settings: MakeSettings
     records = stored(settings)
     found = benchmark.read(only(export(settings), pattern), "digits", NAS_BENCH_201, recipe="", epochs=12)
     assert set(zip(found.runs["index"], found.runs["seed"], strict=True)) == set(of_cells(records))
+
+
+def test_what_the_package_reads_otherwise_than_it_was_stored_is_no_export(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(*asked("cifar10", 200))
+    stored(settings, (0,))
+    before = (export(settings) / "README.md").read_bytes()
+    write = export_module._write_pth
+
+    def wrong(states: dict[int, dict[str, Any]], *rest: Any) -> None:
+        (result, *_) = states[0]["all_results"].values()
+        result["eval_acc1es"]["ori-test@199"] += 0.01
+        write(states, *rest)
+
+    monkeypatch.setattr(export_module, "_write_pth", wrong)
+    with pytest.raises(NasRetrainError, match=r"nas-bench-201 reads 1 accuracies of .*\.pth otherwise"):
+        export(settings)
+    folder = settings.results_dir / "export" / settings.analysis.recipe
+    assert (folder / "README.md").read_bytes() == before
+    monkeypatch.setattr(export_module, "_write_pth", lambda _, path, *__: path.write_bytes(b"PK\3\4 cut short"))
+    with pytest.raises(NasRetrainError, match="nas-bench-201"):
+        export(settings)
+    assert (folder / "README.md").read_bytes() == before

@@ -20,7 +20,7 @@ TINY = (
     ("script", "chosen"),
     [
         ("retrain", ("bench=201", "cells=sample:3", "seeds=[1,2]", "training.epochs=1", "network.cells_per_stage=1")),
-        ("verify", ("bench=mlp", "cells=sample:4", "recipe=[grid_he]")),
+        ("verify", ("bench=201", "cells=sample:4", "recipe=[grid_he]", "network.cells_per_stage=1")),
     ],
 )
 def test_it_runs_through_on_two_gpus(cuda_stub: Path, tmp_path: Path, script: str, chosen: tuple[str, ...]) -> None:

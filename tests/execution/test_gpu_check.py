@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import torch
 from nas_retrain.execution import gpu_check, gpu_tuning, gpu_verdicts
 from nas_retrain.execution import train as training
 from nas_retrain.execution.gpu_check import Finding, Subject
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.store import RunRecord
 from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
 
@@ -35,7 +38,8 @@ def subject(make_settings: MakeSettings, tmp_path: Path) -> Subject:
 
 
 def test_on_the_cpu_checks_pass_or_say_why_they_were_not_run(subject: Subject) -> None:
-    checks = [check for check in gpu_check.CHECKS if check not in (gpu_check.determinism, gpu_check.resume)]
+    apart = (gpu_check.determinism, gpu_check.resume, gpu_check.short_trainings)
+    checks = [check for check in gpu_check.CHECKS if check not in apart]
     told: list[str] = []
     findings = gpu_check.run(subject, checks, lambda name, _: told.append(name))
     assert told == list(findings)
@@ -50,8 +54,23 @@ def test_on_the_cpu_checks_pass_or_say_why_they_were_not_run(subject: Subject) -
         "faults": "not run",
         "no hidden synchronisation": "not run",
         "no leak": "not run",
-        "short trainings": "passed",
     }, findings
+
+
+def test_short_trainings_must_reach_what_float32_does(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = subject.learnable.training.model_copy(update={"batch_size": 64})
+    quick = replace(subject, learnable=subject.learnable.model_copy(update={"training": recipe}))
+    assert gpu_check.short_trainings(quick, seeds=2, epochs=2).verdict == "passed"
+    train = training.train
+
+    def worse_in_bfloat16(group: Any, settings: Settings, *rest: Any) -> list[RunRecord]:
+        records = train(group, settings, *rest)
+        lost = 60.0 if settings.training.precision == "bfloat16" else 0.0
+        return [replace(record, test_accuracy=max(0.0, record.test_accuracy - lost)) for record in records]
+
+    monkeypatch.setattr(training, "train", worse_in_bfloat16)
+    again = replace(quick, scratch=subject.scratch.parent)
+    assert gpu_check.short_trainings(again, seeds=2, epochs=2).verdict == "failed"
 
 
 @pytest.mark.slow
@@ -75,7 +94,7 @@ def test_a_device_that_computes_wrongly_fails(
     found = gpu_check.equality_with_the_cpu(replace(subject, device=torch.device("cpu", 0)))
     assert found.verdict == "failed"
     too_far = [name for name, far in found.figures["differences"].items() if far > found.figures["allowed"][name]]
-    assert too_far == [wrong]
+    assert too_far == [f"{wrong} gradients"]
 
 
 def test_trainings_that_differ_each_time_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +172,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_on_the_stub_what_needs_no_numbers_is_run(cuda_stub: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -843,7 +843,9 @@ def test_paths_beyond_any_float_give_the_rule_s_rate_or_zero_with_a_warning(addi
 
 def test_a_number_of_paths_with_more_digits_than_python_prints_is_printed() -> None:
     skips = tuple(Edge(vertex, vertex + 1, Operation("skip")) for vertex in range(15000) for _ in range(2))
-    assert "(about 10^4515.4 paths, the deepest of depth 1)" in str(Scaled(0.0, 0.0, CellGraph(15001, skips), (), ()))
+    assert "(about 10^4515.4 paths, the deepest of depth 1)" in str(
+        Scaled(0.0, 0.0, CellGraph(15001, skips), (), (), "sgd", 0.0)
+    )
 
 
 def test_a_chain_of_more_layers_than_python_recurses() -> None:

@@ -109,8 +109,24 @@ def test_our_own_searches_are_read_from_their_records() -> None:
     row, rate = 17, 2
     there = search[(search["cell"] == grid.cells[row]) & (search["learning_rate"] == grid.rates[rate])]
     assert sorted(grid.valid[row, rate]) == pytest.approx(sorted(there["test_accuracy"]))
-    with pytest.raises(NasRetrainError, match="0 searches of every network's rate on cifar10"):
+    with pytest.raises(NasRetrainError, match="trained at the same rates on cifar10 one is needed, and there are none"):
         rate_tables.read(path, "cifar10", NAS_BENCH_201)
+
+
+def test_of_several_grids_among_our_records_one_is_chosen_by_its_recipe(tmp_path: Path) -> None:
+    parts = [
+        any_table(number)
+        .rename(columns={"index": "cell", "accuracy": "test_accuracy"})
+        .assign(bench="201", dataset="digits", recipe=name, epochs=2, config_hash="a", seeding="nested")
+        for number, name in enumerate(("grid_stock", "grid_source"))
+    ]
+    path = tmp_path / "runs.parquet"
+    pd.concat(parts).to_parquet(path)
+    found = rate_tables.read(path, "digits", NAS_BENCH_201, recipe="grid_source")
+    ((_, grid),) = found.grids.items()
+    assert (found.name, len(grid), grid.shared) == ("runs grid_source", 20, False)
+    with pytest.raises(NasRetrainError, match=r"several, grid_source, grid_stock: choose with ARGS='analysis\.recipe"):
+        rate_tables.read(path, "digits", NAS_BENCH_201, recipe="benchmark")
 
 
 def test_a_published_folder_has_every_batch_size_and_epoch_and_tells_predictions(tmp_path: Path) -> None:

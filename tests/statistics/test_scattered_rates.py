@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 
 from nas_retrain.benches.nas_bench_201 import jahs_bench, space
-from nas_retrain.statistics.rate_grid import RateGrid, lean
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid, lean
 from nas_retrain.statistics.scattered_rates import PARTS, fitted_grid
 from tests import published_tables
 
 
-def fitted(**world: float) -> tuple[RateGrid, np.ndarray]:
+def fitted(**world: float) -> tuple[AccuracyGrid, np.ndarray]:
     """The grid of a world of 60 networks with 40 trainings each, and the planted best rates."""
     table, best = published_tables.jahs_table(trainings=2400, cells=60, **world)
     long = jahs_bench.trainings(table, "")

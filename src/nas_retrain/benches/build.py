@@ -46,6 +46,19 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm in the precision of its parameters, whatever its input's is. It does not count batches: nothing reads
+    the counter where running statistics have a momentum, and each is a kernel a step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        return super().forward(value.to(self.weight.dtype))
+
+
 def build(
     graph: CellGraph,
     settings: Settings,

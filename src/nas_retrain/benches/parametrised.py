@@ -23,13 +23,15 @@ class Block:
     """Rows of a parameter, along its first dimension, that belong to one layer of one member of a network.
 
     layer: None for a BatchNorm that belongs to no layer. vector: whether it is no matrix (see `VECTORS`). last: whether
-    the layer puts out what this parameter makes, so that a multiplier goes into it.
+    the layer puts out what this parameter makes, so that a multiplier goes into it. fan: what the layer's variance is
+    divided by; 0: its fan-in.
     """
 
     rows: int
     layer: Layer | None
     vector: bool = False
     last: bool = False
+    fan: int = 0
 
     def multiplier(self, decided: Parametrisation) -> float:
         """What these parameters are multiplied by."""
@@ -56,7 +58,7 @@ def initialise(parameters: Sequence[nn.Parameter], blocks: Blocks, decided: Para
                 if part.layer == "readout" and "readout" in decided.variances:
                     rows.zero_()
             elif part.layer is not None and part.layer in decided.variances:
-                rows.normal_(0.0, (decided.variances[part.layer] / rows[0].numel()) ** 0.5)
+                rows.normal_(0.0, (decided.variances[part.layer] / (part.fan or rows[0].numel())) ** 0.5)
             if (multiplier := part.multiplier(decided)) != 1:
                 rows.mul_(multiplier)
 
@@ -73,7 +75,7 @@ class UpdateFactors:
 
 
 def update_factors(
-    parameters: Sequence[nn.Parameter], blocks: Blocks, decided: Sequence[Parametrisation | None]
+    parameters: Sequence[Tensor], blocks: Blocks, decided: Sequence[Parametrisation | None]
 ) -> UpdateFactors | None:
     """The factors for a network of several members; None if they are 1 throughout.
 

@@ -96,12 +96,14 @@ class Published:
     and for some benchmarks one file with all.
 
     datasets: what they call our data sets. space: what nats_bench calls the benchmark. digits: how many digits it
-    writes a number of epochs with, at least. file: the one file, if there is such.
+    writes a number of epochs with, at least. times_evaluation: whether its answers need the time of evaluation, for
+    which exports have NaN, since nobody measured it. file: the one file, if there is such.
     """
 
     datasets: Mapping[str, str]
     space: str
     digits: int = 1
+    times_evaluation: bool = False
     file: PublishedFile | None = None
 
 

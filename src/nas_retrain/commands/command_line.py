@@ -72,6 +72,11 @@ COMMANDS = {
         "nas_retrain.commands.retrain:retrain",
         "verify",
     ),
+    "scoreboard": Command(
+        "put every scaling rule through the same tests; run again to continue",
+        "nas_retrain.commands.scoreboard:scoreboard",
+        "scoreboard",
+    ),
     "analyze": Command(
         "compare the rankings of two tables of accuracies, or of a results folder's recipes",
         "nas_retrain.commands.retrain:analyse",
@@ -85,6 +90,7 @@ COMMANDS = {
         "nas_retrain.commands.export:print_export",
     ),
     "cells": Command("write the table of all cells of a benchmark", "nas_retrain.commands.cells:cells"),
+    "roofline": Command("bound a step's time on a GPU by its figures", "nas_retrain.commands.roofline:print_roofline"),
 }
 
 

@@ -235,9 +235,14 @@ def _result(
         "latency": None,  # the packages then answer that they do not know it
         "eval_names": [TEST_SET],
         "eval_acc1es": {tested: record.test_accuracy},
-        "eval_times": {},
+        "eval_times": {f"{TEST_SET}@{epoch}": math.nan for epoch in times} if _times_evaluation(settings) else {},
         "eval_losses": {tested: _number(record.test_loss)},
     }
+
+
+def _times_evaluation(settings: Settings) -> bool:
+    published = registry.of(settings.bench).published
+    return published is not None and published.times_evaluation
 
 
 def _number(loss: float | None) -> float:
@@ -357,6 +362,7 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
         listed += _COPIES
         answers = _ANSWERS.format(
             **example,
+            evaluation="NaN" if published.times_evaluation else "None",
             pth_example=file.example.format(**example) if file else "",
             remarks="".join(f"- {remark}\n" for remark in remarks),
         )
@@ -483,7 +489,7 @@ info["{accuracy}"]  # of all test images, the mean over seeds
   "valid". Searching on test accuracies in their place is a choice to be reported.
 - query_by_arch prints validation accuracies too, save for CIFAR-10: there it works, elsewhere it is a KeyError.
 - Losses: NaN where they are missing, and for a mean that includes one.
-- Time of training: the mean over epochs, for every epoch. Time of evaluation and latency: None.
+- Time of training: the mean over epochs, for every epoch. Time of evaluation: {evaluation}. Latency: None.
 - Costs: millions of parameters and of multiply-accumulates.
 - A cell that is not covered: an AssertionError that names the missing file, from nats_bench.
 - find_best of nats_bench asks for all cells. Where some are not covered, query the others once each and give

@@ -19,8 +19,8 @@ CELLS = 8
 def gpu_check(settings: Settings) -> None:
     """Run every check that can be run here, tell and store the findings, and tune the launcher if all passed.
 
-    On a machine without a GPU it runs what can be run on the CPU, with small networks, and stores nothing. Raises NasRetrainError if a check
-    failed.
+    On a machine without a GPU it runs what can be run on the CPU, with small networks, and stores nothing. Raises
+    NasRetrainError if a check failed.
     """
     import torch
 

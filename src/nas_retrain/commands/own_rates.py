@@ -25,10 +25,10 @@ def own_rates(settings: Settings) -> None:
             "There is no table of trainings at several learning rates: give ORIGINAL=path (original=path), such as the "
             "folder of NAS-HPO-Bench-II."
         )
-    space = spaces.of(settings.bench)
-    table = rate_tables.read(settings.original, settings.dataset.name, space, settings.analysis.column)
-    found = table_findings.judge(table, settings, space)
     chosen, asked = settings.analysis, settings.rate_table
+    space = spaces.of(settings.bench)
+    table = rate_tables.read(settings.original, settings.dataset.name, space, chosen.column, chosen.recipe)
+    found = table_findings.judge(table, settings, space)
     facts = {
         "table": str(settings.original),
         "budget": str(found.budget),

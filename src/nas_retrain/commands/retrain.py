@@ -58,7 +58,7 @@ def retrain(settings: Settings) -> None:
     """
     launcher = _on_slurm(settings)
     if launcher is None:
-        _retrain_here(settings)
+        retrain_here(settings, _merge_and_analyse)
     else:
         _retrain_on_slurm(settings, launcher)
 
@@ -71,7 +71,12 @@ def _on_slurm(settings: Settings) -> SlurmSettings | None:
     return None
 
 
-def _retrain_here(settings: Settings) -> None:
+def retrain_here(settings: Settings, analyse: Callable[[Settings], None] | None) -> None:
+    """Train on this machine what is missing, and then merge the records and `analyse` the results folder, if asked to.
+
+    Raises NasRetrainError, before anything is written, if the plan costs more than launcher.max_hours; afterwards, if
+    trainings failed.
+    """
     folder = settings.results_dir
     with locks.exclusive(folder) as lock:  # first of all: a plan holds only while nobody else trains
         stored = read_store(settings)
@@ -90,7 +95,10 @@ def _retrain_here(settings: Settings) -> None:
         try:
             failed = _train_missing(made, settings, lock)
             lock.check()
-            _merge_and_analyse(settings)
+            if analyse is None:
+                _told(store.merge(folder))
+            else:
+                analyse(settings)
         finally:
             leftovers.remove_leftovers(folder)
         lock.check()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from nas_retrain.errors import NasRetrainError, printable
+from nas_retrain.execution import devices
 from nas_retrain.files import safe_pickle
 from nas_retrain.files.atomic import replacing
 from nas_retrain.files.locks import in_place, moved
@@ -156,7 +157,7 @@ def made_with(state: State) -> dict[str, str]:
     device = next((tensor.device for tensor in state.network.values()), torch.device("cpu"))
     found = {"device": device.type, "torch": str(torch.__version__)}  # which is more than a string
     if device.type == "cuda":
-        found |= {"device": torch.cuda.get_device_name(device), "cuDNN": str(torch.backends.cudnn.version())}
+        found |= {"device": torch.cuda.get_device_name(device), "cuDNN": devices.cudnn_version()}
     return found
 
 

@@ -81,6 +81,13 @@ def take(device: torch.device, sharing: int) -> None:
     probe(device)
 
 
+def cudnn_version() -> str:
+    """cuDNN's version as torch counts it, such as 91002; "None" without it."""
+    import torch
+
+    return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+
+
 def empty_cache() -> None:
     """Give back the GPU memory that torch keeps for tensors to come."""
     import torch

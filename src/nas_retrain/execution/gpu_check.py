@@ -38,6 +38,7 @@ from nas_retrain.execution import checkpoints, devices
 from nas_retrain.execution import train as training
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
+from nas_retrain.execution.steps import Stepper
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import first_line
@@ -145,7 +146,7 @@ def environment(subject: Subject) -> Finding:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": devices.cudnn_version(),
         "driver": _nvidia_smi("driver_version"),
         "compute_mode": _nvidia_smi("compute_mode"),
         "ecc_errors": _nvidia_smi("ecc.errors.uncorrected.volatile.total"),
@@ -204,27 +205,37 @@ def equality_with_the_cpu(subject: Subject) -> Finding:
     if (unable := _without_numbers(subject)) is not None:
         return unable
     precisions = ["float64", "float32", "bfloat16"] + (["tf32"] if subject.device.type == "cuda" else [])
-    cpu, there = torch.device("cpu"), dict.fromkeys(precisions, 0.0)
-    here = {"float32": 0.0, "bfloat16": 0.0}
+    cpu, there, here = torch.device("cpu"), Farthest(), Farthest()
     for cell in subject.cells:
         exact = _one_update(cell, subject, cpu, "float64")
-        for far, device in ((here, cpu), (there, subject.device)):
-            for precision in far:
-                far[precision] = max(far[precision], _farthest(_one_update(cell, subject, device, precision), exact))
-    allowed = {name: TIMES_THE_CPUS * far for name, far in here.items()} | {"float64": EXACT}
-    allowed["tf32"] = allowed["bfloat16"]
-    right = all(far <= allowed[precision] for precision, far in there.items())
-    told = ", ".join(f"{precision} {far:.1e} of {allowed[precision]:.1e} allowed" for precision, far in there.items())
-    return _judged(right, f"largest differences from float64 on the CPU: {told}", differences=there, allowed=allowed)
-
-
-def _farthest(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """The largest difference, relative to the largest value of its kind; infinite where one is no number."""
-    differences = [
-        ((found[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
-        for name, expected in exact.items()
+        for precision in ("float32", "bfloat16"):
+            here.add(precision, _one_update(cell, subject, cpu, precision), exact)
+        for precision in precisions:
+            there.add(precision, _one_update(cell, subject, subject.device, precision), exact)
+    allowed = {name: TIMES_THE_CPUS * far for name, far in here.items()}
+    allowed |= {f"tf32 {kind}": allowed[f"bfloat16 {kind}"] for kind in KINDS}
+    allowed |= {f"float64 {kind}": EXACT for kind in KINDS}
+    wrong = [
+        f"{name} {far:.1e} where {allowed[name]:.1e} is allowed" for name, far in there.items() if far > allowed[name]
     ]
-    return max(difference if math.isfinite(difference) else math.inf for difference in differences)
+    told = ", ".join(wrong) or f"{', '.join(precisions)}: no farther from float64 on the CPU than allowed"
+    return _judged(not wrong, told, differences=dict(there), allowed=allowed)
+
+
+KINDS = ("logits", "gradients", "statistics", "updated")
+
+
+class Farthest(dict[str, float]):
+    """The largest difference from exact values so far of each precision's values of each kind, relative to the largest
+    value of that kind; infinite where one is no number."""
+
+    def add(self, precision: str, found: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+        """Take in the values of one network."""
+        for kind in KINDS:
+            scale = exact[kind].abs().max().clamp_min(1e-12)
+            far = ((found[kind] - exact[kind]).abs().max() / scale).item()
+            name = f"{precision} {kind}"
+            self[name] = max(self.get(name, 0.0), far if math.isfinite(far) else math.inf)
 
 
 def _one_update(cell: int, subject: Subject, device: torch.device, precision: str) -> dict[str, Tensor]:
@@ -358,7 +369,7 @@ def graph_and_eager(subject: Subject) -> Finding:
     return _judged(not differing, f"cells that differ: {', '.join(differing) or 'none'}")
 
 
-def _steppers(cell: int, subject: Subject) -> list[training.Stepper]:
+def _steppers(cell: int, subject: Subject) -> list[Stepper]:
     graph = spaces.of(subject.settings.bench).graph_at(cell)
     network = networks.build(graph, subject.settings, initialisation="stock", seed=1)
     steppers = training.steppers_for([network], [RATE], [1], subject.settings, subject.data())

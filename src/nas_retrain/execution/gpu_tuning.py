@@ -24,7 +24,8 @@ from nas_retrain.benches import registry as spaces
 from nas_retrain.execution import devices
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.gpu_check import RATE, Subject, mps_answers
-from nas_retrain.execution.train import Stepper, device_name, steppers_for
+from nas_retrain.execution.steps import Stepper
+from nas_retrain.execution.train import device_name, steppers_for
 from nas_retrain.files.atomic import replacing
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
@@ -142,7 +143,7 @@ def _time(steppers: Sequence[Stepper], batch_size: int) -> float:
         _take_steps(steppers, batch_size)
         return time.perf_counter() - begun
     torch.cuda.synchronize()
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     first.record()
     _take_steps(steppers, batch_size)
     for stepper in steppers:
@@ -150,7 +151,7 @@ def _time(steppers: Sequence[Stepper], batch_size: int) -> float:
             torch.cuda.current_stream().wait_stream(stepper.stream)
     last.record()
     torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1000
+    return float(first.elapsed_time(last)) / 1000
 
 
 def _take_steps(steppers: Sequence[Stepper], batch_size: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_retrain.errors import cannot_write
+from nas_retrain.execution import devices
 from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings.version import code_version
 
@@ -22,7 +23,7 @@ def key() -> dict[str, str]:
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "cudnn": str(torch.backends.cudnn.version()),
+        "cudnn": devices.cudnn_version(),
         "code": code_version(),
     }
 

@@ -5,10 +5,11 @@ is counted:
 
 - a convolution or matrix product has 2 x (values of its output) x (values added into each) floating-point operations;
   the backward pass of a convolution is two such kernels, one for its input and one for its weights;
-- a kernel reads each of its inputs once from memory and writes each of its outputs once. BatchNorm reads its input twice
-  (statistics, then values), and so does its backward pass with input and gradient; selecting rows reads those alone;
+- a kernel reads each of its inputs once from memory and writes each of its outputs once. BatchNorm reads its input
+  twice (statistics, then values), its backward pass reads input and gradient twice, and selecting rows
+  reads those alone;
 - its time is at least the larger of operations / peak and bytes / bandwidth (Williams et al. 2009), where operations of
-  other kernels than convolutions and products count for nothing. A step's time is at least the sum over its kernels.
+  other kernels count for nothing. A step's time is at least the sum over its kernels.
 
 Nothing is said of launching kernels, of caches that keep what one kernel wrote for the next, or of how near to its peak
 a kernel comes: it is a bound below, and no measurement.
@@ -30,7 +31,7 @@ from nas_retrain.benches import build as networks
 from nas_retrain.benches import registry as spaces
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.steps import Stepper
-from nas_retrain.settings import GpuSettings, Settings
+from nas_retrain.settings import GpuSettings, Precision, Settings
 
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default}
@@ -56,7 +57,7 @@ class Work:
     bytes: float = 0.0
     seconds: float = 0.0
 
-    def add(self, kernel: Kernel, gpu: GpuSettings, precision: str) -> None:
+    def add(self, kernel: Kernel, gpu: GpuSettings, precision: Precision) -> None:
         """Count one more kernel."""
         self.kernels += 1
         self.operations += kernel.operations
@@ -66,17 +67,21 @@ class Work:
 
 
 @dataclass
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the kernels of what is run in its context, on the meta device."""
 
     kernels: list[Kernel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
-        self, function: Any, _types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401 - what torch calls it with
+        self,
+        function: Any,  # noqa: ANN401 - an operation of torch's, and what it was called with
+        _types: object,
+        arguments: Sequence[Any] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what that operation returns
         made = None if function is UPDATE else function(*arguments, **(named or {}))  # which has no meta kernel
         if not function.is_view and function not in ALLOCATIONS:
             self.kernels += _kernels(function, arguments, made)
@@ -104,11 +109,11 @@ def _kernels(function: Any, arguments: Sequence[Any], made: Any) -> list[Kernel]
 
 def _operations(function: Any, arguments: Sequence[Any], made: Any) -> float:  # noqa: ANN401 - as above
     if function is aten.convolution.default:
-        return 2.0 * made.numel() * math.prod(arguments[1].shape[1:])
+        return float(2 * made.numel() * math.prod(arguments[1].shape[1:]))
     if function in (aten.mm.default, aten.bmm.default):
-        return 2.0 * made.numel() * arguments[0].shape[-1]
+        return float(2 * made.numel() * arguments[0].shape[-1])
     if function is aten.addmm.default:
-        return 2.0 * made.numel() * arguments[1].shape[-1]
+        return float(2 * made.numel() * arguments[1].shape[-1])
     return 0.0
 
 
@@ -136,7 +141,7 @@ def kernels_of_step(cell: int, settings: Settings) -> list[Kernel]:
     stepper = Stepper(network, [0.1], [0], settings, made_up_images(settings, device, settings.training.batch_size))
     with _Counting() as counting:
         stepper._step(settings.training.batch_size)
-    return counting.kernels
+    return list(counting.kernels)
 
 
 def work_of_step(cell: int, settings: Settings) -> Work:
@@ -160,12 +165,12 @@ def _of_size(settings: Settings, cells_per_stage: int) -> Settings:
     return settings.model_copy(update={"network": network})
 
 
-def measure(cells: Sequence[int], settings: Settings, tell: Callable[[int], None] = lambda _: None) -> pd.DataFrame:
-    """A row for each cell: kernels, gigaflop, gigabytes and milliseconds of a step. tell: called with each one's place."""
+def measure(cells: Sequence[int], settings: Settings, tell: Callable[[], object] = lambda: None) -> pd.DataFrame:
+    """A row for each cell: kernels, gigaflop, gigabytes and milliseconds of a step. tell: called after each."""
     rows = []
-    for place, cell in enumerate(cells):
+    for cell in cells:
         work = work_of_step(cell, settings)
         arch = spaces.of(settings.bench).arch_at(cell)
         rows.append((cell, arch, work.kernels, work.operations / 1e9, work.bytes / 1e9, 1e3 * work.seconds))
-        tell(place)
+        tell()
     return pd.DataFrame(rows, columns=["cell", "arch", "kernels", "gigaflop", "gigabytes", "milliseconds"])

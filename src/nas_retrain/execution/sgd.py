@@ -45,7 +45,9 @@ class Sgd:
         self.momenta: list[Tensor] = [torch.zeros_like(each.detach()) for each in self.parameters]
         if not self.recipe.momentum:
             self.momenta = []
-        of_layers = update_factors(self.parameters, network.parameter_blocks, decided) if any(decided) else None
+        of_layers = (
+            update_factors(list(network.parameters()), network.parameter_blocks, decided) if any(decided) else None
+        )
         self.shares: list[Tensor] = []
         self.decays: list[Tensor] = []
         if self.members > 1 or of_layers:

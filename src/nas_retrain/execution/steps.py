@@ -47,7 +47,7 @@ class Stepper:
     ) -> None:
         self.data, self.recipe, self.seeds = data, settings.training, tuple(seeds)
         set_precision(self.recipe.precision, data.device)
-        self.stream = torch.cuda.Stream(data.device) if data.device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(data.device) if data.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(data.device))  # which the data were put there on
             self.pool = torch.cuda.graph_pool_handle()

@@ -43,7 +43,8 @@ from nas_retrain.trainings.training import Training
 from nas_retrain.trainings.version import code_version
 
 EVALUATION_BATCH = 1000
-First, Second = TypeVar("First"), TypeVar("Second")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong

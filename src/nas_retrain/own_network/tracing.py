@@ -27,7 +27,7 @@ import operator
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, SupportsFloat, SupportsIndex, cast
 
@@ -36,6 +36,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.own_network import by_rule
+from nas_retrain.own_network.by_rule import LayerSize, NetworkDecision, Optimiser
 from nas_retrain.own_network.preconditions import (
     LAYERS,
     copied,
@@ -48,6 +50,7 @@ from nas_retrain.own_network.preconditions import (
     said,
 )
 from nas_retrain.theory.graph import ONE_LAYER, CellGraph, Edge, Operation
+from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import (
     GAIN_SQUARED,
     HE_GAIN_SQUARED,
@@ -68,7 +71,8 @@ class ScaledLayer:
     """A layer on some path from input to output, and how it was initialised.
 
     name: its path in the module. kind: its class. kernel_size: the window's sides, () for Linear. in_degree: what
-    divides its variance, 1 for readouts. standard_deviation: of its weights; biases are 0.
+    divides its variance, 1 for readouts and under a named rule. standard_deviation: of its weights; biases are 0.
+    learning_rate: of its weights. multiplier: what a rule multiplies it by, which is in its weights and its rate.
     """
 
     name: str
@@ -78,6 +82,8 @@ class ScaledLayer:
     in_degree: int
     standard_deviation: float
     role: Role
+    learning_rate: float
+    multiplier: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Scaled:
 
     learning_rate: the base rate times `factor`. graph: the network as the rules see it, poolings without their windows.
     layers: in the order in which they run. notes: sentences on what lies outside the theory or was left alone.
+    optimiser: which one the rates are for. vector_rate: the learning rate of biases and normalisation layers.
     """
 
     learning_rate: float
@@ -93,6 +100,34 @@ class Scaled:
     graph: CellGraph
     layers: tuple[ScaledLayer, ...]
     notes: tuple[str, ...]
+    optimiser: Optimiser
+    vector_rate: float
+
+    def parameter_groups(self, module: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """The parameters of the module that was scaled, in groups of one learning rate and weight decay, for an
+        optimiser: `torch.optim.SGD(scaled.parameter_groups(module), momentum=0.9)`.
+
+        weight_decay: of the network as the rule has it. A layer whose multiplier is in its weights decays as it would
+        without.
+        """
+        of_layers = {layer.name: layer for layer in self.layers}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        seen: set[nn.Parameter] = set()
+        for path, part in module.named_modules():
+            layer = of_layers.get(path)
+            multiplier = layer.multiplier if layer else 1.0
+            power = 2 if self.optimiser == "sgd" else 1
+            for parameter in [each for each in part.parameters(recurse=False) if each not in seen]:
+                seen.add(parameter)
+                rate = self.learning_rate
+                if layer is not None and parameter is part.weight:
+                    rate = layer.learning_rate
+                elif parameter.ndim < 2:
+                    rate = self.vector_rate * multiplier**power
+                groups.setdefault((rate, weight_decay / multiplier**power), []).append(parameter)
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
+        ]
 
     @property
     def path_depths(self) -> Counter[int]:
@@ -111,11 +146,15 @@ class Scaled:
 
     def table(self) -> str:
         """The layers, one a line, in aligned columns."""
-        rows = [("layer", "kind", "kernel", "fan-in", "in-degree", "std", "role")]
+        rows: list[tuple[str, ...]] = [("layer", "kind", "kernel", "fan-in", "in-degree", "std", "role")]
+        by_layer = any(layer.learning_rate != self.learning_rate for layer in self.layers)
+        if by_layer:
+            rows = [(*rows[0], "rate")]
         for layer in self.layers:
             kernel = "x".join(map(str, layer.kernel_size)) or "-"
             std = f"{layer.standard_deviation:.4g}"
-            rows.append((layer.name, layer.kind, kernel, str(layer.fan_in), str(layer.in_degree), std, layer.role))
+            row = (layer.name, layer.kind, kernel, str(layer.fan_in), str(layer.in_degree), std, layer.role)
+            rows.append((*row, f"{layer.learning_rate:.4g}") if by_layer else row)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -134,8 +173,12 @@ def scale(
     in_degree: InDegree = "target",
     kernel_factor: bool = False,
     seed: SupportsIndex | torch.Generator | None = None,
+    rule: str | None = None,
+    rule_parameters: Mapping[str, Any] | None = None,
+    optimiser: Optimiser = "sgd",
 ) -> Scaled:
-    """Initialise a module in place by the paper's rule and return the learning rate that goes with it.
+    """Initialise a module in place by a scaling rule, the paper's by default, and return the learning rates that go
+    with it.
 
     module: Linear and Conv layers, ReLU or GELU, sums, pooling, reshaping, dropout and normalisation, with one input
     and one output; further arguments of its forward have their defaults. A copy of it runs once; the module's mode and
@@ -147,7 +190,11 @@ def scale(
     "source" is eq. 4 as printed.
     kernel_factor: also divide the rate by the mean kernel size of the hidden layers over 3 (eq. 9).
     seed: of the weights: a whole number of 64 bits, a torch.Generator, or None for torch's own generator.
+    rule: in place of the paper's, one of `nas_retrain.theory.rules` by its name or one of your own,
+    "my_package.my_module:my_rule", with rule_parameters. optimiser: "sgd", or "adam" where the rule says what holds for
+    it. `Scaled.parameter_groups` gives an optimiser what it needs.
 
+    Without `rule`:
     Hidden weights are drawn from N(0, C / fan-in) with C = 2 / in-degree (2.3516 after GELU); first layers likewise, or
     with C = 1 / in-degree in networks with GELU, whose gain wants pre-activations of unit variance, hence standardised
     inputs. Readouts have variance (2 / fan-in)^2. Biases are 0; normalisation layers have weight 1 and bias 0.
@@ -157,6 +204,10 @@ def scale(
     the traced node and the module it is in.
     """
     base_rate, generator = positive(base_rate), generator_of(seed)
+    if rule is not None and (in_degree != "target" or kernel_factor):
+        raise NasRetrainError("in_degree and kernel_factor are parameters of the rule paper: give rule_parameters.")
+    if rule is None and (rule_parameters or optimiser != "sgd"):
+        raise NasRetrainError("rule_parameters and optimiser go with a rule, and the paper's rules are for 'sgd' only.")
     if in_degree not in ("source", "target"):
         raise NasRetrainError(f"in_degree is {in_degree!r}; choose 'source' or 'target'.")
     reader = _read(module, example_input)
@@ -164,9 +215,20 @@ def scale(
     graph = _cell_graph(arrows, module)
     if kernel_factor:
         _require_square_windows(arrows, module)
-    factor = learning_rate_factor(graph, ONE_LAYER, kernel_factor=kernel_factor)
     require_settable(module, [arrow.layer for arrow in arrows if arrow.layer], reader.normalisations)
-    layers = _layers(arrows, graph, module, in_degree)
+    if rule is None:
+        factor, vectors = learning_rate_factor(graph, ONE_LAYER, kernel_factor=kernel_factor), 1.0
+        layers = _layers(arrows, graph, module, in_degree, base_rate * factor)
+    else:
+        normalised = bool(reader.normalisations)
+        sizes = _layer_sizes(arrows, graph, module)
+        gain = GAIN_SQUARED["gelu" if any(arrow.activation == "gelu" for arrow in arrows) else "relu"]
+        decided = by_rule.decide(
+            rule, rule_parameters, optimiser, graph, sizes,
+            normalised=normalised, gain_squared=gain, name=type(module).__name__,
+        )  # fmt: skip
+        factor, vectors = decided.learning_rate, decided.vectors
+        layers = _layers_by_rule(arrows, module, decided, base_rate * factor)
     rate, notes = base_rate * factor, _notes(reader, arrows, module)
     if rate < SMALLEST_RATE:
         small = f"{rate:.2g}" if rate else "too small for a float, and so is 0"
@@ -177,7 +239,7 @@ def scale(
         )
         warnings.warn(notes[0], stacklevel=2)
     _initialise(module, layers, reader.normalisations, generator)
-    return Scaled(rate, factor, graph, layers, notes)
+    return Scaled(rate, factor, graph, layers, notes, optimiser, rate * vectors)
 
 
 _Meaning = Literal[
@@ -605,7 +667,34 @@ def _require_square_windows(arrows: list[_Arrow], module: nn.Module) -> None:
             )
 
 
-def _layers(arrows: list[_Arrow], graph: CellGraph, module: nn.Module, in_degree: InDegree) -> tuple[ScaledLayer, ...]:
+def _layer_sizes(arrows: list[_Arrow], graph: CellGraph, module: nn.Module) -> list[LayerSize]:
+    """The layers as rules see them, in the arrows' order."""
+    sizes = []
+    for arrow, edge in zip(arrows, graph.edges, strict=True):
+        if arrow.layer:
+            weight = _layer(module, arrow.layer).weight
+            key: Layer = edge if arrow.role == "hidden" else arrow.role
+            sizes.append(LayerSize(key, weight[0].numel(), len(weight)))
+    return sizes
+
+
+def _layers_by_rule(
+    arrows: list[_Arrow], module: nn.Module, decided: NetworkDecision, rate: float
+) -> tuple[ScaledLayer, ...]:
+    layers = []
+    for arrow, one in zip([arrow for arrow in arrows if arrow.layer], decided.layers, strict=True):
+        part, window = _layer(module, arrow.layer), _window(module, arrow.layer)
+        kind, fan_in = type(part).__name__, part.weight[0].numel()
+        deviation, its_rate = one.standard_deviation, rate * one.rate_factor
+        layers.append(
+            ScaledLayer(arrow.layer, kind, window, fan_in, 1, deviation, arrow.role, its_rate, one.multiplier)
+        )
+    return tuple(layers)
+
+
+def _layers(
+    arrows: list[_Arrow], graph: CellGraph, module: nn.Module, in_degree: InDegree, rate: float
+) -> tuple[ScaledLayer, ...]:
     factors = variance_factors(graph, in_degree)
     has_gelu = any(arrow.activation == "gelu" for arrow in arrows)
     layers = []
@@ -623,7 +712,8 @@ def _layers(arrows: list[_Arrow], graph: CellGraph, module: nn.Module, in_degree
             gain = GAIN_SQUARED[arrow.activation or "relu"]
             deviation = math.sqrt(factors[edge] * (gain / HE_GAIN_SQUARED) / fan_in)
         window = _window(module, arrow.layer)
-        layers.append(ScaledLayer(arrow.layer, type(part).__name__, window, fan_in, degree, deviation, arrow.role))
+        kind = type(part).__name__
+        layers.append(ScaledLayer(arrow.layer, kind, window, fan_in, degree, deviation, arrow.role, rate))
     return tuple(layers)
 
 

@@ -26,7 +26,7 @@ from nas_retrain.trainings.store import StoredRuns, read_runs
 SECTIONS = ("bench", "dataset", "network", "training", "base_rate", "own_rate", "recipes", "seeding")
 """Of the settings, those that decide results; one that this version does not have is passed over."""
 
-OF_OLDER_VERSIONS = {"seeding": "shared", "network.normalisation": "batch"}
+OF_OLDER_VERSIONS = {"seeding": "shared", "network.normalisation": "batch", "bench.as_released": False}
 """What held, by key ("training.epochs"), before there was the key: it is read where a file lacks it."""
 
 

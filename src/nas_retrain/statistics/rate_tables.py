@@ -21,8 +21,8 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
 from nas_retrain.purpose import SEARCH
 from nas_retrain.statistics import accuracies
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
-from nas_retrain.statistics.rate_grid import RateGrid
 from nas_retrain.statistics.scattered_rates import fitted_grid
 
 MOST_RATES = 100
@@ -61,7 +61,7 @@ class RateTable:
     """
 
     name: str
-    grids: Mapping[Budget, RateGrid]
+    grids: Mapping[Budget, AccuracyGrid]
     bench: Bench
     classes: tuple[int, ...]
     predicted: frozenset[Budget] = frozenset()
@@ -92,12 +92,12 @@ class RateTable:
         )
 
 
-def read(path: Path, dataset: str, bench: Bench, column: str | None = None) -> RateTable:
+def read(path: Path, dataset: str, bench: Bench, column: str | None = None, recipe: str = "") -> RateTable:
     """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file with JAHS-Bench-201's
     table, any table of trainings or run records of ours with a search of every network's rate.
 
-    dataset: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises NasRetrainError for
-    what is missing, damaged, foreign or too little.
+    dataset, recipe: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises
+    NasRetrainError for what is missing, damaged, foreign or too little.
     """
     if bench.rate_sources is None:
         raise NasRetrainError(f"There are no tables of {bench.title}'s trainings at several learning rates.")
@@ -127,7 +127,7 @@ def read(path: Path, dataset: str, bench: Bench, column: str | None = None) -> R
     if jahs_bench.is_one(frame):
         return _jahs_bench(frame, path, bench, jahs_bench)
     if "config_hash" in frame:
-        return _own_records(frame, path, dataset, bench)
+        return _own_records(frame, path, dataset, bench, recipe)
     return _any_table(frame, path, dataset, bench, column)
 
 
@@ -164,10 +164,10 @@ def _nas_hpo_bench(folder: Path, space: Bench, nas_hpo_bench: ModuleType) -> Rat
     for place, size in enumerate(bench.batch_sizes.tolist()):
         for epoch in range(nas_hpo_bench.EPOCHS):
             valid, test = (accuracy[epoch, kept, :, place] for accuracy in (bench.valid, bench.test))
-            grids[Budget(epoch + 1, size, 5e-4)] = RateGrid(cells, bench.rates, valid, test, shared=True)
+            grids[Budget(epoch + 1, size, 5e-4)] = AccuracyGrid(cells, bench.rates, valid, test, shared=True)
         guess = bench.predicted[kept, :, place, None]
         budget = Budget(nas_hpo_bench.PREDICTED_EPOCHS, size, 5e-4)
-        grids[budget] = RateGrid(cells, bench.rates, guess, guess, shared=False)
+        grids[budget] = AccuracyGrid(cells, bench.rates, guess, guess, shared=False)
         predicted.add(budget)
     return RateTable(
         _name(folder),
@@ -189,7 +189,7 @@ def _nas_hpo_bench(folder: Path, space: Bench, nas_hpo_bench: ModuleType) -> Rat
 def _jahs_bench(frame: pd.DataFrame, path: Path, bench: Bench, jahs_bench: ModuleType) -> RateTable:
     found = jahs_bench.trainings(frame, path)
     long = _checked(found, path, bench, ("valid", "test"))
-    grids: dict[Budget, RateGrid] = {}
+    grids: dict[Budget, AccuracyGrid] = {}
     for epochs, part in long.groupby("epochs"):
         grid = fitted_grid(part, ("weight_decay", *jahs_bench.COVARIATES))
         if len(grid) >= FEWEST:
@@ -210,35 +210,40 @@ _FITTED = (
 )
 
 
-def _own_records(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench) -> RateTable:
+def _own_records(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, recipe: str) -> RateTable:
     needed = {"bench", "dataset", "recipe", "cell", "learning_rate", "seed", "test_accuracy", "epochs"}
     if missing := needed - set(frame.columns):
         raise NasRetrainError(f"{path} is not a table of run records: it has no column {', '.join(sorted(missing))}.")
-    recipe = frame["recipe"].astype(str)
-    searches = frame[recipe.str.endswith(SEARCH) & (frame["bench"] == bench.name) & (frame["dataset"] == dataset)]
-    networks = searches.groupby("recipe")["cell"].nunique()  # searches for all networks are on the base network alone
-    names = sorted(networks[networks >= FEWEST].index)
-    searches = searches[searches["recipe"].isin(names)]
-    if len(names) != 1:
+    here = frame[(frame["bench"] == bench.name) & (frame["dataset"] == dataset)]
+    names = [str(name) for name, part in here.groupby("recipe") if _is_grid(part)]
+    name = names[0] if len(names) == 1 else recipe
+    if name not in names:
         there = sorted({f"{row.dataset} {row.recipe}" for row in frame[["dataset", "recipe"]].itertuples()})
+        found = f"several, {', '.join(names)}: choose with ARGS='analysis.recipe=...'" if names else "none"
         raise NasRetrainError(
-            f"{path} has {len(names)} searches of every network's rate on {dataset}, and one is needed; it has "
-            f"{', '.join(there)[:500] or 'nothing'}. Choose with DATASET=..."
+            f"{path}: of recipes whose networks were all trained at the same rates on {dataset} one is needed, "
+            f"and there are {found}. It holds {', '.join(there)[:500] or 'nothing'}."
         )
-    renamed = searches.rename(columns={"cell": "index", "test_accuracy": "valid"})
+    part = here[here["recipe"] == name]
+    renamed = part.rename(columns={"cell": "index", "test_accuracy": "valid"})
     long = _checked(renamed.assign(test=renamed["valid"]), path, bench, ("valid", "test"))
-    shared = accuracies.seeding_of(searches) == "shared"
+    images = "validation images" if name.endswith(SEARCH) else "test images"
     return RateTable(
-        f"{_name(path)} {names[0]}",
-        _grids(long, path, shared=shared),
+        f"{_name(path)} {name}",
+        _grids(long, path, shared=accuracies.seeding_of(part) == "shared"),
         bench,
         bench.training_classes(None),
         notes=(
-            f"Our own search, {names[0]} on {dataset}. Its accuracies are on validation images, by which rates "
-            "are chosen "
-            "and judged alike.",
+            f"Our own trainings, {name} on {dataset}. Rates are chosen and judged alike by accuracies on {images}.",
         ),
     )
+
+
+def _is_grid(part: pd.DataFrame) -> bool:
+    """Whether enough networks were trained at all of the rates that any of a recipe's networks was."""
+    rates = part.groupby("cell")["learning_rate"].nunique()
+    everything = part["learning_rate"].nunique()
+    return bool(everything > 1 and (rates == everything).sum() >= FEWEST)
 
 
 def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, column: str | None) -> RateTable:
@@ -324,7 +329,7 @@ def _checked(long: pd.DataFrame, path: Path, bench: Bench, accuracy: tuple[str, 
     return long.assign(cell=classes)[connected]
 
 
-def _grids(long: pd.DataFrame, path: Path, *, shared: bool) -> dict[Budget, RateGrid]:
+def _grids(long: pd.DataFrame, path: Path, *, shared: bool) -> dict[Budget, AccuracyGrid]:
     """A grid for each budget that has enough whole networks. Members of a network class with one rate and seed are
     replicates, whose mean counts."""
     given = [name for name in _OPTIONAL if name in long]
@@ -342,7 +347,7 @@ def _grids(long: pd.DataFrame, path: Path, *, shared: bool) -> dict[Budget, Rate
     return _enough(grids, path)
 
 
-def _grid(part: pd.DataFrame, path: Path, budget: Budget, *, shared: bool) -> RateGrid | None:
+def _grid(part: pd.DataFrame, path: Path, budget: Budget, *, shared: bool) -> AccuracyGrid | None:
     """The networks that have every rate with every seed; None if they are too few. Where networks have seeds of their
     own, a seed's number says only which of a network's trainings it is."""
     numbered = part.assign(seed=part.groupby(["cell", "learning_rate"]).cumcount())
@@ -363,11 +368,11 @@ def _grid(part: pd.DataFrame, path: Path, budget: Budget, *, shared: bool) -> Ra
             )
         cells: Integers = tables[0].index[whole].to_numpy()
         valid, test = (table[whole].to_numpy().reshape(len(cells), len(rates), -1) for table in tables)
-        return RateGrid(cells, rates, valid, test, shared=common)
+        return AccuracyGrid(cells, rates, valid, test, shared=common)
     return None
 
 
-def _enough(grids: dict[Budget, RateGrid], path: Path) -> dict[Budget, RateGrid]:
+def _enough(grids: dict[Budget, AccuracyGrid], path: Path) -> dict[Budget, AccuracyGrid]:
     grids = {budget: grid for budget, grid in grids.items() if len(grid) >= FEWEST}
     if not grids:
         raise NasRetrainError(

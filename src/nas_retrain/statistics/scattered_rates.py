@@ -22,15 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rankings import Floats, Integers
-from nas_retrain.statistics.rate_grid import RateGrid
 
 PARTS = 3
 RATES = 9
 _ITERATIONS = 50
 
 
-def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 0) -> RateGrid:
+def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 0) -> AccuracyGrid:
     """The fitted curves of the classes that have a training in every part.
 
     trainings: columns cell (a class's), learning_rate, valid, test and the covariates: numbers of many values count by
@@ -58,7 +58,7 @@ def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 
         fitted = curve + height[:, None] + slope[:, None] * shown
         tables.append(fitted.reshape(len(cells), PARTS, RATES).transpose(0, 2, 1))
     whole = np.bincount(np.unique(unit) // PARTS, minlength=len(cells)) == PARTS
-    return RateGrid(cells[whole], 2.0 ** (shown + centre), tables[0][whole], tables[1][whole], shared=False)
+    return AccuracyGrid(cells[whole], 2.0 ** (shown + centre), tables[0][whole], tables[1][whole], shared=False)
 
 
 def _effects(values: pd.Series) -> Floats:
@@ -89,10 +89,16 @@ class _Sums:
 
     @staticmethod
     def of(unit: Integers, t: Floats, residual: Floats, units: int) -> _Sums:
-        columns = (np.ones_like(t), t, t * t, residual, t * residual)
-        count, sum_t, sum_tt, sum_r, sum_tr = (np.bincount(unit, column, minlength=units) for column in columns)
+        def summed(values: Floats) -> Floats:
+            return np.bincount(unit, values, minlength=units).astype(float)
+
         return _Sums(
-            *(sums.astype(float) for sums in (count, sum_t, sum_tt, sum_r, sum_tr)), float(residual @ residual)
+            count=summed(np.ones_like(t)),
+            t=summed(t),
+            tt=summed(t * t),
+            r=summed(residual),
+            tr=summed(t * residual),
+            squares=float(residual @ residual),
         )
 
     @property

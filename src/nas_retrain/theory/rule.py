@@ -5,8 +5,8 @@ A rule is a function of a network's graph and size that returns a `Parametrisati
     def rule(graph: CellGraph, size: NetworkSize, *, exponent: float = -1.5) -> Parametrisation: ...
 
 Parameters of its own follow as keywords. The rules that ship are the modules of `nas_retrain.theory.rules`, each with
-one function `rule`, and are named after their module (`paper`). One's own is named by where it can be imported from,
-`my_package.my_module:my_rule`; Python's search path and the working directory are looked through.
+one function `rule`, and are named after their module (`paper`). One's own is named by where it is,
+`my_package.my_module:my_rule` or `folder/file.py:my_rule` (see `files.own_code`).
 
 Rules are pure Python. What a rule returned for a network is plain data, so a process that trains never imports it.
 """
@@ -17,14 +17,12 @@ import importlib
 import inspect
 import math
 import pkgutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import own_code
 from nas_retrain.theory import rules
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.scaling import HE_GAIN_SQUARED
@@ -55,10 +53,11 @@ class NetworkSize:
     """What a rule gets to know of a network beside its cell's graph.
 
     width: channels or units of the cell's vertices, in the first stage; None where layers have no width in common.
-    readout_width: what the readout reads. inputs: values that a unit of the first layer reads. cells_per_stage: cells
-    one after the other in each of `stages` stages, where width doubles from one to the next. depth_offset: the weighted
-    layers that the rule counts on every path outside of the cell. base_kernel_size: the base network's, q_base of eq.
-    9. normalised: whether layers end in a BatchNorm. gain_squared: 1 / E[activation(z)^2], see `GAIN_SQUARED`.
+    readout_width: what the readout reads, or what it puts out where variances go by fan-out. inputs: values that a unit
+    of the first layer reads. cells_per_stage: cells one after the other in each of `stages` stages, where width doubles
+    from one to the next. depth_offset: the weighted layers that the rule counts on every path outside of the cell.
+    base_kernel_size: the base network's, q_base of eq. 9. normalised: whether layers end in a BatchNorm. gain_squared:
+    1 / E[activation(z)^2], see `GAIN_SQUARED`.
     """
 
     width: int | None
@@ -180,18 +179,15 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
     Raises NasRetrainError, naming the rule and what is missing, if it cannot be imported, is no function, or does not
     take these parameters.
     """
-    module, colon, function = name.partition(":")
-    if not colon:
-        if name not in shipped():
-            raise NasRetrainError(
-                f"rule {name}: there is none of this name. There are {', '.join(shipped())}; one of your own is named "
-                "by where it is imported from, my_package.my_module:my_rule."
-            )
-        module, function = f"{rules.__name__}.{name}", "rule"
-    found = getattr(_imported(name, module), function, None)
-    if not callable(found):
-        kind = "is not a function" if found is not None else "is not in it"
-        raise NasRetrainError(f"rule {name}: {module} was imported, but {function or 'a name after the colon'} {kind}.")
+    if ":" in name:
+        found = own_code.load(name, "rule")
+    elif name in shipped():
+        found = importlib.import_module(f"{rules.__name__}.{name}").rule
+    else:
+        raise NasRetrainError(
+            f"rule {name}: there is none of this name. There are {', '.join(shipped())}; one of your own is named by "
+            "where it is, my_package.my_module:my_rule or folder/file.py:my_rule."
+        )
     given = dict(parameters or {})
     try:
         inspect.signature(found).bind(None, None, **given)
@@ -201,31 +197,6 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
             f"rule {name}: {error}. A rule takes a graph, a size and parameters; this one's parameters are {takes}."
         ) from None
     return Rule(name, found, given)
-
-
-def _imported(name: str, module: str) -> Any:  # noqa: ANN401 - a module, whose functions are anything
-    try:
-        with _working_directory_searched():
-            return importlib.import_module(module)
-    except Exception as error:
-        said = str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
-        raise NasRetrainError(
-            f"rule {name}: {module or 'a module before the colon'} cannot be imported ({said}). Python looks in the "
-            "working directory and in the folders of PYTHONPATH."
-        ) from error
-
-
-@contextmanager
-def _working_directory_searched() -> Iterator[None]:
-    here = str(Path.cwd())
-    if here in sys.path:
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nas_201_api import NASBench201API
 
 from nas_retrain.benches.cells import cells_table
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
@@ -191,3 +192,18 @@ def test_the_base_cell_is_a_skip() -> None:
     graph = nas_bench_201.graph_at(nas_bench_201.base_cell())
     assert graph.network_class == "out=x"
     assert nas_bench_201.base_cell() in nas_bench_201.network_classes()
+
+
+def test_every_cell_is_what_the_benchmark_s_package_reads_from_its_name() -> None:
+    bench = nas_bench_201.NasBench201()
+    for index, arch in enumerate(nas_bench_201.cells()):
+        by_edge = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+        theirs = {
+            (source, target): name
+            for target, edges in enumerate(NASBench201API.str2lists(arch), start=1)
+            for name, source in edges
+        }
+        assert by_edge == theirs
+        if index % 25 == 0:
+            matrix = NASBench201API.str2matrix(arch)  # whose numbers are those of operations, 0 for none
+            assert bench.chosen(index) == tuple(matrix[target, source] for source, target in nas_bench_201.EDGES)

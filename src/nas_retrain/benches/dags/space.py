@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from nas_retrain.benches.registry import Bench, Sizes, Sweep
 from nas_retrain.errors import NasRetrainError
@@ -74,6 +74,12 @@ class DagSettings(BenchSettings):
     vertices: Annotated[int, Field(ge=2, le=12)]
     kernel_sizes: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AllDifferent]
     activation: Activation
+    as_released: bool
+
+    @model_serializer(mode="wrap")
+    def _usual_networks_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        return {key: value for key, value in written.items() if key != "as_released" or value}
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> DagSettings:
@@ -195,6 +201,8 @@ class DagSpace(Bench):
         size, pixels = super().network_size(settings, peers), settings.dataset.image_size**2
         return replace(
             size,
+            # As released, fan-out divides variances, which is the number of classes in the readout.
+            readout_width=size.classes if settings.bench.as_released else size.readout_width,
             inputs=settings.dataset.image_channels * pixels if self.kind == "mlp" else size.inputs,
             normalised=False,
             gain_squared=GAIN_SQUARED[settings.bench.activation],

@@ -142,7 +142,7 @@ class Constants(nn.Module):
         self.convolutions = nn.ModuleList(
             _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
-        self.norms = nn.ModuleList(_BatchNorm(members * channels) for _ in self.layer_edges)
+        self.norms = nn.ModuleList(build_module.BatchNorm(members * channels) for _ in self.layer_edges)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """What they come to at each vertex, for the cell's input of shape (batch, channels, height, width).
@@ -327,18 +327,6 @@ class _Convolution(nn.Conv2d):
         return super().forward(value.to(self.weight.dtype))
 
 
-class _BatchNorm(nn.BatchNorm2d):
-    """BatchNorm in the precision of its parameters, whatever its input's is. It does not count batches: nothing reads
-    the counter where running statistics have a momentum, and each is a kernel a step."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.num_batches_tracked = None
-
-    def forward(self, value: Tensor) -> Tensor:
-        return super().forward(value.to(self.weight.dtype))
-
-
 def build(graph: CellGraph, settings: Settings) -> Network:
     """The network of a cell, with PyTorch's initialisation."""
     sizes = Sizes.of(settings)
@@ -366,7 +354,7 @@ def _convolution(channels: int, outputs: int, kernel_size: int, members: int, st
 
 
 def _normalisation(channels: int, *, normalised: bool) -> nn.Module:
-    return _BatchNorm(channels) if normalised else nn.Identity()
+    return build_module.BatchNorm(channels) if normalised else nn.Identity()
 
 
 def _pool(value: Tensor) -> Tensor:

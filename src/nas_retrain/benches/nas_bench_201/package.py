@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 from nas_retrain.benches.registry import PublishedFile
 from nas_retrain.errors import NasRetrainError
@@ -42,7 +43,7 @@ def read_back(path: Path, dataset: str, epochs: int) -> dict[tuple[int, int], fl
                 raise ValueError(f"cell {cell} is another one there")
             for seed, result in api.query_by_index(cell, dataset, str(epochs)).items():
                 found[cell, seed] = result.get_eval("ori-test")["accuracy"]
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError, RuntimeError, UnpicklingError) as error:
         raise NasRetrainError(f"The package nas-bench-201 cannot read {path}: {error!r}.") from error
     return found
 

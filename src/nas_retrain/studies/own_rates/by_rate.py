@@ -1,7 +1,7 @@
 """What a grid of accuracies by learning rate tells: each class's own best rate, what explains it, what a rule gains.
 
 One code for the searches of our own records and for published tables. Everything is chosen by validation accuracies
-and judged by test accuracies, which are the same where there is one accuracy only (see `rate_grid.RateGrid`).
+and judged by test accuracies, which are the same where there is one accuracy only (see `accuracy_grid.AccuracyGrid`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from scipy import stats
 
 from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import Settings
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places, lean
 from nas_retrain.statistics.means import reliability_of_mean
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
-from nas_retrain.statistics.rate_grid import RateGrid, best_places, lean
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import learning_rate_factor
@@ -28,7 +28,7 @@ MEASURED = ("gradient norm", "relative gradient")
 """What is measured at the first step, see `RunRecord`; all else is known from the graph."""
 
 
-def describe_classes(grid: RateGrid, settings: Settings, space: Bench) -> pd.DataFrame:
+def describe_classes(grid: AccuracyGrid, settings: Settings, space: Bench) -> pd.DataFrame:
     """A row a class: cell, arch, own_rate, at_edge (whether that is an end of the grid), lean, and what its graph tells
     before training."""
     best = grid.own
@@ -66,7 +66,7 @@ def _quantities(graph: CellGraph, settings: Settings, space: Bench) -> dict[str,
     }
 
 
-def curves(grid: RateGrid) -> pd.DataFrame:
+def curves(grid: AccuracyGrid) -> pd.DataFrame:
     """See `findings.OwnRates`."""
     mean = grid.valid.mean(2)
     low, high = np.transpose([grid.mean_interval(by_seed) for by_seed in np.moveaxis(grid.valid, 1, 0)])
@@ -122,7 +122,7 @@ def _reliability_of(by_seed: Floats) -> float:
     return float(np.sqrt(reliability_of_mean(single, seeds)))
 
 
-def reliability(grid: RateGrid) -> dict[str, float]:
+def reliability(grid: AccuracyGrid) -> dict[str, float]:
     """The rank correlation that a perfect prediction of the own rate, or of the lean, would have with what was measured
     from so many seeds."""
     by_seed = np.stack([lean(grid.rates, seed) for seed in np.moveaxis(grid.valid, 2, 0)], 1)
@@ -149,7 +149,7 @@ def halves_of(number: int, seed: int) -> tuple[Integers, Integers]:
     return np.sort(order[: number // 2]), np.sort(order[number // 2 :])
 
 
-def rules(grid: RateGrid, classes: pd.DataFrame, quantities: Sequence[str], seed: int) -> pd.DataFrame:
+def rules(grid: AccuracyGrid, classes: pd.DataFrame, quantities: Sequence[str], seed: int) -> pd.DataFrame:
     """Rules of one line, log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), each fitted on one half of
     the classes, at random, and judged on the other, both ways round. The paper's has b = 1, and only a is fitted.
 
@@ -197,7 +197,7 @@ def rules(grid: RateGrid, classes: pd.DataFrame, quantities: Sequence[str], seed
 SLOPES = np.linspace(-3, 3, 25)
 
 
-def _fit(grid: RateGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[float, float]:
+def _fit(grid: AccuracyGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[float, float]:
     """Intercept and slope of the line of log2 rates that gives these classes the best mean accuracy."""
     centre = x[fitted].mean()
     mean = grid.valid.mean(2, keepdims=True)
@@ -210,7 +210,7 @@ def _fit(grid: RateGrid, x: Floats, fitted: Integers, *, free: bool) -> tuple[fl
     return best[1], best[2]
 
 
-def hindsight_gain(grid: RateGrid) -> Floats:
+def hindsight_gain(grid: AccuracyGrid) -> Floats:
     """What each class gains at its own best rate over the best one rate for all, judged by the seeds that chose them:
     (classes, seeds)."""
     own = np.take_along_axis(grid.test, grid.valid.mean(2).argmax(1)[:, None, None], 1)[:, 0]
@@ -218,7 +218,7 @@ def hindsight_gain(grid: RateGrid) -> Floats:
     return gain
 
 
-def own_gain(grid: RateGrid) -> Floats:
+def own_gain(grid: AccuracyGrid) -> Floats:
     """What each class gains at its own best rate over the best one rate for all, each chosen by some seeds and judged
     by the others: (classes, seeds that judge)."""
     if grid.seeds < 2:
@@ -232,18 +232,20 @@ def own_gain(grid: RateGrid) -> Floats:
     return np.stack(gains, axis=1)
 
 
-def gained(grid: RateGrid, gain: Floats) -> dict[str, float]:
+def gained(grid: AccuracyGrid, gain: Floats) -> dict[str, float]:
     """The mean of gains by class and seed, (classes, seeds), and its interval."""
     low, high = grid.mean_interval(gain)
     return {"gain": float(gain.mean()), "gain_low": low, "gain_high": high}
 
 
-def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
+def own_rate_intervals(grid: AccuracyGrid, draws: int, seed: int) -> pd.DataFrame:
     """How sure each class's own rate is: own_rate_low and own_rate_high, between which 95 % of the own rates are that
     other trainings would give, and certainty, the share of these that are the same rate. A row a class.
 
-    Other trainings are drawn about the means that were seen, with the variance that seeds show at each rate, what they
-    share set aside (a parametric bootstrap). All NaN where there is one seed.
+    Other trainings are drawn about the means that were seen, with twice the variance that seeds show at each rate, what
+    they share set aside: once for the means seen, which are off the truth, and once for the new ones. That the best of
+    noisy means looks better than it is, is not counted, so certainty is rather too high. All NaN where there is one
+    seed.
     """
     if grid.seeds < 2:
         return pd.DataFrame(np.nan, range(len(grid)), ["own_rate_low", "own_rate_high", "certainty"])
@@ -251,7 +253,8 @@ def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
     scatter = grid.valid - mean[:, :, None] - (grid.valid.mean(0) - mean.mean(0)[:, None])
     deviation = np.sqrt((scatter**2).mean((0, 2)) / (grid.seeds - 1))  # of a mean over seeds, by rate
     generator = np.random.default_rng(seed)
-    drawn = np.stack([best_places(mean + deviation * generator.standard_normal(mean.shape)) for _ in range(draws)])
+    spread = 2**0.5 * deviation
+    drawn = np.stack([best_places(mean + spread * generator.standard_normal(mean.shape)) for _ in range(draws)])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0, method="nearest").astype(int)
     return pd.DataFrame(
         {"own_rate_low": grid.rates[low], "own_rate_high": grid.rates[high], "certainty": (drawn == grid.own).mean(0)}
@@ -259,7 +262,7 @@ def own_rate_intervals(grid: RateGrid, draws: int, seed: int) -> pd.DataFrame:
 
 
 def permuted_gains(
-    grid: RateGrid,
+    grid: AccuracyGrid,
     factors: Mapping[str, Floats],
     classes: pd.DataFrame,
     drawn: NDArray[np.int64],

@@ -20,6 +20,7 @@ from nas_retrain.settings import AnalysisSettings, Settings
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import luck
 from nas_retrain.statistics.accuracies import Accuracies
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.noise import NoiseLevel, ceiling, noise_level
 from nas_retrain.statistics.rankings import (
@@ -34,7 +35,6 @@ from nas_retrain.statistics.rankings import (
     shared_parts,
     top_taus,
 )
-from nas_retrain.statistics.rate_grid import RateGrid
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates import by_rate
 from nas_retrain.studies.own_rates.by_rate import MEASURED
@@ -120,14 +120,14 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Bench) -> Ow
     )
 
 
-def _validation_accuracies(search: pd.DataFrame, chance: float) -> RateGrid:
+def _validation_accuracies(search: pd.DataFrame, chance: float) -> AccuracyGrid:
     table = search.pivot_table(index="cell", columns=["learning_rate", "seed"], values="test_accuracy")
     whole = table.dropna().sort_index(axis=1)
     rates = np.unique(whole.columns.get_level_values(0))
     accuracy = whole.to_numpy().reshape(len(whole), len(rates), -1)
     shared = benchmark.seeding_of(search) == "shared"
     accuracy = np.maximum(accuracy, chance)
-    return RateGrid(whole.index.to_numpy(), rates.astype(float), accuracy, accuracy, shared)
+    return AccuracyGrid(whole.index.to_numpy(), rates.astype(float), accuracy, accuracy, shared)
 
 
 def rankings(

@@ -19,9 +19,9 @@ from nas_retrain.benches.registry import Bench
 from nas_retrain.seeding import Seeding
 from nas_retrain.settings import AnalysisSettings, RateTableSettings, Settings
 from nas_retrain.statistics.accuracies import Accuracies
+from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval, kendall_tau
-from nas_retrain.statistics.rate_grid import RateGrid, best_places
 from nas_retrain.statistics.rate_tables import Budget, RateTable
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates import by_rate
@@ -54,7 +54,7 @@ class TableFindings:
     budgets: pd.DataFrame
 
     @property
-    def grid(self) -> RateGrid:
+    def grid(self) -> AccuracyGrid:
         """The accuracies of the budget."""
         return self.table.grids[self.budget]
 
@@ -63,7 +63,7 @@ class TableFindings:
         return self.found.tables() | {"permuted": self.permuted, "budgets": self.budgets}
 
 
-def factors(grid: RateGrid, names: Sequence[str], settings: Settings, space: Bench) -> dict[str, Floats]:
+def factors(grid: AccuracyGrid, names: Sequence[str], settings: Settings, space: Bench) -> dict[str, Floats]:
     """Each rule's factor of the learning rate of the grid's networks, (networks,) by rule. Rules that give all networks
     one rate are left out, for there is nothing to compare. Raises NasRetrainError for a rule that cannot be used."""
     size = registry.size_of(settings)
@@ -128,7 +128,7 @@ def recipes_of(table: RateTable, settings: Settings) -> dict[str, Accuracies]:
     return {name: _accuracies(name, side, grid, table) for name, side in sides.items()}
 
 
-def _ways(grid: RateGrid, factor: Floats, asked: RateTableSettings, seed: int) -> dict[str, Integers]:
+def _ways(grid: AccuracyGrid, factor: Floats, asked: RateTableSettings, seed: int) -> dict[str, Integers]:
     """The place of each class's rate in every way to set it, by what it is called; the first is the control."""
     everyone = np.ones(len(grid), dtype=np.int64)
     nearest = _nearest(grid, asked.benchmark_rate)
@@ -146,17 +146,17 @@ def _ways(grid: RateGrid, factor: Floats, asked: RateTableSettings, seed: int) -
     return ways | {PAPERS: ruled}
 
 
-def _nearest(grid: RateGrid, rate: float) -> int:
+def _nearest(grid: AccuracyGrid, rate: float) -> int:
     return int(np.abs(np.log2(grid.rates) - np.log2(rate)).argmin())
 
 
-def _at(grid: RateGrid, places: Integers) -> Floats:
+def _at(grid: AccuracyGrid, places: Integers) -> Floats:
     """Test accuracy at a place of each class, (classes, seeds)."""
     found: Floats = np.take_along_axis(grid.test, places[:, None, None], 1)[:, 0]
     return found
 
 
-def _crossed_own(grid: RateGrid) -> Floats:
+def _crossed_own(grid: AccuracyGrid) -> Floats:
     """Each class's test accuracy with each seed at the rate that the other seeds choose, (classes, seeds)."""
     columns = [
         _at(grid, best_places(np.delete(grid.valid, seed, 2).mean(2) if grid.seeds > 1 else grid.valid[:, :, seed]))[
@@ -167,7 +167,7 @@ def _crossed_own(grid: RateGrid) -> Floats:
     return np.stack(columns, 1)
 
 
-def _split_own(grid: RateGrid, seed: int) -> Floats:
+def _split_own(grid: AccuracyGrid, seed: int) -> Floats:
     """Each class's test accuracy, (classes,), with the seed after this one, at the rate that the others choose; with
     fewer than three seeds, this one does."""
     judging = (seed + 1) % grid.seeds
@@ -176,7 +176,7 @@ def _split_own(grid: RateGrid, seed: int) -> Floats:
     return _at(grid, own)[:, judging]
 
 
-def _accuracies(name: str, values: Floats, grid: RateGrid, table: RateTable) -> Accuracies:
+def _accuracies(name: str, values: Floats, grid: AccuracyGrid, table: RateTable) -> Accuracies:
     """Values by class and seed, (classes, seeds), as accuracies of trainings."""
     seeds = values.shape[1]
     runs = pd.DataFrame(
@@ -190,7 +190,9 @@ def _accuracies(name: str, values: Floats, grid: RateGrid, table: RateTable) -> 
     return Accuracies(name, runs, table.bench, per_class=True, classes=table.classes, seeding=seeding)
 
 
-def _rankings(grid: RateGrid, ways: Mapping[str, Integers], table: RateTable, chosen: AnalysisSettings) -> pd.DataFrame:
+def _rankings(
+    grid: AccuracyGrid, ways: Mapping[str, Integers], table: RateTable, chosen: AnalysisSettings
+) -> pd.DataFrame:
     """The rankings of `OwnRates`, averaged over the splits of seeds. What noise alone gives is that of one split; twice
     the mean of p-values is one, however they depend on each other (Vovk and Wang, Biometrika 2020)."""
     own = np.stack([_split_own(grid, seed) for seed in range(grid.seeds)], 1)
@@ -250,7 +252,7 @@ def _budgets(table: RateTable, main: Budget, factor: Floats, settings: Settings)
     return pd.DataFrame(rows)
 
 
-def _on_cells(grid: RateGrid, kept: list[bool]) -> RateGrid:
+def _on_cells(grid: AccuracyGrid, kept: list[bool]) -> AccuracyGrid:
     if all(kept):
         return grid
-    return RateGrid(grid.cells[kept], grid.rates, grid.valid[kept], grid.test[kept], grid.shared)
+    return AccuracyGrid(grid.cells[kept], grid.rates, grid.valid[kept], grid.test[kept], grid.shared)

@@ -57,7 +57,7 @@ def _own_rates(found: TableFindings) -> list[str]:
     if grid.seeds > 1:
         sure = float((classes["own_rate_low"] == classes["own_rate_high"]).mean())
         said.append(
-            f"With other seeds {1 - classes['certainty'].mean():.0%} of the networks would have another best "
+            f"With other seeds at least {1 - classes['certainty'].mean():.0%} of the networks would have another best "
             f"rate; it is beyond doubt for {sure:.0%}. Between two rates next to each other the difference is "
             "often less than noise."
         )
@@ -150,7 +150,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         as_markdown(own.classes.nsmallest(MOST_CLASSES, "cell")[shown], 3),
         f"*The first {MOST_CLASSES}; tables/classes.csv has all. own_rate_low, own_rate_high: where 95 % of the "
         "own rates are that "
-        "other trainings would give; certainty: how many of these are the same rate.*",
+        "other trainings would give; certainty: how many of these are the same rate, at most.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]

@@ -133,4 +133,5 @@ def _of_one_budget(part: pd.DataFrame) -> pd.DataFrame:
     networks = part.groupby("cell")["config_hash"]
     without = ~networks.transform(lambda hashes: (hashes == main).any())
     alone = networks.transform("nunique") == 1
-    return part[(part["config_hash"] == main) | (without & alone)]
+    chosen: pd.DataFrame = part[(part["config_hash"] == main) | (without & alone)]
+    return chosen

@@ -71,7 +71,7 @@ def signal_sizes(
         with torch.no_grad():
             last = network.pre_activations(images)[-1]
         assert last is not None  # disconnected networks are not trained
-        sizes[initialisation, cell] = _mean_square(last)
+        sizes[initialisation, cell] = mean_square(last)
     return sizes
 
 
@@ -109,8 +109,9 @@ def _one_step(graph: CellGraph, arm: Arm, settings: Settings, data: DeviceData) 
         after = network.pre_activations(images)
     for vertex, (old, new) in enumerate(zip(before, after, strict=True)):
         if old is not None and new is not None:
-            yield vertex, _mean_square(old), _mean_square(new - old) / BASE_RATE**2
+            yield vertex, mean_square(old), mean_square(new - old) / BASE_RATE**2
 
 
-def _mean_square(values: Tensor) -> float:
+def mean_square(values: Tensor) -> float:
+    """Over all that the tensor holds."""
     return float(values.square().mean())

@@ -158,14 +158,23 @@ def slopes(coordinates: pd.DataFrame) -> pd.DataFrame:
 
     A row for each sweep and arm: size_slope and change_slope, by least squares on logarithms. 0 is flat.
     """
+    return slopes_by_sweep(coordinates[coordinates["last"]], "arm")
+
+
+def slopes_by_sweep(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """How a signal and its change go with each sweep: exponents of power laws, 0 is flat.
+
+    table: with the columns sweep, x, size, change and `by`. Returns a row for each sweep and value of `by`: size_slope
+    and change_slope, by least squares on logarithms.
+    """
     rows = []
-    for (sweep, arm), part in coordinates[coordinates["last"]].groupby(["sweep", "arm"], sort=False):
+    for (sweep, name), part in table.groupby(["sweep", by], sort=False):
         x = np.log(part["x"].to_numpy(dtype=float))
         fitted = {
-            f"{name}_slope": float(np.polyfit(x, np.log(part[name].to_numpy(dtype=float)), 1)[0])
-            for name in ("size", "change")
+            f"{column}_slope": float(np.polyfit(x, np.log(part[column].to_numpy(dtype=float)), 1)[0])
+            for column in ("size", "change")
         }
-        rows.append({"sweep": sweep, "arm": arm} | fitted)
+        rows.append({"sweep": sweep, by: name} | fitted)
     return pd.DataFrame(rows)
 
 
@@ -215,17 +224,17 @@ def verify(
         )
         rates.append(table)
         ceiling[initialisation] = _ceiling(found)
-        curves = [_curve(one.search, chance) for one in found]
+        curves = [curve(one.search, chance) for one in found]
         drawn = random.integers(0, len(found), (settings.analysis.bootstrap_draws, len(found)))
         for name in rules:
             shared = settings.seeding == "shared"
             rows.append(
-                {"initialisation": initialisation, "rule": name} | _judge(table, name, curves, drawn, shared=shared)
+                {"initialisation": initialisation, "rule": name} | judge(table, name, curves, drawn, shared=shared)
             )
     return Verification(pd.concat(rates, ignore_index=True), pd.DataFrame(rows), ceiling)
 
 
-def _judge(
+def judge(
     table: pd.DataFrame,
     rule: str,
     curves: Sequence[tuple[Floats, Floats]],
@@ -233,6 +242,11 @@ def _judge(
     *,
     shared: bool,
 ) -> dict[str, float]:
+    """A row of `Verification.rules` for one rule, whose predictions are a column of `table` beside searched_rate.
+
+    curves: of each network, see `curve`. drawn: resamples of networks, (draws, networks). shared: whether all networks
+    have the same seeds.
+    """
     searched, predicted = table["searched_rate"].to_numpy(), table[rule].to_numpy()
     by_seed = np.array(
         [
@@ -271,7 +285,7 @@ def _pearson(a: Floats, b: Floats) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _curve(search: GridSearch, chance: float) -> tuple[Floats, Floats]:
+def curve(search: GridSearch, chance: float) -> tuple[Floats, Floats]:
     """Logarithms of the grid's rates, and each seed's losses, (rates, seeds), where a loss worse than chance's counts
     as that: a network that diverged is no worse than one that knows nothing."""
     losses = np.array([point.losses for point in search.grid])

@@ -54,7 +54,8 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
 
     searches: dict[tuple[Initialisation, int], list[Training]] = {}
     for training in records.trainings:
-        if isinstance(training.purpose, RateGrid):
+        # What rules decide of layers is the scoreboard's to judge.
+        if isinstance(training.purpose, RateGrid) and training.decided is None:
             searches.setdefault((training.initialisation, training.cell), []).append(training)
     if not searches:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, find
+from nas_retrain.theory.scaling import BASE
 
 
 def rule(
@@ -24,12 +25,13 @@ def rule(
 
     The networks are `NetworkSize.peers`: the connected network classes of the plan. A permutation of them is drawn from
     `seed` alone, whatever their order: each one has one other's factor, so that the factors are the same as a whole. If
-    the true factors do no better, the rule's spread and mean are all that counts. parameters: of the rule `of`.
+    the true factors do no better, the rule's spread and mean are all that counts. The base network, where it is none of
+    them, keeps its own. parameters: of the rule `of`.
 
     Limits: with other networks in the plan, it is another permutation. Rates of single layers, variances and
     multipliers belong to the layers of a graph and stay.
     """
-    partners = _permutation(size.peers, seed)
+    partners = {BASE.network_class: graph} | _permutation(size.peers, seed)
     formula = graph.network_class
     if formula not in partners:
         raise NasRetrainError("it is none of the networks among which factors are permuted")
@@ -40,7 +42,7 @@ def rule(
 
 
 @lru_cache(maxsize=16)
-def _permutation(peers: Peers, seed: int) -> Mapping[str, CellGraph]:
+def _permutation(peers: Peers, seed: int) -> dict[str, CellGraph]:
     """For each network, by its formula, the one whose factor it has."""
     by_formula = {graph.network_class: graph for graph in peers.graphs}
     formulas = sorted(by_formula)

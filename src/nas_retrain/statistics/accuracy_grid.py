@@ -11,7 +11,7 @@ from nas_retrain.statistics.rankings import Floats, Integers
 
 
 @dataclass(frozen=True)
-class RateGrid:
+class AccuracyGrid:
     """Accuracies in percent by network class, learning rate and seed.
 
     cells: (classes,), one cell of each. rates: (rates,), rising. valid, test: (classes, rates, seeds); rates are chosen

@@ -1,0 +1,76 @@
+"""The coordinate check of any rule: does the first step change the last vertex by the same amount in every network?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from nas_retrain.benches import build as networks
+from nas_retrain.benches import registry as spaces
+from nas_retrain.benches.parametrised import update_factors
+from nas_retrain.data.batches import DeviceData
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
+from nas_retrain.studies.rate_prediction.coordinates import BASE_RATE, IMAGES, mean_square
+from nas_retrain.studies.rate_prediction.findings import slopes_by_sweep
+from nas_retrain.theory.graph import CellGraph
+from nas_retrain.theory.rule import Parametrisation, find
+
+SEEDS = 4
+
+
+def measure_slopes(settings: Settings, data: DeviceData, wanted: ScoreboardSettings) -> pd.DataFrame:
+    """A row for each rule and sweep (see `Bench.sweeps`): sweep, rule, and size_slope and change_slope, the
+    exponents of power laws of the last vertex's mean square and of that of its change in the first step; 0 is flat.
+
+    Rules that need more than a graph and a size (measurements, or networks to compare with) are left out.
+    """
+    return slopes_by_sweep(measure(settings, data, wanted.rules, wanted), "rule")
+
+
+def measure(
+    settings: Settings, data: DeviceData, rules: Mapping[str, RuleSettings], wanted: ScoreboardSettings
+) -> pd.DataFrame:
+    """A row for each rule and network of all sweeps: sweep, x, rule, size and change (see `coordinates.measure`)."""
+    rows = []
+    for sweep in spaces.of(settings.bench).sweeps(settings.bench):
+        network = settings.network.model_copy(update={"channels": sweep.channels})
+        sized = settings.model_copy(update={"network": network})
+        size = spaces.size_of(sized)
+        for name, rule in rules.items():
+            try:
+                decided = find(rule.rule, rule.parameters).decide(sweep.graph, size, f"of sweep {sweep.name}")
+            except NasRetrainError:
+                continue
+            rows.append((sweep.name, sweep.x, name, *_one_step(sweep.graph, decided, sized, data, wanted)))
+    return pd.DataFrame(rows, columns=["sweep", "x", "rule", "size", "change"])
+
+
+def _one_step(
+    graph: CellGraph, decided: Parametrisation, settings: Settings, data: DeviceData, wanted: ScoreboardSettings
+) -> tuple[float, float]:
+    built = [
+        networks.build(graph, settings, initialisation=wanted.initialisation, seed=seed, decided=decided)
+        for seed in range(SEEDS)
+    ]
+    network = networks.join(built).to(data.device)
+    images, labels = data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1), data.test_labels[:IMAGES]
+    parameters = list(network.parameters())
+    of_layers = update_factors(parameters, network.parameter_blocks, [decided] * SEEDS)
+    with torch.no_grad():
+        before = network.pre_activations(images)[-1]
+    logits = network(images).view(len(images) * SEEDS, -1)
+    loss = functional.cross_entropy(logits, labels.repeat_interleave(SEEDS), reduction="sum")
+    loss.div(len(images)).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for place, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                share = of_layers.rates[place] if of_layers else 1.0
+                parameter.sub_(BASE_RATE * decided.learning_rate * share * parameter.grad)
+        after = network.pre_activations(images)[-1]
+    assert before is not None
+    assert after is not None
+    return mean_square(before), mean_square(after - before) / BASE_RATE**2

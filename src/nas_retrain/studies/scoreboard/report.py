@@ -1,0 +1,115 @@
+"""The scoreboard's table, figure and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.markup import bullets
+from nas_retrain.settings import ScoreboardSettings
+from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
+from nas_retrain.studies.comparison.report import as_markdown, write_tables
+
+SHOWN = {
+    "pearson": "r",
+    "spearman": "rho",
+    "excess_loss": "loss it costs",
+    "gain_over_one_rate": "gain over one rate",
+    "gain_over_permuted": "gain over its permutation",
+}
+
+
+def write(
+    judged: Mapping[str, pd.DataFrame],
+    slopes: Mapping[str, pd.DataFrame],
+    wanted: ScoreboardSettings,
+    folder: Path,
+    facts: Mapping[str, str],
+) -> Path:
+    """Write tables/*.csv, figures/scoreboard.* and report.md; returns the report's path.
+
+    judged: by part, see `findings.judge_rules`. slopes: by part, see `first_step.measure_slopes`, of those parts that
+    have them. Raises NasRetrainError if the folder cannot be written.
+    """
+    rules = pd.concat([table.assign(part=part) for part, table in judged.items()], ignore_index=True)
+    rules = rules[["part", *rules.columns.drop("part")]]
+    tables = {"rules": rules}
+    if slopes:
+        tables["slopes"] = pd.concat([table.assign(part=part) for part, table in slopes.items()], ignore_index=True)
+    write_tables(tables, folder)
+    with rc_context(STYLE):
+        save(_figure(judged), folder / "figures", "scoreboard")
+    parts = [
+        "# Scaling rules, through the same tests",
+        "![Gains of each rule](figures/scoreboard.png)",
+        "*Training loss in nats that each rule gains, with its 95 % interval over networks: over the best one rate for "
+        "all networks, and over its own factors handed to the wrong networks. Every scalar is tuned on one half of the "
+        "networks and judged on the other. A rule that gains over one rate and not over its permutation does not know "
+        "which network needs which rate.*",
+        *(f"## {part}\n\n{as_markdown(_shown(judged[part], slopes.get(part)))}" for part in judged),
+        "*r and rho: Pearson's and Spearman's correlation of predicted and searched rates. loss it costs: training "
+        "loss at the predicted rate, with the base network's searched rate as the base rate, above that at each "
+        "network's best rate. Exponents: of the change that the first step makes to the last vertex, against depth, "
+        "width, the sum of cubed path depths of random graphs, and kernel size; 0 is flat. With 95 % intervals; every "
+        "number is in tables/rules.csv and tables/slopes.csv.*",
+        "## Rules",
+        bullets(f"{name}: {_called(name, wanted)}" for name in wanted.rules),
+        "## Made with",
+        bullets(f"{name}: {value}" for name, value in facts.items()),
+    ]
+    path = folder / "report.md"
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def _called(name: str, wanted: ScoreboardSettings) -> str:
+    rule = wanted.rules[name]
+    given = ", ".join(f"{parameter}={value}" for parameter, value in rule.parameters.items())
+    return rule.rule + (f" with {given}" if given else "")
+
+
+def _shown(judged: pd.DataFrame, slopes: pd.DataFrame | None) -> pd.DataFrame:
+    """The table that a reader sees: a row for each rule, numbers with their intervals."""
+    table = pd.DataFrame({"rule": judged["rule"]})
+    if slopes is not None:
+        for sweep, rows in slopes.groupby("sweep", sort=False):
+            exponents = rows.set_index("rule")["change_slope"].reindex(judged["rule"]).to_numpy()
+            table[str(sweep)] = ["" if np.isnan(value) else f"{value:.2f}" for value in exponents]
+    for column, name in SHOWN.items():
+        ends = judged[[column, f"{column}_low", f"{column}_high"]].to_numpy(dtype=float)
+        table[name] = ["" if np.isnan(value) else _with_ends(value, low, high) for value, low, high in ends]
+    return table
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{value:.2f}" if np.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _figure(judged: Mapping[str, pd.DataFrame]) -> Figure:
+    rules = next(iter(judged.values()))["rule"].tolist()
+    figure = Figure(figsize=(2.2 + 2.3 * len(judged), 1.2 + 0.3 * len(rules)), layout="constrained")
+    places = np.arange(len(rules))[::-1]
+    gains = (("gain_over_one_rate", BLUE, "o", 0.12), ("gain_over_permuted", ORANGE, "s", -0.12))
+    panels = figure.subplots(1, len(judged), squeeze=False, sharey=True)[0]
+    for axes, (part, table) in zip(panels, judged.items(), strict=True):
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        for column, colour, marker, shift in gains:
+            values = table[column].to_numpy(dtype=float)
+            ends = table[[f"{column}_low", f"{column}_high"]].to_numpy(dtype=float)
+            away = np.abs(np.nan_to_num(ends - values[:, None])).T
+            axes.errorbar(
+                values, places + shift, xerr=away, fmt=marker, color=colour, markersize=4, linewidth=1,
+                label=SHOWN[column],
+            )  # fmt: skip
+        axes.set_title(part)
+        axes.set_xlabel("gain (nats)")
+        axes.set_yticks(places, rules)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
