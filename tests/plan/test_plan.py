@@ -415,3 +415,12 @@ def test_a_new_recipe_or_seed_does_not_train_the_others_again(make_settings: Mak
     ):
         to_train = [training for group in plan.groups_to_train(after, StoredRuns.of(stored), 9) for training in group]
         assert sorted(t.key for t in to_train) == sorted(t.key for t in plan.remaining(after, StoredRuns.of(stored)))
+
+
+def test_grids_go_beside_other_recipes_and_are_the_same_trainings(make_settings: MakeSettings) -> None:
+    def planned(recipes: str) -> list[Training]:
+        settings = make_settings("cells=sample:3", "dataset.base_rate=0.3", f"recipe=[{recipes}]")
+        return plan.make_plan(settings, StoredRuns.of([])).everything
+
+    both = planned("benchmark,grid_he,architecture_aware")
+    assert both == planned("benchmark,architecture_aware") + planned("grid_he")

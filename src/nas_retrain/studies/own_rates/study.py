@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas_retrain.plan.plan import sensitivity_trainings
 from nas_retrain.plan.study import Found, NothingYet, Records, Study
-from nas_retrain.purpose import Variant
+from nas_retrain.purpose import RateSearch, Recipe, Variant
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.training import Training
 
@@ -45,7 +45,7 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
     own, control = findings.own_recipe(settings), settings.analysis.control
     if own is None:
         return None
-    bench, frame = registry.of(settings.bench), records.frame()
+    bench, frame = registry.of(settings.bench), records.frame(Recipe, Variant, RateSearch)
     varying = frame["purpose"].map(lambda purpose: isinstance(purpose, Variant)).astype(bool)
     recipes = frame[~varying]
     both = recipes[recipes["recipe"].isin([own, control])].groupby("cell")["recipe"].nunique()

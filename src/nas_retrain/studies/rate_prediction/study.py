@@ -83,9 +83,12 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
 
 
 def write(found: Verified, folder: Path) -> list[str]:
-    """Write the report in `folder` itself; returns its path and its sentences."""
+    """Write the report in `folder` itself, or in verify below it where recipes are compared, whose report is there;
+    returns its path and its sentences."""
     from nas_retrain.studies.rate_prediction import report
 
+    if not all(isinstance(recipe.rate_policy, Grid) for recipe in found.settings.recipes.values()):
+        folder = folder / "verify"
     path = report.write(found.verification, found.coordinates, folder, found.settings, found.facts)
     return [f"{path}", *(f"- {sentence}" for sentence in report.statements(found.verification, found.settings))]
 
