@@ -76,12 +76,13 @@ def _optuna(name: str) -> Search:
     if not (isinstance(kind, type) and issubclass(kind, optuna.samplers.BaseSampler)):
         there = [one for one in optuna.samplers.__all__ if one.endswith("Sampler") and one != "BaseSampler"]
         raise NasRetrainError(f"{KEY}={name}: Optuna has no sampler {wanted}. It has {', '.join(there)}.")
+    sampler: Any = kind  # Optuna's base class does not say that all of them take a seed
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def search(space: Space, generator: np.random.Generator) -> tuple[Ask, Tell]:
         choices = optuna.distributions.CategoricalDistribution(range(space.operations))
         edges: dict[str, Any] = {f"edge {edge}": choices for edge in range(space.edges)}
-        study = optuna.create_study(direction="maximize", sampler=kind(seed=int(generator.integers(2**31))))
+        study = optuna.create_study(direction="maximize", sampler=sampler(seed=int(generator.integers(2**31))))
         trials: list[Any] = []
 
         def ask() -> int:
