@@ -81,8 +81,8 @@ class Replays:
 
 
 def write(findings: Replays, folder: Path) -> Path:
-    """Write tables/*.csv, figures/* and report.md and report.html below `folder`, returns it. Raises NasRetrainError if the folder
-    cannot be written."""
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`, and return it. Raises NasRetrainError if
+    the folder cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
     text = "\n\n".join(_sections(findings)) + "\n"
