@@ -367,7 +367,6 @@ def _title(findings: Replays) -> str:
 
 
 def _sections(findings: Replays) -> list[str]:
-    original, retrained = map(escaped, findings.names)
     chosen = findings.settings
     pairs_shown = ["measure", "algorithm", "other", "superiority_original", "superiority_retrained"]
     pairs_shown += ["change", "again_low", "again_high", "p_adjusted", "reversed"]
