@@ -48,6 +48,7 @@ PACKAGES = {
     "recipe": "recipes.{name}",
     "launcher": "launcher",
     "site": "launcher",
+    "gpu": "gpu",
     "profile": "_global_",
 }
 """Where the keys of a group's files go. A recipe's go below its file's name."""
