@@ -16,6 +16,7 @@ def own_rates(settings: Settings) -> None:
 
     Raises NasRetrainError for a table that cannot be read, or has too little or nothing at the budget asked for.
     """
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.statistics import rate_tables
     from nas_retrain.studies.comparison import stage as analysis
     from nas_retrain.studies.own_rates import table_findings, table_report
@@ -36,9 +37,9 @@ def own_rates(settings: Settings) -> None:
         f"{asked.permutations:,} permutations, seed {chosen.seed}",
         "versions": analysis.facts(settings)["versions"],
     }
-    say(table_report.write(found, settings.results_dir / "own_rates" / table.name, facts))
-    for sentence in (*table.notes, *table_report.statements(found)):
-        say(f"- {sentence}")
+    there = table_report.write(found, settings.results_dir / "own_rates" / table.name, facts)
+    for line in closing_lines((*table.notes, *table_report.headline(found)), there / "report.html"):
+        say(line)
 
 
 def proxies(settings: Settings) -> None:
@@ -47,6 +48,7 @@ def proxies(settings: Settings) -> None:
 
     Raises NasRetrainError for a source that cannot be read, and if the two have too few networks in common.
     """
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.comparison import stage as analysis
     from nas_retrain.studies.proxies import findings, report
 
@@ -58,6 +60,6 @@ def proxies(settings: Settings) -> None:
     found = findings.judge(settings)
     facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
     facts |= {"versions": analysis.facts(settings)["versions"]}
-    say(report.write(found, settings.results_dir / "proxies" / f"{found.cheap}_for_{found.long}", facts))
-    for sentence in report.statements(found):
-        say(f"- {sentence}")
+    there = report.write(found, settings.results_dir / "proxies" / f"{found.cheap}_for_{found.long}", facts)
+    for line in closing_lines(report.headline(found), there / "report.html"):
+        say(line)

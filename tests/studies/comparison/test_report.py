@@ -99,13 +99,23 @@ def csv(path: Path, accuracies: Accuracies, scatter: float = 0.5) -> Path:
     return path
 
 
-def test_two_tables_on_disk_become_tables_figures_and_pages(tmp_path: Path, make_settings: MakeSettings) -> None:
+def test_two_tables_on_disk_become_tables_figures_and_pages(
+    tmp_path: Path, make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     original, retrained = two_trainings(6, cells=120, planted=3.0)
     before, after = csv(tmp_path / "before.csv", original), csv(tmp_path / "after.csv", retrained)
     settings = make_settings(*FEW, f"original={before}", f"retrained={after}")
     analyse(settings)
     folder = settings.results_dir / "comparisons" / "before_to_after"
     change = pd.read_csv(folder / "tables" / "ranking_change.csv")
+    told = capsys.readouterr()
+    *found, opening, page, cells = told.out.splitlines()[1:]
+    assert (opening, page, cells) == ("Open", f"  {folder}/report.html", f"  {folder}/explore.html")
+    assert [line.split()[1] for line in found] == ["Kendall's", "Whether", "after"]  # 60 draws are too few
+    assert set(found) <= set((folder / "report.md").read_text().replace("\\", "").splitlines())
+    stages = ["noise ceiling, from 60 draws", "Intervals, from 100 draws", "Figures", "explore.html"]
+    for stage_told, line in zip(stages, told.err.splitlines(), strict=True):
+        assert stage_told in line
     assert list(change.columns[:5]) == ["top_percent", "cells", "kendall_tau", "tau_low", "tau_high"]
     top = change.head(8)
     assert top["tau_ceiling"].between(0.5, 0.99).all()
@@ -188,6 +198,7 @@ def test_too_few_draws_for_any_claim_are_told(make_settings: MakeSettings, draws
     chosen = make_settings(*FEW, f"analysis.null_draws={draws}").analysis
     told = " ".join(report.statements(tables.find(*two_trainings(5, planted=3.0), chosen)))
     assert ("none of 12 tests can reach the 5 % level: set analysis.null_draws to 240" in told) == coarse
+    assert "At no K" not in told  # which is no finding where nothing could have been found
     assert ("The ranking changed more than training again explains" in told) != coarse
 
 

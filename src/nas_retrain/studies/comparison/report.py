@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from nas_retrain.files.atomic import replacing
-from nas_retrain.reports.markup import bullets, escaped, render, to_html, visible, write_csv
+from nas_retrain.reports.document import tell_stage, write_document
+from nas_retrain.reports.markup import bullets, escaped, write_csv
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
@@ -40,13 +38,11 @@ def write(
     """
     tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
     write_tables(tables, folder)
+    tell_stage("Figures")
     drawn = figures.draw_all(findings, folder / "figures")
     text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with replacing(folder / "report.html") as temporary:
-        content = as_page(text.replace(_EXPLORE, ""), title, folder)  # it may be sent alone
-        temporary.write_text(content, encoding="utf-8")
+    write_document(folder, text, title, left_out=_EXPLORE)
+    tell_stage("The page of all cells, explore.html")
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
 
@@ -56,17 +52,6 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     for name, table in tables.items():
         with replacing(folder / "tables" / f"{name}.csv") as temporary:
             write_csv(table, temporary, float_format="%.6g")
-
-
-def as_page(text: str, title: str, folder: Path) -> str:
-    """A report in Markdown as one HTML page that needs no other file: its figures lie in `folder`."""
-
-    def embedded(match: re.Match[str]) -> str:
-        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{content}"'
-
-    body = re.sub(r'src="(figures/\w+\.png)"', embedded, to_html(text))
-    return render("report.html", title=visible(title), body=Markup(body))  # noqa: S704 - escaped by its making
 
 
 def _sections(
@@ -165,23 +150,12 @@ def _noise_text(findings: Findings) -> str:
 
 def statements(findings: Findings) -> list[str]:
     """What the numbers show and do not show, in plain sentences."""
-    table = findings.ranking_change
-    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
-    overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
-    tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
-    found = [f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."]
+    found = [_agreement(findings)]
     if findings.ceiling is None:
-        found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
+        found.append(_unknown_noise(findings))
     else:
-        found += _against_ceiling(table, findings.ceiling.taus.shape[1])
-    direction = "higher" if gain["mean_gain"] > 0 else "lower"
-    certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
-    found.append(
-        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
-        f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
-        f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
-    )
-    found += _of_seeds(findings.comparison)
+        found += _against_ceiling(findings.ranking_change, findings.ceiling.taus.shape[1])
+    found += [_gain(findings), *_of_seeds(findings.comparison)]
     deciles = findings.accuracy_gain[findings.accuracy_gain["grouping"] == "decile"].tail(5)
     if len(deciles) == 5 and deciles["gain_low"].notna().all():
         better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
@@ -194,6 +168,52 @@ def statements(findings: Findings) -> list[str]:
         "hyperparameters."
     )
     return found
+
+
+def headline(findings: Findings) -> list[str]:
+    """The three sentences that matter most: agreement, whether noise explains it, and the gain."""
+    again = findings.ceiling
+    noise = _unknown_noise(findings) if again is None else _changed(findings.ranking_change, again.taus.shape[1])
+    return [_agreement(findings), noise, _gain(findings)]
+
+
+def _agreement(findings: Findings) -> str:
+    overall = findings.ranking_change.iloc[0]
+    tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
+    return f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."
+
+
+def _unknown_noise(findings: Findings) -> str:
+    return f"{_noise_text(findings)} Nothing can be said of what is beyond noise."
+
+
+def _gain(findings: Findings) -> str:
+    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
+    gain = findings.accuracy_gain.iloc[0]
+    direction = "higher" if gain["mean_gain"] > 0 else "lower"
+    certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
+    return (
+        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
+        f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
+        f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
+    )
+
+
+def _changed(table: pd.DataFrame, draws: int) -> str:
+    """At which K the ranking changed by more than noise, or that so few draws of noise cannot tell."""
+    tests = table["p_holm"].notna().sum()
+    if tests > SIGNIFICANT * (draws + 1):
+        return (
+            f"Whether the ranking changed more than training again explains cannot be told: {draws:,} draws of it are "
+            f"too few. They give no p-value below {1 / (draws + 1):.2g}, so that none of {tests} tests can "
+            f"reach the 5 % level: set analysis.null_draws to {round(tests / SIGNIFICANT):,} at least."
+        )
+    changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
+    level = f"(5 % level, adjusted for {tests} tests)"
+    if changed.empty:
+        return f"At no K did the ranking change more than training again explains {level}."
+    among = ", ".join(map(str, changed))
+    return f"The ranking changed more than training again explains {level} among the top {among} %."
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
@@ -237,20 +257,8 @@ def _against_ceiling(table: pd.DataFrame, draws: int) -> list[str]:
         f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling). This ceiling less "
         f"the observed tau is {beyond}."
     ]
-    tests = table["p_holm"].notna().sum()
-    if tests > SIGNIFICANT * (draws + 1):
-        found.append(
-            f"{draws:,} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that none of {tests} "
-            f"tests can reach the 5 % level: set analysis.null_draws to {round(tests / SIGNIFICANT):,} at least."
-        )
-    changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
-    level = f"(5 % level, adjusted for {tests} tests)"
-    if len(changed):
-        among = ", ".join(map(str, changed))
-        found.append(f"The ranking changed more than training again explains {level} among the top {among} %.")
-    else:
-        found.append(f"At no K did the ranking change more than training again explains {level}.")
-    if table.iloc[0]["tau_ceiling"] < LOW_CEILING and len(changed):
+    found.append(_changed(table, draws))
+    if table.iloc[0]["tau_ceiling"] < LOW_CEILING and (table["p_holm"] <= SIGNIFICANT).any():
         found.append(
             f"A ceiling of {ceiling} means that noise alone shuffles these rankings a lot: what is said of them as a "
             "whole holds, but a single network's rank means little."

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
@@ -25,22 +25,30 @@ MOST_CLASSES = 20
 
 
 def write(found: TableFindings, folder: Path, facts: Mapping[str, str]) -> Path:
-    """Write tables/*.csv, figures/* and report.md below `folder`; returns the report's path. Raises NasRetrainError if
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`, and return it. Raises NasRetrainError if
     the folder cannot be written."""
     write_tables(found.tables(), folder)
     with rc_context(STYLE):
         save(report.figure_of_rankings(found.found), folder / "figures", "whose_ranking")
         save(report.figure_of_explained(found.found), folder / "figures", "own_rates")
         save(_figure_of_budgets(found.budgets), folder / "figures", "budgets")
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, facts)) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(_sections(found, facts)) + "\n", _title(found))
+    return folder
 
 
 def statements(found: TableFindings) -> list[str]:
     """What the numbers show, in plain sentences."""
     return [*_own_rates(found), *_depends(found), *report.statements(found.found, None), *map(_permuted, _rows(found))]
+
+
+def headline(found: TableFindings) -> list[str]:
+    """The three sentences that matter most: the own rates, what they go with, and the rule that gains most."""
+    rules = sorted(_rows(found), key=lambda row: -float(row["gain"]))
+    return [_own_rates(found)[0], *_depends(found), *map(_permuted, rules[:1])]
+
+
+def _title(found: TableFindings) -> str:
+    return f"Own best learning rates in {found.table.name}"
 
 
 def _rows(found: TableFindings) -> list[pd.Series]:
@@ -100,7 +108,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         else "There are too few seeds to split, so trainings are shared: agreement and gains are too large."
     )
     return [
-        f"# Own best learning rates in {escaped(found.table.name)}",
+        f"# {escaped(_title(found))}",
         bullets(found.table.notes),
         bullets(statements(found)),
         "![Whose ranking is right](figures/whose_ranking.png)",

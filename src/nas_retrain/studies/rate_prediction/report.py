@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nas_retrain.benches import registry
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
@@ -54,7 +54,7 @@ def write(
     settings: Settings,
     facts: Mapping[str, str],
 ) -> Path:
-    """Write tables/*.csv, figures/* and report.md below `folder`; returns the report's path.
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`, and return it.
 
     coordinates: see `coordinates.measure`; None where it was not measured. Raises NasRetrainError if the folder cannot
     be written.
@@ -68,14 +68,28 @@ def write(
         save(_predicted(found, rule, settings), folder / "figures", "predicted_rates")
         if coordinates is not None:
             save(_coordinates(coordinates), folder / "figures", "coordinates")
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, tables, settings, facts)) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(_sections(found, tables, settings, facts)) + "\n", _title(settings))
+    return folder
 
 
 def statements(found: Verification, settings: Settings) -> list[str]:
     """What the numbers show, in plain sentences."""
+    said = _correlations(found, settings)
+    edges = found.rates["at_edge"]
+    if edges.any():
+        said.append(
+            f"{edges.sum()} of {len(edges)} searches chose the lowest or highest rate of the grid, so that their best "
+            "rate may lie outside: widen base_rate.lowest or base_rate.highest."
+        )
+    return [*said, *_best_orders(found), *_cheapest(found)]
+
+
+def headline(found: Verification, settings: Settings) -> list[str]:
+    """The sentences that matter most: how predicted and searched rates correlate, and the rules that do best."""
+    return [part[0] for part in (_correlations(found, settings), _best_orders(found), _cheapest(found)) if part]
+
+
+def _correlations(found: Verification, settings: Settings) -> list[str]:
     bench = registry.of(settings.bench)
     rule = main_rule(bench)
     said = []
@@ -104,29 +118,33 @@ def statements(found: Verification, settings: Settings) -> list[str]:
                 "network's, since skips add up copies of one signal, which no variance of a layer makes up for and the "
                 f"rule for the rate does not see. Without them r = {r:.3f}."
             )
-    edges = found.rates["at_edge"]
-    if edges.any():
-        said.append(
-            f"{edges.sum()} of {len(edges)} searches chose the lowest or highest rate of the grid, so that their best "
-            "rate may lie outside: widen base_rate.lowest or base_rate.highest."
-        )
+    return said
+
+
+def _best_orders(found: Verification) -> list[str]:
     varied = found.rules[found.rules["spearman"].notna()].sort_values("spearman", ascending=False, kind="stable")
-    said += [
+    return [
         f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]} "
         f"initialisation: Spearman's {_with_interval(row, 'spearman')}."
         for _, row in varied.drop_duplicates("initialisation").iterrows()
     ]
+
+
+def _cheapest(found: Verification) -> list[str]:
     cheapest = found.rules.sort_values("excess_loss", kind="stable").drop_duplicates("initialisation")
-    said += [
+    return [
         f"'{row['rule']}' costs least with {LABELS[row['initialisation']]} initialisation: "
         f"{_with_interval(row, 'excess_loss')} of training loss above each network's best rate."
         for _, row in cheapest.iterrows()
     ]
-    return said
 
 
 def _with_interval(row: Mapping[str, float] | pd.Series[float], name: str) -> str:
     return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".3f")
+
+
+def _title(settings: Settings) -> str:
+    return f"{settings.bench.name} on {settings.dataset.name}: predicted against searched learning rates"
 
 
 def _sections(
@@ -138,7 +156,7 @@ def _sections(
     agreement = ["pearson", "pearson_log", "spearman"]
     columns = ["initialisation", "rule", *(f"{name}{end}" for name in agreement for end in ("", "_low", "_high"))]
     parts = [
-        f"# {escaped(f'{settings.bench.name} on {settings.dataset.name}')}: predicted against searched learning rates",
+        f"# {escaped(_title(settings))}",
         bullets(statements(found, settings)),
         "![Predicted against searched rates](figures/predicted_rates.png)",
         f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "

@@ -22,20 +22,21 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, as_page, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, write_tables
 from nas_retrain.studies.search_algorithms import replay
 from nas_retrain.studies.search_algorithms.algorithms import space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
 
+UNKNOWN_NOISE = "The noise of training is unknown on a side: nothing can be said of what is beyond noise."
 EXHAUSTIVE = "best of all cells"
 SHOWN_QUERIES = 60
 COLOURS = (GREY, BLUE, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#F0E442", "#000000")
@@ -85,11 +86,7 @@ def write(findings: Replays, folder: Path) -> Path:
     the folder cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
-    text = "\n\n".join(_sections(findings)) + "\n"
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(as_page(text, _title(findings), folder), encoding="utf-8")
+    write_document(folder, "\n\n".join(_sections(findings)) + "\n", _title(findings))
     return folder
 
 
@@ -427,19 +424,11 @@ def _sections(findings: Replays) -> list[str]:
 def statements(findings: Replays) -> list[str]:
     """What the numbers show and do not show, in plain sentences."""
     sides = dict(zip(SIDES, findings.names, strict=True))
-    final = findings.ranking[findings.ranking["measure"] == "final"]
-    found = []
-    for side, name in sides.items():
-        rows = final[final["table"] == side].sort_values("mean_regret", kind="stable")
-        order = [f"{row['algorithm']} ({row['mean_regret']:.3f})" for _, row in rows.iterrows()]
-        found.append(
-            f"By mean regret after {findings.settings.queries:,} trainings (points) the algorithms rank, on {name}: "
-            f"{', '.join(order)}."
-        )
+    found = _orders(findings)
     if findings.compared_with_noise:
-        found += _beyond_noise(findings, sides)
+        found += _too_few_draws(findings) + _agreements(findings) + _beyond_noise(findings, sides)
     else:
-        found.append("The noise of training is unknown on a side: nothing can be said of what is beyond noise.")
+        found.append(UNKNOWN_NOISE)
     found += _to_take(findings)
     seen = "one of a cell's trainings" if findings.seeds else "a cell's mean accuracy and so fits its noise"
     found.append(
@@ -450,13 +439,41 @@ def statements(findings: Replays) -> list[str]:
     return found
 
 
-def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
-    found, draws = [], findings.settings.null_draws
-    if SIGNIFICANT * (draws + 1) < 1:  # the largest statistic adjusts for the number of tests within each draw
+def headline(findings: Replays) -> list[str]:
+    """The sentences that matter most: the ranking of the algorithms on each table, and whether noise explains how they
+    differ."""
+    noise = [UNKNOWN_NOISE]
+    if findings.compared_with_noise:
+        noise = _too_few_draws(findings) or _agreements(findings)[:1]
+    return [*_orders(findings), *noise]
+
+
+def _orders(findings: Replays) -> list[str]:
+    sides = dict(zip(SIDES, findings.names, strict=True))
+    final = findings.ranking[findings.ranking["measure"] == "final"]
+    found = []
+    for side, name in sides.items():
+        rows = final[final["table"] == side].sort_values("mean_regret", kind="stable")
+        order = [f"{row['algorithm']} ({row['mean_regret']:.3f})" for _, row in rows.iterrows()]
         found.append(
-            f"{draws} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that nothing can reach "
-            f"the 5 % level: set algorithms.null_draws to {round(1 / SIGNIFICANT) - 1} at least."
+            f"By mean regret after {findings.settings.queries:,} trainings (points) the algorithms rank, on {name}: "
+            f"{', '.join(order)}."
         )
+    return found
+
+
+def _too_few_draws(findings: Replays) -> list[str]:
+    draws = findings.settings.null_draws
+    if SIGNIFICANT * (draws + 1) >= 1:  # the largest statistic adjusts for the number of tests within each draw
+        return []
+    return [
+        f"{draws} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that nothing can reach "
+        f"the 5 % level: set algorithms.null_draws to {round(1 / SIGNIFICANT) - 1} at least."
+    ]
+
+
+def _agreements(findings: Replays) -> list[str]:
+    found = []
     for _, row in findings.agreement.iterrows():
         verdict = "more than" if row["p_adjusted"] <= SIGNIFICANT else "no more than"
         found.append(
@@ -465,6 +482,11 @@ def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
             f"{row['again_high']:.2f}] if the cells are merely trained again. The rankings differ {verdict} training "
             f"again explains (p = {row['p_adjusted']:.2f}, adjusted)."
         )
+    return found
+
+
+def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
+    found = []
     table = findings.pairs
     changed = table[table["p_adjusted"] <= SIGNIFICANT]
     listed = "".join(
