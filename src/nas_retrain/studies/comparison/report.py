@@ -11,6 +11,7 @@ import pandas as pd
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.document import tell_stage, write_document
 from nas_retrain.reports.markup import bullets, escaped, write_csv
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
@@ -19,6 +20,16 @@ from nas_retrain.studies.comparison.tables import BEYOND_NOISE, Findings
 SIGNIFICANT = 0.05
 LOW_CEILING = 0.7
 """A noise ceiling below which a comparison of rankings is an illustration only."""
+
+RANKING_SHOWN = [
+    *("top_percent", "cells", "kendall_tau", "tau_low", "tau_high", "tau_ceiling", "ceiling_low", "ceiling_high"),
+    *("beyond_noise", "beyond_low", "beyond_high", "p_holm"),
+]
+GAIN_SHOWN = [
+    *("grouping", "group", "cells", "mean_original", "mean_gain", "gain_low", "gain_high", "selection"),
+    "share_improved",
+]
+"""The columns of these tables that the report shows; the files have all."""
 
 _EXPLORE = "[explore.html](explore.html) shows every cell to point at, filter and search, offline too."
 
@@ -59,6 +70,7 @@ def _sections(
 ) -> list[str]:
     comparison = findings.comparison
     original, retrained = escaped(comparison.original.name), escaped(comparison.retrained.name)
+    gains = findings.accuracy_gain
     parts = [f"# {escaped(title)}", bullets(statements(findings))]
     parts += [_EXPLORE]
     parts += [f"![The three panels](figures/{drawn[0]}.png)"]
@@ -67,19 +79,20 @@ def _sections(
         f"{escaped(facts['top K % by'])}, with its interval, beside the noise ceiling. Right: spread among each side's "
         f"own top K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
         "## Ranking change",
-        as_markdown(findings.ranking_change),
-        "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
-        "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
-        "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
-        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. Where very many "
+        as_markdown(findings.ranking_change[RANKING_SHOWN]),
+        "*tau: Kendall's tau-b, with its 95 % interval. Noise ceiling: the mean tau if the true ranking were the same "
+        "on both sides and only the noise of training differed, each cell with as many trainings as it has, and 95 % "
+        "of such taus. Beyond noise: the ceiling less tau, with the interval that tau's leaves. p, adjusted: how often "
+        "training again gives a tau as low as the observed one, adjusted for there being several K. Where very many "
         "networks are equally the best, a p-value of 0.05 may come up by chance in up to 20 % of cases. "
-        "tau_original_again, tau_retrained_again: each side against its own repetition. ties: share of pairs tied on "
-        "either side.*",
+        "tables/ranking_change.csv has more: Spearman's correlation, overlap, ties, and each side against its own "
+        "repetition.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
-        as_markdown(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
-        "*selection: the part of a decile's mean gain that comes from sorting cells by an accuracy that holds noise. "
-        "By learning-rate factor: tables/accuracy_gain.csv.*",
+        as_markdown(gains.loc[gains["grouping"] != "learning_rate_factor", GAIN_SHOWN]),
+        "*Deciles are by the original accuracy, 1 is the weakest. Selection: the part of a decile's mean gain that "
+        "comes from sorting cells by an accuracy that holds noise. tables/accuracy_gain.csv has more: quantiles of the "
+        "gain, and groups by learning-rate factor.*",
     ]
     if attribution is not None and len(attribution) > 1:
         parts += [
@@ -97,8 +110,8 @@ def _sections(
     if len(moves):
         parts += ["![Cells](figures/largest_moves.png)"] if "largest_moves" in drawn else []
         parts += [
-            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10)),
-            "*Ranks are from 1, the best. noise: standard deviation of the move if the networks were merely trained "
+            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10).drop(columns="network_class")),
+            "*Ranks are from 1, the best. Noise: standard deviation of the move if the networks were merely trained "
             f"again{f'; listed are moves of more than {BEYOND_NOISE:g} of these' if findings.ceiling else ''}. "
             "Dotted edges lead nowhere.*",
         ]
@@ -112,24 +125,6 @@ def _sections(
         ]
     parts += ["## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
     return parts
-
-
-def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
-    """A table in Markdown, its texts escaped.
-
-    decimals: of numbers that are not whole, by default 2, or 3 where all are below 1.
-    """
-    shown = table.copy()
-    for name in shown.select_dtypes("number"):
-        digits = decimals or (3 if shown[name].dropna().abs().lt(1).all() else 2)
-        finite = shown[name].dropna()
-        whole = finite[np.isfinite(finite)].mod(1).eq(0).all()
-        shown[name] = [
-            "" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.{digits}f}" for value in shown[name]
-        ]
-    for name in shown.select_dtypes(["object", "string"]):
-        shown[name] = [escaped(value) for value in shown[name]]
-    return shown.to_markdown(index=False, disable_numparse=True)
 
 
 def _noise_text(findings: Findings) -> str:

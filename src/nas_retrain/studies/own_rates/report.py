@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates
 from nas_retrain.studies.own_rates.sensitivity import BASE_RATE_FACTOR, EPOCHS
@@ -188,15 +189,15 @@ def _sections(
         f"classes, of which they take {FEWEST}; {_of_seeds(settings)}*",
         "## Rankings",
         as_markdown(found.rankings),
-        "*The top K % are by the accuracies at own rates. tau_ceiling: the mean tau if both rankings were truly the "
-        "same and only noise differed, and 95 % of such taus; p_value: how often noise gives a tau as low, p_holm "
-        f"adjusted for their number. over_control: tau less that of {escaped(found.control)}, on the same resamples.*",
+        "*The top K % are by the accuracies at own rates. Noise ceiling: the mean tau if both rankings were truly the "
+        "same and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
+        f"adjusted for their number. Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
         "## Regret",
         as_markdown(found.regret),
-        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. relative_gradient: "
+        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. Relative gradient: "
         "the first step's gradient as a share of the weights, so how much one and the same rate does.*",
         as_markdown(found.curves, 3),
-        "*All classes with one rate, on validation images; share_best: how many have it as their own.*",
+        "*All classes with one rate, on validation images; Share best: how many have it as their own.*",
         "## What explains the own rate",
         "![What explains own rates](figures/own_rates.png)",
         as_markdown(found.explained),

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.proxies.findings import Proxies
 
 
@@ -32,10 +33,10 @@ def write(found: Proxies, folder: Path, facts: Mapping[str, str]) -> Path:
         "Intervals are 95 %, "
         f"over networks, of which they take {FEWEST}.*",
         as_markdown(found.rankings),
-        "*The top K % are by the long trainings. tau_ceiling: the mean tau if both rankings were truly the same "
-        "and only noise differed, and 95 % of such taus; p_value: how often noise gives a tau as low, p_holm "
+        "*The top K % are by the long trainings. Noise ceiling: the mean tau if both rankings were truly the same "
+        "and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
         "adjusted for their number. "
-        f"over_control: tau less that of {escaped(found.control)}, on the same resamples.*",
+        f"Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]

@@ -17,13 +17,15 @@ from matplotlib.ticker import LogLocator
 from nas_retrain.benches import registry
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rate_prediction.findings import (
     LOUD,
     ONE_RATE,
     RULES,
+    TOO_FEW,
     Verification,
     main_rule,
     slopes,
@@ -99,6 +101,12 @@ def _correlations(found: Verification, settings: Settings) -> list[str]:
         if row is None:
             continue
         ceiling = found.ceiling[initialisation]
+        if (networks := found.networks(initialisation)) <= TOO_FEW:
+            said.append(
+                f"With {LABELS[initialisation]}: {networks} networks are too few for a correlation of predicted and "
+                f"searched rates. The median prediction is {2 ** row['off_by_octaves']:.2f} times off."
+            )
+            continue
         said.append(
             f"With {LABELS[initialisation]}: predicted and searched rates correlate with Pearson's r = "
             + _with_interval(row, "pearson")
@@ -116,13 +124,17 @@ def _correlations(found: Verification, settings: Settings) -> list[str]:
             said.append(
                 f"There, {loud} networks start with a signal at their last vertex of more than {LOUD:g} times the base "
                 "network's, since skips add up copies of one signal, which no variance of a layer makes up for and the "
-                f"rule for the rate does not see. Without them r = {r:.3f}."
+                "rule for the rate does not see. "
+                + ("The others are too few for a correlation." if math.isnan(r) else f"Without them r = {r:.3f}.")
             )
     return said
 
 
 def _best_orders(found: Verification) -> list[str]:
-    varied = found.rules[found.rules["spearman"].notna()].sort_values("spearman", ascending=False, kind="stable")
+    enough = found.rules["initialisation"].map(found.networks) > TOO_FEW
+    varied = found.rules[found.rules["spearman"].notna() & enough].sort_values(
+        "spearman", ascending=False, kind="stable"
+    )
     return [
         f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]} "
         f"initialisation: Spearman's {_with_interval(row, 'spearman')}."
@@ -167,9 +179,9 @@ def _sections(
         "edge.*",
         "## What each way of setting hyperparameters costs",
         as_markdown(tables["arms"][loss]),
-        "*off_by_octaves: median distance of predicted and searched rate in factors of two. excess_loss: mean training "
+        "*Off by octaves: median distance of predicted and searched rate in factors of two. Excess loss: mean training "
         "loss at the predicted rate over that at each network's best rate with the same initialisation, in nats, with "
-        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. loss: "
+        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. Loss: "
         "the mean itself, which compares initialisations too.*",
         "## Rules",
         as_markdown(tables["rules"][columns]),
@@ -227,8 +239,11 @@ def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
             axis.set_minor_formatter("")
         row = found.judged(name, rule)
         assert row is not None
+        r = "too few networks for a correlation"
+        if found.networks(name) > TOO_FEW:
+            r = f"r = {_with_interval(row, 'pearson')}"
         axes.set_title(
-            f"{LABELS[name]}\nr = {_with_interval(row, 'pearson')}"
+            f"{LABELS[name]}\n{r}"
             + (f", paper {papers}" if (papers := registry.of(settings.bench).reported_correlation) else "")
         )
         axes.legend(loc="upper left")

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates import report
 from nas_retrain.studies.rate_table.findings import TableFindings
 
@@ -121,9 +122,9 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         f"they take {FEWEST}.*",
         "## Rankings",
         as_markdown(own.rankings),
-        f"*The top K % are by the accuracies at own rates. {split} tau_ceiling: the mean tau if both rankings "
-        "were truly the same and only noise differed, and 95 % of such taus; p_value: how often noise gives a "
-        "tau as low (twice the mean over splits), p_holm adjusted for their number. over_control: tau less that "
+        f"*The top K % are by the accuracies at own rates. {split} Noise ceiling: the mean tau if both rankings "
+        "were truly the same and only noise differed, and 95 % of such taus; p: how often noise gives a "
+        "tau as low (twice the mean over splits), also adjusted for their number. Over control: tau less that "
         f"of {escaped(own.control)}. Luck of "
         "seeds that favours a kind of network is not in these intervals.*",
         "## Points below own rates",
@@ -132,7 +133,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         "the same "
         "seed.*",
         as_markdown(own.curves, 3),
-        "*All networks with one rate, on validation images; share_best: how many have it as their own.*",
+        "*All networks with one rate, on validation images; Share best: how many have it as their own.*",
         "## What explains the own rate",
         "![What explains own rates](figures/own_rates.png)",
         as_markdown(own.explained),
@@ -150,15 +151,15 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         "## Batch sizes and epochs",
         "![Budgets](figures/budgets.png)",
         as_markdown(found.budgets),
-        "*own_gain: what own rates gain over the best one rate, chosen by some seeds and judged by others; "
-        "hindsight_gain: by the same. tau_benchmark: between the rankings at the benchmark's rate and at own "
+        "*Own gain: what own rates gain over the best one rate, chosen by some seeds and judged by others; "
+        "Hindsight gain: by the same. Tau benchmark: between the rankings at the benchmark's rate and at own "
         "rates, of single trainings. "
-        "paper_rho: rank correlation of own rates with the paper's rule.*",
+        "Paper rho: rank correlation of own rates with the paper's rule.*",
         "## Networks",
         as_markdown(own.classes.nsmallest(MOST_CLASSES, "cell")[shown], 3),
-        f"*The first {MOST_CLASSES}; tables/classes.csv has all. own_rate_low, own_rate_high: where 95 % of the "
+        f"*The first {MOST_CLASSES}; tables/classes.csv has all. In brackets: where 95 % of the "
         "own rates are that "
-        "other trainings would give; certainty: how many of these are the same rate, at most.*",
+        "other trainings would give. Certainty: how many of these are the same rate, at most.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import ScoreboardSettings
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import as_markdown, write_tables
+from nas_retrain.studies.comparison.report import write_tables
 
 SHOWN = {
     "pearson": "r",

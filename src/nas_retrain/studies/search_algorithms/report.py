@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
 from nas_retrain.studies.search_algorithms import replay
 from nas_retrain.studies.search_algorithms.algorithms import space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
@@ -250,7 +251,7 @@ def wrong_table(
 
     The last row of each table stands for the choice of its best cell. again, again_low, again_high: the mean and 95 %
     of the cost that training again has, since a search fits noise too; beyond_noise: the cost less that mean;
-    p_adjusted: how likely training again costs as much, adjusted for the number of rows. others, means: resampled
+    p, adjusted: how likely training again costs as much, adjusted for the number of rows. others, means: resampled
     means of `Outcome.other` and `Outcome.own`.
     """
     places = itertools.product(zip(SIDES, SIDES[::-1], strict=True), (*names, EXHAUSTIVE))
@@ -378,29 +379,29 @@ def _sections(findings: Replays) -> list[str]:
         "![Algorithms](figures/algorithms.png)",
         as_markdown(findings.ranking, 3),
         "*final: regret after the last training; anytime: mean of the regrets after each training. Intervals are "
-        "95 %, from resampled searches; rank_again_low, rank_again_high: 95 % of the ranks on tables drawn again, in "
+        "95 %, from resampled searches; rank again: 95 % of the ranks on tables drawn again, in "
         "which the cells have one true ranking and only the noise of training differs.*",
         as_markdown(findings.agreement, 3),
-        "*kendall_tau: between the two rankings of the algorithms, beside that of tables drawn again. p_adjusted: how "
+        "*tau: between the two rankings of the algorithms, beside that of tables drawn again. p, adjusted: how "
         "likely these give a tau as low, adjusted for there being two measures.*",
         as_markdown(findings.pairs[pairs_shown], 3),
-        "*superiority: how likely a search of the first algorithm comes out better than one of the other, a draw "
-        "counting half; change: of that, from original to retrained, beside 95 % of what training again gives. "
-        f"p_adjusted: for a change as large, adjusted for the {len(findings.pairs)} rows. reversed: changed, and each "
+        "*Superiority: how likely a search of the first algorithm comes out better than one of the other, a draw "
+        "counting half. Change: of that, from original to retrained, beside 95 % of what training again gives. "
+        f"p, adjusted: for a change as large, adjusted for the {len(findings.pairs)} rows. Reversed: changed, and each "
         "of the two is surely better on one table. Differences of mean regret: tables/pairs.csv.*",
         "## What the wrong table costs",
         as_markdown(findings.wrong_table, 3),
-        "*regret: of the cells found by searching one table, judged by the other; regret_own: of those found by "
+        "*Regret: of the cells found by searching one table, judged by the other; regret own: of those found by "
         "searching the judging table itself; cost: the difference. again: the cost that training again has, since the "
-        "best of many is lucky too; p_adjusted: how likely training again costs as much, adjusted for the "
+        "best of many is lucky too; p, adjusted: how likely training again costs as much, adjusted for the "
         f"{len(findings.wrong_table)} rows.*",
         "## Which network to take",
         "![Pareto fronts](figures/pareto.png)",
         "*A point a network class: mean accuracy over all its trainings, against multiply-accumulates (10 classes, "
         "32x32 images). A front joins the best of many, so noise alone moves it.*",
         as_markdown(findings.picks, 3),
-        "*limit_mflops: most FLOPs allowed, in millions. true_retrained, with its 95 % interval: what the pick truly "
-        "reaches when trained as in the retrained table, once the luck of the best of many is taken out. behind: how "
+        "*Limit: most FLOPs allowed, in millions. True retrained, with its 95 % interval: what the pick truly "
+        "reaches when trained as in the retrained table, once the luck of the best of many is taken out. Behind: how "
         "far below the retrained table's own pick that is. tied: size of the smallest set of classes that holds the "
         "truly best one with 95 %.*",
         *([as_markdown(unlimited.head(20), 3)] if len(unlimited) else []),
