@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
+from matplotlib.image import imread
 
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
-from nas_retrain.studies.comparison import report, stage, tables
+from nas_retrain.studies.comparison import figures, report, stage, tables
 from tests.conftest import MakeSettings
 from tests.statistics.worlds import two_trainings
 from tests.strategies import NAS_BENCH_201
@@ -42,7 +44,13 @@ def test_gains_and_gaps_are_what_plain_pandas_gives(make_settings: MakeSettings)
     assert gap.loc[50, "std_retrained"] == pytest.approx(after.nlargest(100).std(ddof=0))
 
 
-def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings) -> None:
+def nothing_is_cut(figure: Path) -> bool:
+    """Whether there is paper all around what was drawn."""
+    pixels = imread(figure)[..., :3]
+    return all((edge == 1).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+
+
+def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings, tmp_path: Path) -> None:
     original, retrained = two_trainings(4)
     worst = per_cell(Accuracies("x", original.runs, NAS_BENCH_201))["accuracy"].idxmin()
     moved = retrained.runs.copy()
@@ -55,6 +63,15 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings)
     assert first["rank_original"] == 200
     assert first["rank_retrained"] == 1
     assert first["arch"] == nas_bench_201.cell_at(int(str(worst)))
+    few = replace(found, largest_moves=found.largest_moves.head(1))  # narrower than its legend
+    with rc_context(figures.STYLE):
+        drawn = figures.draw_moves(few)
+    assert drawn is not None
+    figures.save(drawn, tmp_path, "moves")
+    assert nothing_is_cut(tmp_path / "moves.png")
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3",
+    ]  # fmt: skip
 
 
 def test_attribution_adds_up() -> None:
@@ -127,6 +144,7 @@ def test_two_tables_on_disk_become_tables_figures_and_pages(
     text, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     for figure in re.findall(r"\((figures/\w+\.png)\)", text):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+        assert nothing_is_cut(folder / figure)
         assert (folder / figure).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert page.count("data:image/png;base64,") == text.count("figures/")
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page must need no other file"

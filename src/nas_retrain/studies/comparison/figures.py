@@ -50,7 +50,7 @@ def draw_all(findings: Findings, folder: Path) -> list[str]:
         drawn = {
             "ranking_change": _three_panels(findings),
             "accuracy_gain": _gains(findings),
-            "largest_moves": _moves(findings),
+            "largest_moves": draw_moves(findings),
         }
         for name, figure in drawn.items():
             if figure is not None:
@@ -169,7 +169,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
     axes.plot(x, gain, "o", color=BLUE, markersize=4, label="mean, 95 % interval")
 
 
-def _moves(findings: Findings) -> Figure | None:
+def draw_moves(findings: Findings) -> Figure | None:
     """The cells that rise and fall most, drawn."""
     table, bench = findings.largest_moves, findings.comparison.bench
     rising, falling = table[table["move"] > 0].head(4), table[table["move"] < 0].head(4)
