@@ -13,14 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import roofline
-from nas_retrain.execution import train as training
+from nas_retrain.execution import roofline, train
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, epoch_seed
@@ -36,7 +34,7 @@ EPOCHS = 2
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    training.prepare_process(CPU)
+    train.prepare_process(CPU)
     yield
     torch.use_deterministic_algorithms(mode=False)
     torch.set_num_threads(threads)
@@ -48,7 +46,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 
 def straightforward(
-    network: networks.Network, rates: list[float], seeds: list[int], settings: Settings, data: batches.DeviceData
+    network: build.Network, rates: list[float], seeds: list[int], settings: Settings, data: batches.DeviceData
 ) -> tuple[list[float], list[int]]:
     """Train eagerly with torch's optimiser, batches drawn as they are needed and rates that are numbers; returns summed
     losses and hits of the last epoch."""
@@ -95,9 +93,9 @@ def test_steps_over_static_buffers_are_a_straightforward_training_s_to_the_last_
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     rates, seeds = [0.1, 0.02, 0.5, 0.1, 0.02, 0.5][:members], [1, 1, 1, 2, 2, 2][:members]
 
-    def built(cell: int) -> networks.Network:
+    def built(cell: int) -> build.Network:
         graph = nas_bench_201.graph_at(cell)
-        return networks.join([networks.build(graph, settings, initialisation="he", seed=seed) for seed in seeds])
+        return build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in seeds])
 
     for cell in CONNECTED:
         plain = built(cell)
@@ -135,11 +133,9 @@ def test_bfloat16_is_near_single_precision_in_logits_and_every_gradient(
 ) -> None:
     config = "config" if bench == "201" else "verify"
     settings = make_settings(f"bench={bench}", "network.channels=8", config=config)
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     graph = space.graph_at(CELL if bench == "201" else space.base_cell)
-    network = networks.join(
-        [networks.build(graph, settings, initialisation="he", seed=seed) for seed in range(members)]
-    )
+    network = build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in range(members)])
     images = batches.load(settings.dataset, settings.data_dir, CPU).test_images[:64].repeat(1, members, 1, 1)
     weights = list(network.eval().parameters())  # a batch's own statistics would make much of small differences
 

@@ -48,6 +48,7 @@ PACKAGES = {
     "recipe": "recipes.{name}",
     "launcher": "launcher",
     "site": "launcher",
+    "gpu": "gpu",
     "profile": "_global_",
 }
 """Where the keys of a group's files go. A recipe's go below its file's name."""
@@ -164,8 +165,8 @@ def _below_profiles(bench: str, profile: str, *, verify: bool) -> DictConfig:
         )
     if profile not in has:
         raise NasRetrainError(f"profile={profile}: bench {bench} has no such profile. It has {_listed(sorted(has))}.")
-    found = profiles[profile].copy()
-    below = found.pop("verify", None)
+    found: DictConfig = profiles[profile].copy()
+    below: DictConfig = found.pop("verify", None)
     return below if verify else found
 
 

@@ -39,7 +39,7 @@ from nas_retrain.purpose import is_search
 from nas_retrain.reports.document import closing_lines
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
 from nas_retrain.settings import Settings, digest
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from nas_retrain.theory.scaling import InDegree, in_degree_of
 from nas_retrain.trainings.store import RunKey, RunRecord
 from nas_retrain.trainings.version import code_version
@@ -82,7 +82,7 @@ def export(settings: Settings) -> Path:
     by_cell = _by_cell(chosen, settings)
     table = _table(by_cell, settings)
     renamed = table.rename(columns={"test_accuracy": "accuracy"})
-    benchmark.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
+    accuracies.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
     published = registry.of(settings.bench).published
     states = _states(by_cell, settings) if published else {}
     folder = settings.results_dir / "export" / settings.analysis.recipe
@@ -260,7 +260,7 @@ def _number(loss: float | None) -> float:
 
 def _published_name(settings: Settings) -> str:
     """What the packages call the data set; one that they do not know keeps its own name."""
-    return benchmark.published_name(registry.of(settings.bench), settings.dataset.name)
+    return accuracies.published_name(registry.of(settings.bench), settings.dataset.name)
 
 
 def _file(settings: Settings) -> PublishedFile | None:

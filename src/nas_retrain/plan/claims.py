@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.files.atomic import read_whole, replacing, set_aside
 from nas_retrain.plan.plan import chosen_cells, make_plan
@@ -182,7 +182,7 @@ def _with_networks_of(stored: StoredRuns, settings: Settings) -> Settings:
     """The settings with the networks of all records among their cells. A hash depends on properties of the network too,
     so that records of other cells have others. Own rates are those of the networks that were searched, if any were."""
     recipes, networks = stored.column("recipe"), stored.column("network_class")
-    ours = (stored.column("bench") == settings.bench.name) & (networks < spaces.of(settings.bench).size)
+    ours = (stored.column("bench") == settings.bench.name) & (networks < registry.of(settings.bench).size)
     searches = {
         RateSearch(name, validated=True).recorded_as
         for name, recipe in settings.recipes.items()

@@ -81,7 +81,7 @@ def _gaining(part: str, table: pd.DataFrame) -> str:
     gaining = table[table["gain_over_one_rate_low"] > 0]
     if gaining.empty:
         return f"{part}: no rule gains over one rate for all networks beyond doubt."
-    best = gaining.loc[gaining["gain_over_one_rate"].idxmax()]
+    best = gaining.nlargest(1, "gain_over_one_rate").iloc[0]
     gain = _with_ends(*(best[f"gain_over_one_rate{end}"] for end in ("", "_low", "_high")))
     knowing = gaining.loc[gaining["gain_over_permuted_low"] > 0, "rule"]
     return (
