@@ -496,7 +496,10 @@ def test_the_script_says_where_the_export_is(
     monkeypatch.setenv("NAS_RETRAIN_ARGS", "bench='201' dataset='digits' profile='dry'")
     monkeypatch.setattr(sys, "argv", ["export.py", f"results_dir={tmp_path}"])
     runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
-    card = Path(capsys.readouterr().out.strip())
+    *_, finding, opening, last = capsys.readouterr().out.splitlines()
+    assert finding.startswith("- architecture_aware on digits: ")
+    assert opening == "Open"
+    card = Path(last.strip())
     assert card == tmp_path / "export" / "architecture_aware" / "README.md"
     assert "NATS-tss-digits-architecture_aware-simple" in card.read_text()
 

@@ -8,6 +8,7 @@ import pytest
 
 from nas_retrain.benches import build, registry
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Sizes
 from nas_retrain.execution import roofline
 from nas_retrain.settings import Settings
 from tests.conftest import MakeSettings
@@ -25,7 +26,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 @pytest.mark.parametrize("cell", [ALL_3X3, POOL_AND_1X1])
 def test_operations_are_three_forward_passes_but_for_the_gradient_of_the_images(settings: Settings, cell: int) -> None:
     space, channels, batch = registry.of(settings.bench), settings.network.channels, settings.training.batch_size
-    forward = 2 * batch * space.flops(space.graph_at(cell), settings.network, settings.dataset)
+    forward = 2 * batch * space.flops(space.graph_at(cell), Sizes.of(settings))
     stem = 2 * batch * 32 * 32 * 3 * 9 * channels
     assert roofline.work_of_step(cell, settings).operations == 3 * forward - stem
 

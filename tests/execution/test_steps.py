@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import roofline, train
 from nas_retrain.execution.precision import forward, set_precision
+from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, epoch_seed
 from nas_retrain.settings import Settings
 from tests import cuda_stub as stub
@@ -46,7 +48,7 @@ def straightforward(
     )  # fmt: skip
     shares = torch.tensor(rates) / rates[0]
     for epoch in range(EPOCHS):
-        optimiser.param_groups[0]["lr"] = rates[0] * train.cosine(1.0, epoch, EPOCHS)
+        optimiser.param_groups[0]["lr"] = rates[0] * 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS))
         loss_sums, hits = torch.zeros(len(rates)), torch.zeros(len(rates), dtype=torch.int64)
         members = [
             batches.training_batches(data, recipe.batch_size, torch.Generator().manual_seed(epoch_seed(seed, epoch)))
@@ -90,7 +92,9 @@ def test_steps_over_static_buffers_are_a_straightforward_training_s_to_the_last_
         loss_sums, hits = straightforward(plain, rates, seeds, settings, data)
         stepper = Stepper(built(cell), rates, seeds, settings, data)
         for epoch in range(EPOCHS):
-            stepper.begin_epoch(epoch, train.cosine(1.0, epoch, EPOCHS), 0, [0.0] * members, [0] * members)
+            stepper.begin_epoch(
+                epoch, share_of_rate(settings.training, epoch, EPOCHS), 0, [0.0] * members, [0] * members
+            )
             stepper.first_step(32)
             stepper.step(6)
         assert stepper.sums() == (loss_sums, hits)

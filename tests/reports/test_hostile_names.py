@@ -230,11 +230,12 @@ def test_reports_in_markdown_take_every_field_for_text(
         renamed = dataclasses.replace(renamed, control=texts["control"])
         dataset = settings_of_a_world.dataset.model_copy(update={"name": texts["dataset"]})
         settings = settings_of_a_world.model_copy(update=update | {"dataset": dataset})
-        path = own_rates_report.write(renamed, None, settings.results_dir, settings, facts)
+        path = own_rates_report.write(renamed, None, settings.results_dir, settings, facts) / "report.md"
         reports[path] = ("recipe", "control", "dataset")
 
         settings = verifying.model_copy(update=update | {"dataset": dataset})
-        reports[verification_report.write(verified, None, settings.results_dir, settings, facts)] = ("dataset",)
+        path = verification_report.write(verified, None, settings.results_dir, settings, facts) / "report.md"
+        reports[path] = ("dataset",)
 
         for path, names in reports.items():
             text = path.read_text(encoding="utf-8")

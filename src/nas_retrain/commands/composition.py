@@ -35,7 +35,7 @@ from nas_retrain.benches import registry
 from nas_retrain.commands.command_line import CONFIGS, ROOT
 from nas_retrain.data import own
 from nas_retrain.errors import NasRetrainError, printable
-from nas_retrain.settings import Settings, no_such_key, to_settings
+from nas_retrain.settings import TABLES, Settings, no_such_key, to_settings
 
 VERSION_BASE = "1.3"
 
@@ -183,6 +183,9 @@ def _check_recipe(file: Path, config: DictConfig) -> None:
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
             config.defaults[number] = f"{base}@_here_"
+    rates = config.get("learning_rate")
+    if isinstance(rates, str) and rates.endswith(TABLES):  # which lies beside the file
+        config.learning_rate = _plain(str(file.absolute().parent / os.path.expanduser(rates)))  # noqa: PTH111 - as above
 
 
 def _describe_source(file: Path, config: DictConfig) -> None:

@@ -36,6 +36,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
 from nas_retrain.plan.plan import has_constants, identity, make_plan
 from nas_retrain.purpose import is_search
+from nas_retrain.reports.document import closing_lines
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
 from nas_retrain.settings import Settings, digest
 from nas_retrain.statistics import accuracies
@@ -58,8 +59,15 @@ class _Chosen:
 
 
 def print_export(settings: Settings) -> None:
-    """Export, and say where the data card is."""
-    say(f"{export(settings)}/README.md")
+    """Export, and say what was exported and where its data card is."""
+    folder = export(settings)
+    table = pd.read_parquet(folder / "accuracies.parquet")
+    found = (
+        f"{settings.analysis.recipe} on {settings.dataset.name}: {table['index'].nunique():,} cells with "
+        f"{table['seed'].nunique()} seed(s) after {settings.training.epochs} epoch(s), "
+        f"{table['test_accuracy'].mean():.2f} % right on average."
+    )
+    say("\n".join(closing_lines([found], folder / "README.md")))
 
 
 def export(settings: Settings) -> Path:

@@ -303,9 +303,9 @@ def analyse(settings: Settings) -> None:
     Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
     """
     if settings.original is not None:
-        from nas_retrain.studies.comparison import stage
+        from nas_retrain.studies.comparison import stage, study
 
-        say(f"{stage.write(stage.compare_sources(settings), settings.results_dir)}/report.md")
+        say("\n".join(study.write([stage.compare_sources(settings)], settings.results_dir)))
         return
     stored = _told(store.merge(settings.results_dir))
     if not stored:

@@ -30,6 +30,7 @@ def scoreboard(settings: Settings) -> None:
     be used, before anything is trained in that part, and if trainings failed.
     """
     from nas_retrain.execution.train import choose_device
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.scoreboard import report
     from nas_retrain.studies.scoreboard.first_step import measure_slopes
@@ -54,7 +55,8 @@ def scoreboard(settings: Settings) -> None:
         "networks": f"{settings.cells} in each part",
         "search": f"{settings.base_rate.points} rates, seeds {', '.join(map(str, settings.base_rate.seeds))}",
     }
-    say(f"\n{report.write(judged, slopes, wanted, settings.results_dir, facts)}")
+    there = report.write(judged, slopes, wanted, settings.results_dir, facts)
+    say("\n" + "\n".join(closing_lines(report.statements(judged), there / "report.html")))
 
 
 def _composed(settings: Settings, part: str, overrides: tuple[str, ...]) -> Settings:

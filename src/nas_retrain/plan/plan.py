@@ -8,20 +8,21 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan import listed_rates
 from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.plan.study import Found, Rates, studies
 from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
-from nas_retrain.rate_policy import ByRule, Fixed, Grid, Own, Tuned
-from nas_retrain.settings import GridSettings, OwnRateSettings, Settings, digest
+from nas_retrain.rate_policy import ByRule, Fixed, Grid, Listed, Own, Tuned
+from nas_retrain.settings import GridSettings, OwnRateSettings, RecipeSettings, Settings, digest
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import StoredRuns
@@ -133,6 +134,10 @@ def _first_classes(settings: Settings, number: int) -> list[int]:
     return list(itertools.islice((cell for cell in classes if space.graph_at(cell).connected), number))
 
 
+def _training_class(space: registry.Bench, recipe: RecipeSettings, cell: int) -> int:
+    return space.training_class(cell, recipe.drawn_as)
+
+
 def _own_classes(settings: Settings) -> list[int]:
     return _first_classes(settings, settings.own_rate.classes) if settings.own_rate else []
 
@@ -161,7 +166,7 @@ def identity(
     """
     found = settings.identity(name)
     match settings.recipes[name].rate_policy:
-        case Fixed():
+        case Fixed() | Listed():
             pass
         case ByRule():
             found |= {"base_rate": base_rate}
@@ -186,6 +191,13 @@ def _class_trainings(
     space = registry.of(settings.bench)
     policies = {name: recipe.rate_policy for name, recipe in settings.recipes.items()}
     fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
+    listed = {
+        name: listed_rates.by_class(
+            name, policy, space, chosen_cells(settings), partial(_training_class, space, settings.recipes[name])
+        )
+        for name, policy in policies.items()
+        if isinstance(policy, Listed)
+    }
 
     @cache
     def factor_of(policy: ByRule, network_class: int) -> float:
@@ -202,6 +214,8 @@ def _class_trainings(
         match policies[name]:
             case Fixed(rate):
                 return rate * decided_factor
+            case Listed():
+                return listed[name][network_class]
             case ByRule() as policy:
                 assert base_rate is not None
                 return base_rate * (factor_of(policy, network_class) if decided is None else decided_factor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from nas_retrain.benches.dags import space as dags
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.plan.rate_search import GridPoint, GridSearch
 from nas_retrain.settings import Settings
-from nas_retrain.studies.rate_prediction import findings
+from nas_retrain.studies.rate_prediction import findings, report
 from nas_retrain.studies.rate_prediction.findings import Searched
 from tests.conftest import MakeSettings
 from tests.strategies import cells
@@ -150,3 +151,20 @@ def test_dag_spaces_have_the_rules_that_differ_there(make_settings: MakeSettings
         rules = findings.rules_of(settings.bench, registry.of(settings.bench), 1)
         assert len(rules) == number
         assert all(math.isclose(rule(dags.BASE), 1.0) for rule in rules.values())
+
+
+def test_three_networks_are_too_few_for_a_correlation(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings("bench=mlp", config="verify")
+    space = registry.of(settings.bench)
+    few = [*a_world(settings, 1.0, 0.5)[:3], a_world(settings, 1.0, 0.5)[-1]]
+    signals = {("target", one.cell): 1.0 if one.cell == space.base_cell else 9.0 for one in few}
+    found = findings.verify(few, settings, space, signals)  # type: ignore[arg-type]
+    said = " ".join(report.statements(found, settings))
+    assert "3 networks are too few for a correlation" in said
+    assert "nan" not in said
+    assert "orders the searched rates best" not in said
+    assert len(report.headline(found, settings)) == 2
+    report.write(found, None, tmp_path, settings, {})
+    assert "nan" not in (tmp_path / "report.md").read_text()
+    four = findings.verify(a_world(settings, 1.0, 0.5)[-5:], settings, space)
+    assert "r = " in " ".join(report.statements(four, settings))

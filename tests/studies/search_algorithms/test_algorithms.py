@@ -17,7 +17,7 @@ from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.statistics.noise import NoiseLevel
 from nas_retrain.statistics.rankings import Floats
-from nas_retrain.studies.search_algorithms import algorithms, replay, report, transfer
+from nas_retrain.studies.search_algorithms import algorithms, replay, report, study, transfer
 from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, Space
 from nas_retrain.studies.search_algorithms.replay import Table
 from nas_retrain.studies.search_algorithms.report import adjusted_p
@@ -303,7 +303,12 @@ def world(seed: int, shuffled: bool = False) -> Accuracies:
 
 def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp_path: Path) -> None:
     original, settings = world(1), chosen(searches=20, queries=60, flop_limits=(30.0, 60.0))
-    folder = report.write(report.find(original, world(2, shuffled=True), settings), tmp_path / "changed")
+    found = report.find(original, world(2, shuffled=True), settings)
+    *said, opening, path = study.write(found, tmp_path)
+    folder = tmp_path / "algorithms" / "world-1_to_world-2"
+    assert (opening, path) == ("Open", f"  {folder}/report.html")
+    assert (folder / "report.html").exists()
+    assert ["on world-1" in said[0], "on world-2" in said[1], "Kendall's tau between" in said[2]] == [True] * 3
     text = (folder / "report.md").read_text()
     changed = pd.read_csv(folder / "tables" / "pairs.csv")
     assert changed["p_adjusted"].min() <= 0.05
