@@ -17,7 +17,7 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import roofline, train
+from nas_retrain.execution import roofline
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, epoch_seed
