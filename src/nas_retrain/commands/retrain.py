@@ -321,11 +321,6 @@ def analyse(settings: Settings) -> None:
     _analyse(made, stored, settings)
 
 
-def replay_algorithms(settings: Settings) -> None:
-    """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
-    _conclude(studies()["search_algorithms"], Records((), StoredRuns.of([])), settings)
-
-
 def _merge_and_analyse(settings: Settings) -> None:
     stored = _told(store.merge(settings.results_dir))
     _analyse(make_plan(settings, stored), stored, settings)
@@ -339,10 +334,10 @@ def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
     for study in studies().values():
         if not study.by_command:
-            _conclude(study, records, settings)
+            conclude(study, records, settings)
 
 
-def _conclude(study: Study, records: Records, settings: Settings) -> None:
+def conclude(study: Study, records: Records, settings: Settings) -> None:
     """Have a study look at the records and write what it finds; tell that, or what it lacks."""
     try:
         found = study.analyse(records, settings)

@@ -25,7 +25,7 @@ from nas_retrain.statistics.noise import noise_level
 from nas_retrain.statistics.rankings import FEWEST, align
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates.findings import rankings
-from nas_retrain.studies.own_rates.table_findings import recipes_of
+from nas_retrain.studies.rate_table.findings import recipes_of
 
 
 @dataclass(frozen=True)

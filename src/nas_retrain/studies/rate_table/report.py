@@ -18,7 +18,7 @@ from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
 from nas_retrain.studies.own_rates import report
-from nas_retrain.studies.own_rates.table_findings import TableFindings
+from nas_retrain.studies.rate_table.findings import TableFindings
 
 MOST_CLASSES = 20
 """Rows of the table of networks that the report shows."""
