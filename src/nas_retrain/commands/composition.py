@@ -46,7 +46,6 @@ PACKAGES = {
     "bench": "_global_",
     "dataset": "dataset",
     "recipe": "recipes.{name}",
-    "gpu": "gpu",
     "launcher": "launcher",
     "site": "launcher",
     "gpu": "gpu",
@@ -131,7 +130,7 @@ class _Files(ConfigSource):
             config.pop("profiles", None)
         if group == "recipe":
             _check_name(file, group)
-            _rebase(config)
+            _rebase(file, config)
         if group == "dataset" and config.get("source") is not None:
             _describe_source(file, config)
         elif group == "dataset" and not {"name", "defaults"} & set(config):
@@ -185,7 +184,7 @@ def _check_name(file: Path, group: str) -> None:
         raise NasRetrainError(f"{file}: a {group} has its file's name, of letters, digits, - and _ only. Rename it.")
 
 
-def _rebase(config: DictConfig) -> None:
+def _rebase(file: Path, config: DictConfig) -> None:
     # What a recipe's file builds on (defaults: [benchmark]) goes where its own keys go.
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
