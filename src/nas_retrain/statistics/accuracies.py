@@ -76,7 +76,10 @@ def checked(runs: pd.DataFrame, source: Path | str, bench: Bench, *, foreign: bo
         raise NasRetrainError(f"{source}: cell index {outside.iloc[0]} is out of range 0 to {cells - 1}.")
     repeated = runs.loc[runs.duplicated(["index", "seed"]), "index"]
     if len(repeated):
-        raise NasRetrainError(f"{source}: cell {repeated.iloc[0]} is listed more than once.")
+        raise NasRetrainError(
+            f"{source}: cell {repeated.iloc[0]} is listed more than once. Where these are several trainings, number "
+            "them in a column seed; else leave one row."
+        )
     wrong = runs.loc[~runs["accuracy"].between(0.0, 100.0)]  # NaN is not between either
     if len(wrong):
         row = wrong.iloc[0]
@@ -111,8 +114,9 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
-def read_csv(path: Path, dataset: str, bench: Bench | None = None, column: str | None = None) -> Accuracies:
-    """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
+def read_csv(path: Path | str, dataset: str, bench: Bench | None = None, column: str | None = None) -> Accuracies:
+    """Accuracies from a CSV file (.csv, .csv.gz or .tsv) with the columns index, arch (of which one is enough) and an
+    accuracy.
 
     bench: whose cells it has; by default NAS-Bench-201.
     column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
@@ -120,6 +124,7 @@ def read_csv(path: Path, dataset: str, bench: Bench | None = None, column: str |
     even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
     records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
+    path = Path(path)
     return _from_table(plain_table.read_csv(path), path, dataset, bench or registry.default(), column)
 
 
@@ -197,12 +202,12 @@ def seeding_of(frame: pd.DataFrame) -> Seeding:
     return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 
-def read_recipe(path: Path, dataset: str, recipe: str, bench: Bench | None = None) -> Accuracies:
+def read_recipe(path: Path | str, dataset: str, recipe: str, bench: Bench | None = None) -> Accuracies:
     """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets.
 
     bench: whose cells it has; by default NAS-Bench-201.
     """
-    bench = bench or registry.default()
+    path, bench = Path(path), bench or registry.default()
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     frame = plain_table.read_parquet(path)
@@ -233,7 +238,7 @@ def read_recipe(path: Path, dataset: str, recipe: str, bench: Bench | None = Non
 
 
 def read_published(
-    path: Path, dataset: str, bench: Bench | None = None, *, epochs: int = 200, test_set: str = "ori-test"
+    path: Path | str, dataset: str, bench: Bench | None = None, *, epochs: int = 200, test_set: str = "ori-test"
 ) -> Accuracies:
     """Accuracies of every seed as the benchmark's authors published them.
 
@@ -243,7 +248,7 @@ def read_published(
     minutes, so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
     NasRetrainError for a damaged or foreign file, a folder without cells, and a choice that no cell has.
     """
-    bench = bench or registry.default()
+    path, bench = Path(path), bench or registry.default()
     table = _published_table(path, bench)
     here = table[table["dataset"] == published_name(bench, dataset)]
     chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
@@ -379,7 +384,7 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def read(
-    path: Path,
+    path: Path | str,
     dataset: str,
     bench: Bench | None = None,
     *,
@@ -394,7 +399,7 @@ def read(
     bench: whose cells; by default NAS-Bench-201. recipe: which one to take from runs of ours. column: see `read_csv`.
     epochs, test_set: see `read_published`.
     """
-    bench = bench or registry.default()
+    path, bench = Path(path), bench or registry.default()
     if path.is_dir() or path.suffix == ".pth":
         return read_published(path, dataset, bench, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
