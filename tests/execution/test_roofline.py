@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nas_retrain.benches import build, registry
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.benches.registry import Sizes
+from nas_retrain.commands.roofline import print_roofline
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import roofline
 from nas_retrain.settings import Settings
 from tests.conftest import MakeSettings
@@ -63,3 +67,16 @@ def test_the_time_is_the_larger_of_the_two_bounds_kernel_by_kernel(settings: Set
     assert work.seconds == pytest.approx(math.fsum(max(each.operations, each.bytes) / 1e9 for each in kernels))
     assert max(work.operations, work.bytes) / 1e9 < work.seconds < (work.operations + work.bytes) / 1e9
     assert work.kernels == len(kernels)
+
+
+def test_cells_without_a_path_are_left_out_and_no_others_is_a_sentence(
+    make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unconnected = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("none"))
+    small = ("training.batch_size=8", "network.cells_per_stage=1", f"results_dir={tmp_path}/results/mine")
+    print_roofline(make_settings(*small, f"cells=[{unconnected},{POOL_AND_1X1}]"))
+    (table,) = tmp_path.rglob("*.csv")
+    assert pd.read_csv(table)["cell"].tolist() == [POOL_AND_1X1]
+    assert "over 1 networks" in capsys.readouterr().out
+    with pytest.raises(NasRetrainError, match="none is connected"):
+        print_roofline(make_settings(*small, f"cells=[{unconnected}]"))

@@ -45,6 +45,8 @@ def test_a_csv_gives_the_column_of_its_data_set_or_the_one_that_is_named(tmp_pat
     assert not found.per_class
     assert found.runs["index"].tolist() == list(range(NUMBER))
     assert found.runs["accuracy"].tolist() == table()["cifar10_test"].tolist()
+    as_text = accuracies.read(str(path), "cifar10", NAS_BENCH_201, recipe="benchmark")
+    pd.testing.assert_frame_equal(as_text.runs, found.runs)
     other = accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark", column="other")
     assert other.runs["accuracy"].tolist() == table()["other"].tolist()
 
@@ -62,16 +64,17 @@ def cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.Da
     ("change", "message"),
     [
         (cell(3, "arch", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"), "cell 3 is"),
-        (cell(3, "index", 2), "cell 2 is listed more than once"),
+        (cell(3, "index", 2), r"cell 2 is listed more than once\. .* in a column seed"),
         (cell(3, "index", 15625), "out of range"),
         (cell(3, "index", np.nan), "has no index"),
         (cell(3, "cifar10_test", np.nan), "cell 3 has the accuracy nan"),
         (cell(3, "cifar10_test", 100.5), "cell 3 has the accuracy 100.5"),
-        (cell(3, "cifar10_test", "high"), "not numbers"),
+        (cell(3, "cifar10_test", "high"), "holds values that are not numbers, such as 'high'"),
+        (cell(3, "index", "third"), "'index' holds values that are not numbers, such as 'third'"),
         (lambda frame: frame.assign(cifar10_test=frame["cifar10_test"] / 100), "93 rather than 0.93"),
         (lambda frame: frame.drop(columns="cifar10_test"), "has no column 'cifar10_test'"),
         (lambda frame: frame.drop(columns=["arch", "index"]), "has no column 'index'"),
-        (lambda frame: frame.head(0), "no accuracies|not numbers"),
+        (lambda frame: frame.head(0), "has columns and no rows"),
     ],
 )
 def test_a_malformed_csv_is_one_clear_error(

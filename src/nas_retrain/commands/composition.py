@@ -129,9 +129,12 @@ class _Files(ConfigSource):
         if group == "bench":
             config.pop("profiles", None)
         if group == "recipe":
-            _check_recipe(file, config)
+            _check_name(file, group)
+            _rebase(file, config)
         if group == "dataset" and config.get("source") is not None:
             _describe_source(file, config)
+        elif group == "dataset" and not {"name", "defaults"} & set(config):
+            raise NasRetrainError(f"{file}: a data set has a source, which is an .npz file or a function.")
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
 
 
@@ -176,9 +179,12 @@ def _file_of(group: str, name: str) -> Path | None:
     return _own_files.get(f"{group}/{name}") or next((file for file in lying if file.is_file()), None)
 
 
-def _check_recipe(file: Path, config: DictConfig) -> None:
+def _check_name(file: Path, group: str) -> None:
     if not re.fullmatch(r"[\w-]+", file.stem):
-        raise NasRetrainError(f"{file}: a recipe has its file's name, of letters, digits, - and _ only. Rename it.")
+        raise NasRetrainError(f"{file}: a {group} has its file's name, of letters, digits, - and _ only. Rename it.")
+
+
+def _rebase(file: Path, config: DictConfig) -> None:
     # What a recipe's file builds on (defaults: [benchmark]) goes where its own keys go.
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
@@ -194,7 +200,7 @@ def _describe_source(file: Path, config: DictConfig) -> None:
     source = str(config.source)
     if own.file_of(source) is not None:
         source = str(file.absolute().parent / os.path.expanduser(source))  # noqa: PTH111 - as for other paths
-    for key, value in ({"name": file.stem} | own.described(source)).items():
+    for key, value in ({"name": file.stem} | own.described(source, config)).items():
         if key not in config:
             config[key] = value
     config.source = _plain(source)
@@ -249,6 +255,9 @@ def _checked(composed: DictConfig) -> Settings:
         raise NasRetrainError(
             f"bench={composed.bench.name}: set network.channels and network.cells_per_stage in its file."
         )
+    dataset = composed.dataset
+    if dataset.get("source") and (lacking := [key for key in own.SIZES if key not in dataset]):
+        raise NasRetrainError(own.unknown(str(dataset.source), lacking))
     return to_settings(composed, registry.settings_kinds())
 
 
@@ -365,6 +374,7 @@ def _named_files(overrides: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         if not file.is_file():
             raise NasRetrainError(f"{group}={path}: there is no such file.")
+        _check_name(file, group)
         if files.setdefault(f"{group}/{file.stem}", file) != file:
             raise NasRetrainError(
                 f"{group}={path}: another file chosen has its name, which is what it goes by. Rename it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -169,6 +170,8 @@ def test_few_seeds_are_said_to_be_too_few(seeds: int, tmp_path: Path) -> None:
     assert np.isnan(found.found.rules.set_index("rule").loc[by_rate.OWN, "gain"]) == (seeds == 1)
     text = (report.write(found, tmp_path / "out", {}) / "report.md").read_text()
     assert "There are too few seeds to split" in text
+    assert not re.search(r"\bnan\b", " ".join(report.statements(found)))
+    assert ("noise allows" in text) == (seeds == 2)
 
 
 def test_the_report_tells_all_and_its_tables_are_whole(

@@ -57,8 +57,13 @@ def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
     paper = _row(found.explained, "quantity", PAPERS)
     said.append(
         f"The paper's rule orders the networks' own best rates with Spearman's {_with_interval(paper, 'own_rate')}, "
-        f"and how much they lean to large rates with {_with_interval(paper, 'lean')}, where a perfect prediction would "
-        f"reach about {found.reliability['own_rate']:.2f} and {found.reliability['lean']:.2f}."
+        f"and how much they lean to large rates with {_with_interval(paper, 'lean')}"
+        + (
+            f", where a perfect prediction would reach about {found.reliability['own_rate']:.2f} and "
+            f"{found.reliability['lean']:.2f}."
+            if np.isfinite(found.reliability["own_rate"])
+            else ". How far noise lets a prediction reach is unknown, for it takes several seeds."
+        )
     )
     certain = found.explained[found.explained["lean_p"] <= SIGNIFICANT]
     if len(certain):
@@ -134,7 +139,7 @@ def _fitted(found: OwnRates) -> list[str]:
         row = ordered.iloc[int(ordered["rho"].argmax())]
         said.append(
             f"The rule that orders own rates best there is rate ~ ({row['rule']})^{row['slope']:.1f}: "
-            f"rho {row['rho']:.2f}, of about {found.reliability['own_rate']:.2f} that noise allows, and "
+            f"rho {row['rho']:.2f}{of_noise(found)}, and "
             f"{_with_interval(row, 'gain', '+.2f')} points."
         )
     if not best["gain_low"] > 0:
@@ -156,6 +161,12 @@ def _robust(sensitivity: pd.DataFrame) -> list[str]:
             f"{taus}; below what noise explains at {len(below)} of {len(rows)}."
         )
     return said
+
+
+def of_noise(found: OwnRates) -> str:
+    """How far noise lets a correlation with own rates reach; nothing where single trainings do not tell."""
+    reached = found.reliability["own_rate"]
+    return f", of about {reached:.2f} that noise allows" if np.isfinite(reached) else ""
 
 
 def _row(table: pd.DataFrame, column: str, value: str) -> pd.Series[Any]:

@@ -83,8 +83,7 @@ def _depends(found: TableFindings) -> list[str]:
     rho = with_interval(best["own_rate_rho"], best["own_rate_low"], best["own_rate_high"])
     return [
         f"Own rates go with {len(certain)} of the {len(explained)} quantities known before training beyond doubt, most "
-        f"with {best['quantity']}: Spearman's {rho}, of about {found.found.reliability['own_rate']:.2f} that "
-        "noise allows."
+        f"with {best['quantity']}: Spearman's {rho}{report.of_noise(found.found)}."
     ]
 
 
