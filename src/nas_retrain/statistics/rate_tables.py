@@ -293,7 +293,8 @@ def _numbered(long: pd.DataFrame, path: Path, *, seeds: bool) -> pd.DataFrame:
             row = twice.iloc[0]
             raise NasRetrainError(
                 f"{path}: cell {row['index']:.0f} is listed more than once at the learning rate "
-                f"{row['learning_rate']:g} with seed {row['seed']:.0f}. Number a cell's trainings in the column seed, or leave one row."
+                f"{row['learning_rate']:g} with seed {row['seed']:.0f}. Number a cell's trainings in the column seed, "
+                "or leave one row."
             )
         return long
     groups = long.groupby(alike)
