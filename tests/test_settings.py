@@ -387,7 +387,7 @@ def test_networks_without_batch_norm_are_others_and_those_with_it_keep_their_has
     assert without.identity("benchmark")["network"] == usual.identity("benchmark")["network"] | {
         "normalisation": "none"
     }
-    with pytest.raises(NasRetrainError, match=r"network\.normalisation is for bench 201: the layers of bench mlp"):
+    with pytest.raises(NasRetrainError, match=r"network\.normalisation has no meaning for bench mlp"):
         make_settings("bench=mlp", "network.normalisation=none", config="verify")
 
 

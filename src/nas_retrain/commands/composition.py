@@ -35,7 +35,7 @@ from nas_retrain.benches import registry
 from nas_retrain.commands.command_line import CONFIGS, ROOT
 from nas_retrain.data import own
 from nas_retrain.errors import NasRetrainError, printable
-from nas_retrain.settings import Settings, no_such_key, to_settings
+from nas_retrain.settings import TABLES, Settings, no_such_key, to_settings
 
 VERSION_BASE = "1.3"
 
@@ -46,9 +46,9 @@ PACKAGES = {
     "bench": "_global_",
     "dataset": "dataset",
     "recipe": "recipes.{name}",
-    "gpu": "gpu",
     "launcher": "launcher",
     "site": "launcher",
+    "gpu": "gpu",
     "profile": "_global_",
 }
 """Where the keys of a group's files go. A recipe's go below its file's name."""
@@ -130,7 +130,7 @@ class _Files(ConfigSource):
             config.pop("profiles", None)
         if group == "recipe":
             _check_name(file, group)
-            _rebase(config)
+            _rebase(file, config)
         if group == "dataset" and config.get("source") is not None:
             _describe_source(file, config)
         elif group == "dataset" and not {"name", "defaults"} & set(config):
@@ -168,8 +168,8 @@ def _below_profiles(bench: str, profile: str, *, verify: bool) -> DictConfig:
         )
     if profile not in has:
         raise NasRetrainError(f"profile={profile}: bench {bench} has no such profile. It has {_listed(sorted(has))}.")
-    found = profiles[profile].copy()
-    below = found.pop("verify", None)
+    found: DictConfig = profiles[profile].copy()
+    below: DictConfig = found.pop("verify", None)
     return below if verify else found
 
 
@@ -184,11 +184,14 @@ def _check_name(file: Path, group: str) -> None:
         raise NasRetrainError(f"{file}: a {group} has its file's name, of letters, digits, - and _ only. Rename it.")
 
 
-def _rebase(config: DictConfig) -> None:
+def _rebase(file: Path, config: DictConfig) -> None:
     # What a recipe's file builds on (defaults: [benchmark]) goes where its own keys go.
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
             config.defaults[number] = f"{base}@_here_"
+    rates = config.get("learning_rate")
+    if isinstance(rates, str) and rates.endswith(TABLES):  # which lies beside the file
+        config.learning_rate = _plain(str(file.absolute().parent / os.path.expanduser(rates)))  # noqa: PTH111 - as above
 
 
 def _describe_source(file: Path, config: DictConfig) -> None:

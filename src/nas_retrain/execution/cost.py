@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
@@ -111,7 +111,7 @@ def _flops(cell: int, settings: Settings) -> int:
 
 @cache
 def _cached_flops(cell: int, bench: BenchSettings, sizes: Sizes) -> int:
-    space = spaces.of(bench)
+    space = registry.of(bench)
     return space.flops(space.graph_at(cell), sizes)
 
 
@@ -125,7 +125,7 @@ def _known_points(trainings: Sequence[Training], stored: StoredRuns, settings: S
     """Multiply-accumulates and seconds per image of stored trainings with the same settings, a row each."""
     hashes = {training.config_hash for training in trainings}
     speeds, cells = stored.column("images_per_second"), stored.column("cell")
-    same = np.isin(stored.column("config_hash"), list(hashes)) & (cells < spaces.of(settings.bench).size)
+    same = np.isin(stored.column("config_hash"), list(hashes)) & (cells < registry.of(settings.bench).size)
     known = same & (speeds > 0)
     return np.column_stack([_flops_of(cells[known], settings), 1 / speeds[known]])
 
@@ -152,7 +152,7 @@ def _measured_points(
         return np.array(
             [
                 (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
-                for cell in [*cells, spaces.of(settings.bench).base_cell]
+                for cell in [*cells, registry.of(settings.bench).base_cell]
             ]
         )
     finally:
@@ -176,13 +176,13 @@ def seconds_per_image(
 ) -> float:
     """Seconds that training takes for one image of one training, over epochs of about `budget` seconds after a first
     one, in the precision and with as many trainings together as the settings have."""
-    from nas_retrain.benches import build as networks
+    from nas_retrain.benches import build
     from nas_retrain.execution.checkpoints import Progress
     from nas_retrain.execution.train import steppers_for, train_epoch
 
     members = settings.launcher.together
-    graph = spaces.of(settings.bench).graph_at(cell)
-    built = [networks.build(graph, settings, initialisation="stock", seed=seed) for seed in range(members)]
+    graph = registry.of(settings.bench).graph_at(cell)
+    built = [build.build(graph, settings, initialisation="stock", seed=seed) for seed in range(members)]
     steppers = steppers_for(built, [MEASURED_RATE] * members, range(members), settings, data)
     progress = replace(Progress.start(members), epoch=1)  # a training's very first step is another
 

@@ -77,8 +77,8 @@ class Study:
     for the same training.
     analyse: what it finds in the records; None if the settings do not ask for this study. May raise NothingYet, and
     NasRetrainError for what a user can mend.
-    write: write reports, tables and figures of what was found below the results folder; returns what to tell: the
-    reports' paths, and the main findings in sentences.
+    write: write reports, tables and figures of what was found below the results folder; returns what to tell at the
+    end: the main findings in two or three sentences, and the files to open (see `reports.document.closing_lines`).
     by_command: whether it looks at records only if its own command is given, and not whenever trainings are done.
     """
 

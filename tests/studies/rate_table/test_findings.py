@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
@@ -27,7 +27,7 @@ from nas_retrain.studies.rate_table.findings import TableFindings
 from tests import published_tables
 from tests.benches.nas_bench_201.test_nas_hpo_bench import agree
 
-SPACE = nas_bench_201.NasBench201()
+SPACE = space.NasBench201()
 ROOT = Path(__file__).parents[3]
 PLANTED = 0.7
 """Octaves by which the best rate falls with each convolution on the deepest path."""
@@ -168,7 +168,7 @@ def test_few_seeds_are_said_to_be_too_few(seeds: int, tmp_path: Path) -> None:
     table = rate_tables.read(tmp_path / "few", "cifar10", SPACE)
     found = findings.judge(table, SETTINGS, SPACE)
     assert np.isnan(found.found.rules.set_index("rule").loc[by_rate.OWN, "gain"]) == (seeds == 1)
-    text = report.write(found, tmp_path / "out", {}).read_text()
+    text = (report.write(found, tmp_path / "out", {}) / "report.md").read_text()
     assert "There are too few seeds to split" in text
     assert not re.search(r"\bnan\b", " ".join(report.statements(found)))
     assert ("noise allows" in text) == (seeds == 2)
@@ -178,8 +178,7 @@ def test_the_report_tells_all_and_its_tables_are_whole(
     by_dependence: dict[float, TableFindings], tmp_path: Path
 ) -> None:
     found = by_dependence[PLANTED]
-    path = report.write(found, tmp_path, {"table": "x|y"})
-    text = path.read_text()
+    text = (report.write(found, tmp_path, {"table": "x|y"}) / "report.md").read_text()
     assert "predictions of its authors' surrogate model" in text
     for name in ("rankings", "regret", "curves", "classes", "explained", "rules", "permuted", "budgets"):
         assert len(pd.read_csv(tmp_path / "tables" / f"{name}.csv")) == len(found.tables()[name])
@@ -254,8 +253,11 @@ def test_a_whole_published_benchmark_takes_two_minutes_and_4_gib(tmp_path: Path)
     for dependence in (PLANTED, 0.0):
         folder = tmp_path / f"planted_{dependence}"
         published_tables.write_nas_hpo_bench(folder, dependence)
-        said, seconds = _run(folder, tmp_path / "results")
+        told, seconds = _run(folder, tmp_path / "results")
         assert seconds < 120
+        page = Path(told.splitlines()[-1].strip())
+        assert page.name == "report.html"
+        said = page.with_name("report.md").read_text()
         if dependence:
             assert "beyond doubt, most with deepest path" in said
             assert "depth: it orders own rates with Spearman's 0." in said

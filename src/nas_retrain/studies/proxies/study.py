@@ -38,12 +38,13 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
 
 
 def write(judged: Judged, folder: Path) -> list[str]:
-    """Write the report below proxies/<cheap>_for_<long>; returns its path and its sentences."""
+    """Write the report below proxies/<cheap>_for_<long>; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.proxies import report
 
     found = judged.findings
-    path = report.write(found, folder / "proxies" / f"{found.cheap}_for_{found.long}", judged.facts)
-    return [f"{path}", *(f"- {sentence}" for sentence in report.statements(found))]
+    there = report.write(found, folder / "proxies" / f"{found.cheap}_for_{found.long}", judged.facts)
+    return closing_lines(report.headline(found), there / "report.html")
 
 
 STUDY = Study(no_trainings, analyse, write, by_command=True)

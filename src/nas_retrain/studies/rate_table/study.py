@@ -50,12 +50,13 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
 
 
 def write(judged: Judged, folder: Path) -> list[str]:
-    """Write the report below own_rates/<table>; returns its path and its sentences."""
+    """Write the report below own_rates/<table>; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.rate_table import report
 
     table = judged.findings.table
-    path = report.write(judged.findings, folder / "own_rates" / table.name, judged.facts)
-    return [f"{path}", *(f"- {sentence}" for sentence in (*table.notes, *report.statements(judged.findings)))]
+    there = report.write(judged.findings, folder / "own_rates" / table.name, judged.facts)
+    return closing_lines((*table.notes, *report.headline(judged.findings)), there / "report.html")
 
 
 STUDY = Study(no_trainings, analyse, write, by_command=True)

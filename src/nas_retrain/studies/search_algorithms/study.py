@@ -22,10 +22,12 @@ def analyse(records: Records, settings: Settings) -> Replays:  # noqa: ARG001 - 
 
 
 def write(found: Replays, folder: Path) -> list[str]:
-    """Write the report below algorithms/<original>_to_<retrained>; returns its path."""
+    """Write the report below algorithms/<original>_to_<retrained>; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.search_algorithms import report
 
-    return [f"{report.write(found, folder / 'algorithms' / '_to_'.join(found.names))}/report.md"]
+    there = report.write(found, folder / "algorithms" / "_to_".join(found.names))
+    return closing_lines(report.headline(found), there / "report.html")
 
 
 STUDY = Study(no_trainings, analyse, write, by_command=True)
