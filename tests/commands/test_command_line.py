@@ -121,7 +121,7 @@ def test_a_warning_is_a_note_without_a_line_of_code(
             warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
 
     monkeypatch.setattr(sys, "argv", ["plan.py"])
-    cli.run(stage)
+    command_line.run(stage)
     first, *others = capsys.readouterr().err.splitlines()
     assert first == "note: mine.csv: its columns are separated by tabs."
     assert others[0].startswith("note: ")
@@ -131,10 +131,10 @@ def test_a_warning_is_a_note_without_a_line_of_code(
 
 def test_a_command_is_found_by_the_name_of_make_s_target(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(cli, "run_command", ran.append)
+    monkeypatch.setattr(command_line, "run_command", ran.append)
     for name in ("own-rates", "own_rates", "gpu-check"):
         monkeypatch.setattr(sys, "argv", ["nas-retrain", name, "bench=201"])
-        cli.main()
+        command_line.main()
     assert ran == ["own_rates", "own_rates", "gpu_check"]
 
 
@@ -179,7 +179,7 @@ def test_a_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
         copy.write_bytes(source.read_bytes())
     code = (
         "from nas_retrain.commands import command_line as cli\n"
-        "print(cli.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
+        "print(command_line.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / name, capture_output=True, text=True, check=False,
