@@ -179,7 +179,7 @@ def test_a_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
         copy.write_bytes(source.read_bytes())
     code = (
         "from nas_retrain.commands import command_line as cli\n"
-        "print(cli.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
+        "print(command_line.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / name, capture_output=True, text=True, check=False,

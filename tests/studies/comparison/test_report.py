@@ -180,6 +180,12 @@ def test_nothing_to_compare_is_told(tmp_path: Path, make_settings: MakeSettings)
         analyse(make_settings(*FEW, f"original={apart[0]}", f"retrained={apart[1]}"))
 
 
+def test_one_table_and_no_trainings_is_told_with_what_to_do(tmp_path: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings(f"results_dir={tmp_path}/none", f"original={tmp_path}/a.csv")
+    with pytest.raises(NasRetrainError, match=r"no trainings to compare with\. Give a second table \(RETRAINED="):
+        stage.compare_sources(settings)
+
+
 @pytest.mark.parametrize("cells", [3, 7])
 def test_of_few_cells_no_interval_is_told(make_settings: MakeSettings, cells: int) -> None:
     found = tables.find(*two_trainings(5, cells=cells), make_settings(*FEW).analysis)

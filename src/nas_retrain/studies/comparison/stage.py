@@ -53,6 +53,11 @@ def sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]
         raise NasRetrainError("There is nothing to compare with: give ORIGINAL=path (original=path).")
     chosen = settings.analysis
     retrained_path = settings.retrained or settings.results_dir / "runs.parquet"
+    if settings.retrained is None and not retrained_path.exists():
+        raise NasRetrainError(
+            f"{settings.results_dir} holds no trainings to compare with. Give a second table (RETRAINED=...), another "
+            "results folder (RESULTS=...), or make retrain first."
+        )
     original = read_source(settings.original, settings, chosen.column)
     retrained = read_source(retrained_path, settings, chosen.retrained_column or chosen.column)
     return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}

@@ -76,12 +76,11 @@ def _figure(found: Proxies) -> Figure:
     for place, (percent, colour) in enumerate(zip(percents, (BLUE, ORANGE, GREEN), strict=False)):
         rows = found.rankings[found.rankings["top_percent"] == percent]
         y = np.array([names.index(name) for name in rows["recipe"]]) + 0.22 * (place - 1)
-        ends = [rows["kendall_tau"] - rows["tau_low"], rows["tau_high"] - rows["kendall_tau"]]
-        axes.errorbar(rows["kendall_tau"], y, xerr=ends, fmt="o", color=colour, markersize=4, linewidth=1,
-                      label="all" if percent == 100 else f"best {percent} %")  # fmt: skip
-        noise = [rows["tau_ceiling"] - rows["ceiling_low"], rows["ceiling_high"] - rows["tau_ceiling"]]
-        axes.errorbar(rows["tau_ceiling"], y, xerr=noise, fmt="|", color=GREY, markersize=7, linewidth=0.8,
-                      label="noise ceiling" if place == 0 else None)  # fmt: skip
+        axes.plot(rows["kendall_tau"], y, "o", color=colour, markersize=4,
+                  label="all" if percent == 100 else f"best {percent} %")  # fmt: skip
+        axes.hlines(y, rows["tau_low"], rows["tau_high"], color=colour, linewidth=1)  # may lie beside the point
+        axes.plot(rows["tau_ceiling"], y, "|", color=GREY, markersize=7, label="noise ceiling" if place == 0 else None)
+        axes.hlines(y, rows["ceiling_low"], rows["ceiling_high"], color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(names)), [drawn_name(name).replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="Kendall's tau with the long trainings")
