@@ -102,8 +102,8 @@ def _of_procedure(row: Row) -> str:
     return (
         f"The paper's procedure, whose base rate three seeds find after {row['epochs']} epoch(s) under "
         f"{INITIALISATION[row['initialisation']]}, gives {_interval(row, 'over_benchmark')} points over the "
-        f"benchmark's rate under PyTorch's initialisation, and {_interval(row, 'over_tuned')} over the best one rate; the "
-        "interval is of a single such search."
+        f"benchmark's rate under PyTorch's initialisation, and {_interval(row, 'over_tuned')} over the best one rate; "
+        "the interval is of a single such search."
     )
 
 
