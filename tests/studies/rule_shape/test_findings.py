@@ -133,7 +133,7 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     assert told[1].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
     assert len(report.statements(with_rule)) == 6 + 4 + 6 + 6 + 4 + 4
-    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 7
+    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 9
     for name, table in with_rule.tables.items():
         again = pd.read_csv(tmp_path / "rule_shape" / "tables" / f"{name}.csv")
         assert list(again.columns) == list(table.columns)

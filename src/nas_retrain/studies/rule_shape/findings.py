@@ -87,7 +87,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Findings:
-    """Tables, by name, each with the columns that its maker below describes; and the hypotheses as sentences."""
+    """Tables, by name, each with the columns that its maker below describes; and how they were made (facts)."""
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -95,6 +95,8 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.studies.comparison.stage import facts as stage_facts
+
     frame = records.frame(Trial)
     frame = frame.assign(
         part=[purpose.part for purpose in frame["purpose"]], arm=[purpose.arm for purpose in frame["purpose"]]
@@ -126,7 +128,16 @@ def find_all(records: Records, settings: Settings) -> Findings:
         "longer": contrasts(confirmed, [design.longer_part(decay) for decay in shape.longer.weight_decays]),
         "ladder": ladder(frame, surfaces, settings),
     }
-    return Findings({name: table for name, table in tables.items() if len(table)})
+    dataset = settings.dataset
+    facts = stage_facts(settings) | {
+        "records": f"{len(frame):,} of {settings.results_dir / 'runs.parquet'}",
+        "network": f"{settings.network.channels} channels, {settings.network.cells_per_stage} cell(s) a stage",
+        "images": f"{dataset.images_per_epoch:,} of {dataset.image_size} x {dataset.image_size} pixels, "
+        f"{settings.training.epochs} epochs in batches of {settings.training.batch_size}",
+        "draws": f"{shape.draws:,} resamples and null draws, {shape.permutations:,} permutations, "
+        f"seed {settings.analysis.seed}",
+    }
+    return Findings({name: table for name, table in tables.items() if len(table)}, facts)
 
 
 def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:

@@ -43,11 +43,15 @@ def statements(found: Findings) -> list[str]:
     tables, said = found.tables, list[str]()
     if "hypotheses" in tables:
         said += [_of_hypothesis(row) for _, row in tables["hypotheses"].iterrows()]
-    said += [_of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"])]
+    said += [
+        _of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"], sort=False)
+    ]
     if "procedure" in tables:
         said += [_of_procedure(row) for _, row in tables["procedure"].iterrows()]
     if "base_rates" in tables:
-        said += [_of_base_rate(rows) for _, rows in tables["base_rates"].groupby(["initialisation", "epochs"])]
+        said += [
+            _of_base_rate(rows) for _, rows in tables["base_rates"].groupby(["initialisation", "epochs"], sort=False)
+        ]
     if "longer" in tables:
         said += [_of_longer(row) for _, row in tables["longer"].iterrows()]
     if "ladder" in tables:
@@ -86,8 +90,8 @@ def _of_surface(rows: pd.DataFrame) -> str:
     inside = rule["permuted_low"] <= rule["gain"] <= rule["permuted_high"]
     return (
         f"{_where(first)}, with every scalar tuned, the rule gains {_interval(rule, 'gain')} points of validation "
-        f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}: the rule "
-        f"is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried is "
+        f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}, so "
+        f"the rule is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried is "
         f"{best['exponent']:g}, with {_interval(best, 'gain')}."
     )
 
@@ -100,11 +104,15 @@ def _where(row: Row) -> str:
 
 def _of_procedure(row: Row) -> str:
     return (
-        f"The paper's procedure, whose base rate three seeds find after {row['epochs']} epoch(s) under "
+        f"The paper's procedure, whose base rate three seeds find after {_epochs(row)} under "
         f"{INITIALISATION[row['initialisation']]}, gives {_interval(row, 'over_benchmark')} points over the "
         f"benchmark's rate under PyTorch's initialisation, and {_interval(row, 'over_tuned')} over the best one rate; "
         "the interval is of a single such search."
     )
+
+
+def _epochs(row: Row) -> str:
+    return "one epoch" if row["epochs"] == 1 else f"{row['epochs']} epochs"
 
 
 def _of_base_rate(rows: pd.DataFrame) -> str:
@@ -113,7 +121,7 @@ def _of_base_rate(rows: pd.DataFrame) -> str:
     found = ", ".join(f"{row['learning_rate']:g} in {row['share']:.0%}" for _, row in often.iterrows())
     best = rows.loc[rows["mean_loss"].idxmin()]
     return (
-        f"Searches with three seeds after {first['epochs']} epoch(s) under {INITIALISATION[first['initialisation']]} "
+        f"Searches with three seeds after {_epochs(first)} under {INITIALISATION[first['initialisation']]} "
         f"find the base rate {found}; all {first['seeds']} seeds together find {best['learning_rate']:g}."
     )
 
@@ -129,9 +137,9 @@ def _of_longer(row: Row) -> str:
 
 def _of_size(row: Row) -> str:
     return (
-        f"At {row['image_size']}x{row['image_size']} pixels and {row['channels']} channels the rule gains "
+        f"At {row['image_size']:.0f}x{row['image_size']:.0f} pixels and {row['channels']:.0f} channels the rule gains "
         f"{_interval(row, 'over_one_rate')} points over one rate and {_interval(row, 'over_permuted')} over permuted "
-        f"factors, on {row['networks']} networks."
+        f"factors, on {row['networks']:.0f} networks."
     )
 
 
@@ -191,15 +199,16 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def figure_of_exponents(exponents: pd.DataFrame) -> Figure:
     """Gain over exponent 0 by exponent: a panel with BatchNorm and one without, a curve for each initialisation."""
     panels = [name for name in NORMALISATION if (exponents["normalisation"] == name).any()]
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.6), layout="constrained")
     for place, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         _draw(axes, exponents[exponents["normalisation"] == name])
         axes.set_title(NORMALISATION[name].capitalize().replace("batchnorm", "BatchNorm"))
-        axes.set_xlabel("alpha: rate = m x factor$^{\\,alpha}$, m tuned for each alpha")
+        axes.set_xlabel("$\\alpha$: rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$")
         if place == 0:
             axes.set_ylabel("accuracy gained over one rate for all (points)")
-        axes.legend(loc="lower left")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.suptitle("Do rates that follow the rule do better than one rate, and than the rule's rates permuted?")
     return figure
 
@@ -216,12 +225,13 @@ def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
         axes.fill_between(
             x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
             facecolor=(0.5, 0.5, 0.5, 0.18), edgecolor=colour, linewidth=0.4, hatch=hatch, alpha=0.5,
-            label=f"permuted between networks ({name.removesuffix(' initialisation')})",
+            label=f"the same rates handed to the wrong networks, {name}",
         )  # fmt: skip
         away = np.abs(ends - gain[:, None]).T
         axes.errorbar(
             x + shift, gain, yerr=away, fmt="-o", color=colour, markersize=4, linewidth=1.4, elinewidth=0.9, label=name
         )
-    axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+    for exponent in (0, 1):
+        axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("the rule", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
     axes.annotate("one rate", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
