@@ -27,13 +27,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.data import batches
-from nas_retrain.execution import cost as costs
-from nas_retrain.execution import train as training
+from nas_retrain.execution import train
 from nas_retrain.execution.checkpoints import Progress
+from nas_retrain.execution.cost import estimate, made_up_images
 from nas_retrain.execution.train import choose_device, device_name, prepare_process
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
@@ -63,7 +62,7 @@ _together: Barrier
 
 def sample_of_cells(settings: Settings, number: int) -> list[int]:
     """That many random connected cells, always the same."""
-    connected = [cell for cell, there in enumerate(spaces.of(settings.bench).connected) if there]
+    connected = [cell for cell, there in enumerate(registry.of(settings.bench).connected) if there]
     return random.Random(0).sample(connected, number)
 
 
@@ -250,7 +249,7 @@ def summary(
     achieved = 3 * per_cell["fast"] * per_cell["multiply_accumulates"]
     pipeline = data["device_pipeline"] / data["torchvision_pipeline"]
     trainings = plan.recipe_trainings(full, full.dataset.base_rate or 1.0)
-    cost = costs.estimate(trainings, StoredRuns.of([]), full, choose_device(full.launcher.device))
+    cost = estimate(trainings, StoredRuns.of([]), full, choose_device(full.launcher.device))
     assert cost is not None
     workers_here = os.cpu_count() or 1
     lines = [
@@ -328,12 +327,12 @@ def _machine(settings: Settings) -> str:
 
 
 def _work(cell: int, settings: Settings) -> int:
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     return space.flops(space.graph_at(cell), Sizes.of(settings))
 
 
 def _arch(cell: int, settings: Settings) -> str:
-    return spaces.of(settings.bench).arch_at(cell)
+    return registry.of(settings.bench).arch_at(cell)
 
 
 @contextmanager
@@ -367,14 +366,14 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
     built = [
-        networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=seed)
+        build.build(registry.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=seed)
         for seed in range(members)
     ]
-    steppers = training.steppers_for(built, [LEARNING_RATE] * members, range(members), settings, data)
+    steppers = train.steppers_for(built, [LEARNING_RATE] * members, range(members), settings, data)
     progress = Progress.start(members)
 
     def epoch() -> None:
-        training.train_epoch(steppers, 1.0, progress, lambda: False)
+        train.train_epoch(steppers, 1.0, progress, lambda: False)
 
     return epoch, members * len(data.train_labels)
 
@@ -382,7 +381,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
 def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
-    network = networks.build_plain(_arch(cell, settings), settings, dead_edges=dead_edges).to(device)
+    network = build.build_plain(_arch(cell, settings), settings, dead_edges=dead_edges).to(device)
     recipe = settings.training
     optimiser = torch.optim.SGD(
         network.parameters(), LEARNING_RATE, recipe.momentum, 0, recipe.weight_decay, nesterov=recipe.nesterov
@@ -403,7 +402,7 @@ def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool
 
 
 def _images(settings: Settings, steps: int, device: torch.device) -> batches.DeviceData:
-    return costs.made_up_images(settings, device, steps * settings.training.batch_size)
+    return made_up_images(settings, device, steps * settings.training.batch_size)
 
 
 def _measured(epoch: Callable[[], None], images: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 
 OPERATIONS = [None, Operation("skip"), Operation("pool", 3), Operation("layer", 1), Operation("layer", 3)]
@@ -23,7 +23,7 @@ def cell_graphs(draw: st.DrawFn, operations: list[Operation | None] = OPERATIONS
     return CellGraph(vertices, tuple(draw(st.permutations(edges))))
 
 
-NAS_BENCH_201 = nas_bench_201.NasBench201()
+NAS_BENCH_201 = space.NasBench201()
 
-cells = st.integers(0, 15624).map(nas_bench_201.cell_at)
-cells_with_constants = cells.filter(lambda arch: bool(nas_bench_201.parse(arch).constants))
+cells = st.integers(0, 15624).map(space.cell_at)
+cells_with_constants = cells.filter(lambda arch: bool(space.parse(arch).constants))

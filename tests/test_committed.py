@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands import retrain
 from nas_retrain.commands.command_line import ROOT, compose
 from nas_retrain.plan.plan import make_plan
 from nas_retrain.trainings.store import read_runs
@@ -61,7 +61,7 @@ def test_every_planned_training_is_known_by_the_hash_that_it_was_stored_with(run
 )
 def test_its_tables_come_out_of_the_records(run: str, tmp_path: Path) -> None:
     settings = compose(*copied(run, tmp_path / "run"), config=config(run))
-    pipeline.analyse(settings)
+    retrain.analyse(settings)
     written, committed = (tables(folder) for folder in (settings.results_dir, REFERENCE / run))
     assert committed
     for name, table in committed.items():  # the last digits of coordinate checks depend on the processor

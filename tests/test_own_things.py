@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
+from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+
 ROOT = Path(__file__).parents[1]
 TINY = [
     "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.workers=1", "cells=sample:3", "seeds=[1,2]",
@@ -60,12 +62,22 @@ def test_a_recipe_and_a_data_set_from_a_folder_of_one_s_own(installed: Path, tmp
     )  # fmt: skip
     (tmp_path / "dataset" / "scans.yaml").write_text("source: scans.npz\npadding: 1\n")
     (tmp_path / "recipe" / "gentle.yaml").write_text("defaults: [benchmark]\nlearning_rate: 0.02\n")
-    (tmp_path / "nas_retrain.yaml").write_text("dataset: scans\nrecipe: [benchmark, gentle]\nresults_dir: found\n")
+    (tmp_path / "recipe" / "listed.yaml").write_text("defaults: [benchmark]\nlearning_rate: rates.csv\n")
+    rates = pd.DataFrame({"index": range(15625), "network_class": nas_bench_201.network_classes()})
+    rates["learning_rate"] = (1 + rates["network_class"] % 7) / 100
+    rates.to_csv(tmp_path / "recipe" / "rates.csv", index=False)
+    (tmp_path / "nas_retrain.yaml").write_text(
+        "dataset: scans\nrecipe: [benchmark, gentle, listed]\nresults_dir: found\n"
+    )
     done = run(installed, tmp_path, "retrain", *TINY)
     runs = pd.read_parquet(tmp_path / "found" / "runs.parquet")
     assert set(runs["dataset"]) == {"scans"}
-    assert runs.groupby("recipe")["learning_rate"].first().to_dict() == {"benchmark": 0.1, "gentle": 0.02}
-    assert len(runs) == 3 * 2 * 2
+    of_recipe = dict(iter(runs.groupby("recipe")))
+    assert {name: set(of_recipe[name]["learning_rate"]) for name in ("benchmark", "gentle")} == {
+        "benchmark": {0.1}, "gentle": {0.02},
+    }  # fmt: skip
+    assert (of_recipe["listed"]["learning_rate"] == (1 + of_recipe["listed"]["network_class"] % 7) / 100).all()
+    assert len(runs) == 3 * 3 * 2
     assert "found/report" in done.stdout
     assert run(installed, tmp_path, "plan", *TINY).stdout.count("0 to do") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"nas_retrain.yaml", "recipe", "dataset", "found"}

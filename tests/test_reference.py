@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands import retrain
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
@@ -45,7 +45,7 @@ MINIATURE = [
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a miniature that has been retrained."""
     settings = compose(*TINY, *MINIATURE, f"results_dir={tmp_path_factory.mktemp('miniature')}")
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     return settings
 
 
@@ -75,7 +75,7 @@ def test_the_report_comes_from_the_merged_records_alone(miniature: Settings, tmp
     assert {"rankings.csv", "regret.csv", "rules.csv", "sensitivity.csv"} <= tables.keys()
     merged = (there / "runs.parquet").read_bytes()
     (tmp_path / "runs.parquet").write_bytes(merged)
-    pipeline.analyse(miniature.model_copy(update={"results_dir": tmp_path}))
+    retrain.analyse(miniature.model_copy(update={"results_dir": tmp_path}))
     again = {path.name: path.read_bytes() for path in (tmp_path / "whose_ranking" / "tables").iterdir()}
     assert again == tables
     assert (tmp_path / "runs.parquet").read_bytes() == merged
@@ -87,7 +87,7 @@ def test_lost_records_come_back_equal_to_the_last_bit(miniature: Settings) -> No
     stored = path.read_text().splitlines(keepends=True)
     path.write_text("".join(stored[20:]))
     (miniature.results_dir / "runs.parquet").unlink()  # which would hold them still
-    pipeline.retrain(miniature)
+    retrain.retrain(miniature)
     assert lines(miniature) == before
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nas_retrain import seeding
-from nas_retrain.benches import build as networks
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import build
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import train as training
@@ -25,15 +25,13 @@ from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 
 CPU = torch.device("cpu")
-CELL = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 SPLIT = next(  # a class whose members differ in their initialisation under "target"
     (one, other)
-    for other, (one, trained) in enumerate(
-        zip(nas_bench_201.network_classes(), nas_bench_201.training_classes("target"), strict=True)
-    )
+    for other, (one, trained) in enumerate(zip(space.network_classes(), space.training_classes("target"), strict=True))
     if trained == other != one
 )
-OTHER = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|+|none~0|none~1|nor_conv_3x3~2|")
+OTHER = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|+|none~0|none~1|nor_conv_3x3~2|")
 
 
 def planned_trainings(settings: Settings) -> list[Training]:
@@ -43,8 +41,8 @@ def planned_trainings(settings: Settings) -> list[Training]:
 def draws(planned: Training, settings: Settings) -> torch.Tensor:
     """What the first weights and the first three batches' labels are drawn to."""
     seed = training.seed_of_generator(planned, settings)
-    graph = nas_bench_201.graph_at(planned.cell)
-    network = networks.build(graph, settings, initialisation="stock", seed=seed)
+    graph = space.graph_at(planned.cell)
+    network = build.build(graph, settings, initialisation="stock", seed=seed)
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     drawn = training._batches(data, 32, [seed], epoch=1)
     labels = [batch[1].flatten() for batch in itertools.islice(drawn, 3)]
@@ -60,7 +58,7 @@ def test_nested_seeds_differ_between_networks_and_are_one_network_s_in_all_recip
         )
         by_network: dict[tuple[int, int], list[torch.Tensor]] = {}
         for planned in planned_trainings(settings):
-            network = nas_bench_201.network_classes()[planned.cell]
+            network = space.network_classes()[planned.cell]
             by_network.setdefault((network, planned.seed), []).append(draws(planned, settings))
         assert len(by_network) == 3 * len(settings.seeds)
         assert max(map(len, by_network.values())) == 3  # both members of the split class, beside the benchmark's recipe
@@ -68,7 +66,7 @@ def test_nested_seeds_differ_between_networks_and_are_one_network_s_in_all_recip
             assert all(torch.equal(one, members[0]) for one in members)
         for (one, other), seed in itertools.product(itertools.combinations({key[0] for key in by_network}, 2), [777]):
             assert torch.equal(by_network[one, seed][0], by_network[other, seed][0]) == shared
-        (first,) = {network for network, seed in by_network if network == nas_bench_201.network_classes()[CELL]}
+        (first,) = {network for network, seed in by_network if network == space.network_classes()[CELL]}
         assert not torch.equal(by_network[first, 777][0], by_network[first, 888][0])
 
 

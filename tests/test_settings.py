@@ -319,7 +319,7 @@ def test_nothing_is_asked_where_no_key_is_like_it(override: str) -> None:
     assert "mean" not in str(error.value).replace("meaning", "")
 
 
-@pytest.mark.parametrize("group", ["bench", "dataset", "recipe", "profile", "launcher", "size", "site"])
+@pytest.mark.parametrize("group", ["bench", "dataset", "recipe", "profile", "launcher", "site"])
 def test_an_unknown_file_of_a_group_is_answered_with_those_that_there_are(group: str) -> None:
     there = GROUPS[group] if group != "site" else ["cpu_nodes", "gpu_preemptible"]
     for chosen in ("nonesuch", "größe", "7"):
@@ -338,6 +338,11 @@ def test_an_unknown_one_among_several_recipes_is_answered_likewise() -> None:
 def test_a_profile_that_a_bench_lacks_is_answered_with_those_it_has(bench: str, config: str) -> None:
     with pytest.raises(NasRetrainError, match=f"profile=reference: bench {bench} has no such .* has dry, full\\.$"):
         composed(f"bench={bench}", "profile=reference", config=config)
+
+
+def test_a_bench_that_is_not_to_be_verified_says_what_would_make_it_so() -> None:
+    with pytest.raises(NasRetrainError, match=r"bench=sss: .*sss\.yaml .* Set profiles\.dry\.verify there"):
+        composed("bench=sss", "profile=dry", config="verify")
 
 
 @pytest.mark.parametrize("override", ["cifar10", "cells=[1", "", "=1", "cells=${nothing}", "dataset=cifar10,digits"])
@@ -382,7 +387,7 @@ def test_networks_without_batch_norm_are_others_and_those_with_it_keep_their_has
     assert without.identity("benchmark")["network"] == usual.identity("benchmark")["network"] | {
         "normalisation": "none"
     }
-    with pytest.raises(NasRetrainError, match=r"network\.normalisation is for bench 201: the layers of bench mlp"):
+    with pytest.raises(NasRetrainError, match=r"network\.normalisation has no meaning for bench mlp"):
         make_settings("bench=mlp", "network.normalisation=none", config="verify")
 
 

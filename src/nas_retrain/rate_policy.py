@@ -6,6 +6,7 @@ Every choice that depends on the policy is made by its type, here or with isinst
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from nas_retrain.theory.graph import CellGraph
@@ -40,6 +41,14 @@ class ByRule:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A rate of each network, given in a table (see `plan.listed_rates`). checksum: SHA-256 of its file."""
+
+    path: Path
+    checksum: str
+
+
+@dataclass(frozen=True)
 class Tuned:
     """One rate for every network, the best of a grid on the base network."""
 
@@ -54,11 +63,12 @@ class Grid:
     """Every rate of a grid for every network: what is asked for is which one is best."""
 
 
-RatePolicy = Fixed | ByRule | Tuned | Own | Grid
+RatePolicy = Fixed | Listed | ByRule | Tuned | Own | Grid
 
 
-def rate_policy(learning_rate: float | Word, *, kernel_factor: bool) -> RatePolicy:
-    """The policy that a recipe's settings ask for."""
+def rate_policy(learning_rate: float | str, *, kernel_factor: bool, checksum: str | None) -> RatePolicy:
+    """The policy that a recipe's settings ask for. learning_rate: a number, a `Word`, or the path of a table, whose
+    checksum is given too."""
     match learning_rate:
         case "rule":
             return ByRule(kernel_factor)
@@ -68,5 +78,8 @@ def rate_policy(learning_rate: float | Word, *, kernel_factor: bool) -> RatePoli
             return Own()
         case "grid":
             return Grid()
+        case str() as path:
+            assert checksum is not None
+            return Listed(Path(path), checksum)
         case rate:
             return Fixed(rate)

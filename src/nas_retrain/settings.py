@@ -33,13 +33,27 @@ from pydantic import (
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.purpose import SEARCH, Setup, is_search
-from nas_retrain.rate_policy import Grid, Own, RatePolicy, Word, rate_policy
+from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import InDegree, Initialisation
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]  # what counters and sizes of arrays can hold
 Precision = Literal["float32", "tf32", "bfloat16"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+TABLES = (".csv", ".csv.gz", ".tsv")
+"""How the name of a table ends."""
+
+
+def _table_s_name(value: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    if not isinstance(value, str) or not value.endswith(TABLES):
+        raise ValueError("Input should be the path of a table, whose name ends in .csv")
+    return value
+
+
+RatesTable = Annotated[str, BeforeValidator(_table_s_name)]
+"""The path of a table of learning rates: a row a cell."""
 
 
 def _one_word(value: str) -> str:
@@ -202,12 +216,34 @@ class DatasetSettings(_Section):
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
-    learning_rate: Rate | Word
+    learning_rate: Rate | Word | RatesTable
     initialisation: Literal["stock", "he", "mup", "in_degree"]
     in_degree: InDegree
     kernel_factor: bool
     rule: str | None = None  # what most recipes have none of need not stand in their files
     rule_parameters: dict[str, Any] = {}
+    rates_checksum: str | None = None
+    """SHA-256 of the table that learning_rate names, which is found out and never set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _table_is_known_by_its_contents(cls, values: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+        path = values.get("learning_rate") if isinstance(values, dict) else None
+        if not isinstance(path, str) or not path.endswith(TABLES) or values.get("rates_checksum") is not None:
+            return values
+        file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
+        try:
+            with file.open("rb") as opened:
+                checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise ValueError(f"learning_rate: the table {file} cannot be read ({error.strerror})") from None
+        return values | {"learning_rate": str(file), "rates_checksum": checksum}
+
+    @model_validator(mode="after")
+    def _table_or_rule(self) -> RecipeSettings:
+        if isinstance(self.rate_policy, Listed) and (self.rule is not None or self.kernel_factor):
+            raise ValueError("learning_rate is a table, beside which there is no rule and no kernel_factor")
+        return self
 
     @model_validator(mode="after")
     def _rule_decides(self) -> RecipeSettings:
@@ -223,12 +259,21 @@ class RecipeSettings(_Section):
     @model_serializer(mode="wrap")
     def _without_a_rule_as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = serialise(self)
-        return {key: value for key, value in written.items() if self.rule is not None or not key.startswith("rule")}
+        absent = ("rule",) * (self.rule is None) + ("rates_checksum",) * (self.rates_checksum is None)
+        return {key: value for key, value in written.items() if not key.startswith(absent)}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides results: of a table of learning rates its contents, wherever it lies."""
+        told = self.model_dump(mode="json")
+        if checksum := told.pop("rates_checksum", None):
+            told["learning_rate"] = f"table {checksum}"
+        return told
 
     @property
     def rate_policy(self) -> RatePolicy:
         """Where its learning rates come from."""
-        return rate_policy(self.learning_rate, kernel_factor=self.kernel_factor)
+        return rate_policy(self.learning_rate, kernel_factor=self.kernel_factor, checksum=self.rates_checksum)
 
     @property
     def drawn_as(self) -> Initialisation:
@@ -654,7 +699,7 @@ class Settings(_Section):
             "dataset": self.dataset.model_dump(exclude={"base_rate"} | verified | self.dataset.undeciding),
             "network": self.network.model_dump(exclude=batch_norm),
             "training": self.training.identity,
-            "recipe": self.recipes[recipe].model_dump(),
+            "recipe": self.recipes[recipe].identity,
         }
 
 

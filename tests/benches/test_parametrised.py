@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.dags import space as dags
+from nas_retrain.benches import registry
+from nas_retrain.benches.dags import space
 from nas_retrain.benches.nas_bench_201 import network as network_201
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.benches.parametrised import UpdateFactors, update_factors
@@ -36,8 +36,8 @@ def settings_of(make_settings: MakeSettings, kind: str) -> Settings:
 GRAPHS = {
     "batch": nas_bench_201.parse(CELL),
     "none": nas_bench_201.parse(CELL).without_normalisation,
-    "mlp": dags.parse("2_12_022"),
-    "cnn": dags.parse("2_12_022/3"),
+    "mlp": space.parse("2_12_022"),
+    "cnn": space.parse("2_12_022/3"),
 }
 
 
@@ -144,7 +144,7 @@ def test_every_row_of_every_parameter_belongs_to_a_layer(kind: str, make_setting
     graph = nas_bench_201.parse(CONSTANTS) if kind == "constants" else GRAPHS[kind]
     settings = settings_of(make_settings, "batch" if kind == "constants" else kind)
     network = networks.build(graph, settings, initialisation="stock", seed=0)
-    size = spaces.size_of(settings)
+    size = registry.size_of(settings)
     matrices: dict[object, int] = {}
     for parameter, parts in zip(network.parameters(), network.parameter_blocks, strict=True):
         assert sum(part.rows for part in parts) == len(parameter)
@@ -166,7 +166,7 @@ def test_the_papers_rule_draws_what_the_papers_initialisation_draws(
     settings = make_settings("dataset.image_size=8")
     for arch in (CELL, CONSTANTS):
         graph = nas_bench_201.parse(arch)
-        decided = find("paper", {"in_degree": in_degree}).decide(graph, spaces.size_of(settings), arch)
+        decided = find("paper", {"in_degree": in_degree}).decide(graph, registry.size_of(settings), arch)
         ours = networks.build(graph, settings, initialisation="stock", seed=4, decided=decided)
         theirs = networks.build(graph, settings, initialisation=in_degree, seed=4)
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -176,7 +176,7 @@ def test_the_papers_rule_draws_what_the_papers_initialisation_draws(
 def test_rates_of_layers_are_those_of_parameter_groups(make_settings: MakeSettings) -> None:
     """Against torch's own optimiser with a group for each parameter, in a network where no two layers are joined."""
     settings, graph = settings_of(make_settings, "mlp"), GRAPHS["mlp"]
-    decided = find("mup", {"base_width": 16}).decide(graph, spaces.size_of(settings), "a cell")
+    decided = find("mup", {"base_width": 16}).decide(graph, registry.size_of(settings), "a cell")
     build = partial(networks.build, graph, settings, initialisation="he", seed=1, decided=decided)
     ours, theirs = build().double(), build().double()
     assert decided.layer_rates["first"] != decided.layer_rates["readout"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_retrain import __version__
-from nas_retrain.commands import command_line as cli
+from nas_retrain.commands import command_line
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
 
@@ -26,10 +26,10 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
 
 
 def test_every_command_can_be_loaded_and_has_a_thin_door() -> None:
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(cli.COMMANDS)
-    for name, command in cli.COMMANDS.items():
+    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(command_line.COMMANDS)
+    for name, command in command_line.COMMANDS.items():
         assert callable(command.load())
-        assert (cli.CONFIGS / f"{command.config}.yaml").is_file()
+        assert (command_line.CONFIGS / f"{command.config}.yaml").is_file()
         assert f'run_command("{name}")' in (ROOT / "scripts" / f"{name}.py").read_text()
 
 
@@ -40,12 +40,12 @@ def test_the_help_has_a_line_for_each_command(
     monkeypatch.setattr(sys, "argv", ["nas-retrain", *([flag] if flag else [])])
     if code:
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            command_line.main()
         assert ended.value.code == code
     else:
-        cli.main()
+        command_line.main()
     told = capsys.readouterr()
-    for name, command in cli.COMMANDS.items():
+    for name, command in command_line.COMMANDS.items():
         assert f"  {name:<10}  {command.summary}\n" in (told.err if code else told.out)
     assert ("Did you mean retrain?" in told.err) == (flag == "retrian")
 
@@ -59,12 +59,12 @@ def test_a_reader_that_has_gone_is_no_error(arguments: list[str], tmp_path: Path
             [sys.executable, "-m", "nas_retrain.commands.command_line", *arguments],
             stdout=gone, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, "")
+    assert (done.returncode, done.stderr) == (command_line.NOBODY_READS, "")
 
 
 def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["nas-retrain", "--version"])
-    cli.main()
+    command_line.main()
     assert capsys.readouterr().out.startswith(f"nas-retrain {__version__}")
 
 
@@ -86,7 +86,7 @@ def test_an_interrupt_of_a_stage_is_quiet(monkeypatch: pytest.MonkeyPatch, capsy
 
     monkeypatch.setattr(sys, "argv", ["plan.py", "dataset=digits"])
     with pytest.raises(SystemExit) as ended:
-        cli.run(interrupted)
+        command_line.run(interrupted)
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
 
@@ -100,7 +100,7 @@ def test_a_mistake_ends_with_2_and_one_message(
     ran: list[Settings] = []
     monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.run(ran.append)
+        command_line.run(ran.append)
     assert ended.value.code == 2
     assert not ran
     told = capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_a_mistake_ends_with_2_and_one_message(
 @pytest.mark.parametrize("arguments", ["a='b", 'a="b', "a=b\\"])
 def test_an_open_quote_in_args_is_told(arguments: str) -> None:
     with pytest.raises(NasRetrainError, match=r"^ARGS=.*Quote as in a shell"):
-        cli.given_to_make({"NAS_RETRAIN_ARGS": arguments})
+        command_line.given_to_make({"NAS_RETRAIN_ARGS": arguments})
 
 
 def test_a_stage_runs_once_for_each_setting_of_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_stage_runs_once_for_each_setting_of_a_sweep(monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plan.py", "dataset=digits", "-m"])
     monkeypatch.setenv("NAS_RETRAIN_ARGS", "seeds=[1],[2] cells=3,sample:4")
-    cli.run(ran.append)
+    command_line.run(ran.append)
     assert [(one.seeds, one.cells) for one in ran] == [
         ((1,), (3,)),
         ((1,), "sample:4"),
@@ -133,7 +133,7 @@ def test_a_stage_runs_once_for_each_setting_of_a_sweep(monkeypatch: pytest.Monke
 def test_paths_given_to_make_are_not_split(given_paths: dict[str, str]) -> None:
     environment = {f"NAS_RETRAIN_{name}": path for name, path in given_paths.items()}
     expected = [f"{name.lower()}={given_paths[name]}" for name in ("ORIGINAL", "RETRAINED") if name in given_paths]
-    assert cli.given_to_make(environment) == expected
+    assert command_line.given_to_make(environment) == expected
 
 
 @pytest.mark.parametrize("name", ["josé (copy)", "a, ${b} [c] {d} =e #f &g 'h' \"i\" \\ %41 日本"])

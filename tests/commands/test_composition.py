@@ -92,19 +92,25 @@ def test_a_file_with_the_name_of_a_shipped_one_is_an_error_that_names_both(tmp_p
 @pytest.mark.parametrize("group", sorted(PACKAGES))
 def test_a_copied_file_of_any_group_gives_what_its_original_gives(tmp_path: Path, group: str, line: str) -> None:
     shipped = next(path for folder in FOLDERS for path in sorted((folder / group).glob("*.yaml")))
-    bench = shipped.stem.partition("_")[0]
-    copied = {"size": f"{bench}_copy", "verification": f"{bench}_copy"}.get(group, "copy")
-    write(tmp_path, f"{group}/{copied}", line + shipped.read_text())
-    config = ["--config-name=verify"] if group == "verification" else []
+    write(tmp_path, f"{group}/copy", line + shipped.read_text())
     also = ["launcher=slurm"] if group == "site" else []
-    if group in ("bench", "profile"):  # the two that a size is chosen by
-        size = {"bench": f"{shipped.stem}_full", "profile": f"201_{shipped.stem}"}[group]
-        write(tmp_path, f"size/{size.replace(shipped.stem, 'copy')}", (CONFIGS / "size" / f"{size}.yaml").read_text())
-    before, after = (own(tmp_path, f"{group}={chosen}", *also, *config) for chosen in (shipped.stem, copied))
+    before, after = (own(tmp_path, f"{group}={chosen}", *also) for chosen in (shipped.stem, "copy"))
     if group == "recipe":
         assert (before.recipes[shipped.stem],) == tuple(after.recipes.values())
     else:
         assert before == after
+
+
+@pytest.mark.parametrize("config", ["config", "verify"])
+def test_what_a_bench_has_below_a_profile_goes_with_copies_of_both(tmp_path: Path, config: str) -> None:
+    write(tmp_path, "bench/copy", (CONFIGS / "bench" / "201.yaml").read_text())
+    write(tmp_path, "profile/small", (CONFIGS / "profile" / "dry.yaml").read_text())
+    chosen = (["bench=201", "profile=dry"], ["bench=copy", "profile=small"], ["bench=201", "profile=full"])
+    before, after, other = (own(tmp_path, *one, "dataset=digits", f"--config-name={config}") for one in chosen)
+    assert before == after
+    assert (before.network.channels, before.training.batch_size) == (8, 32)
+    assert (other.network.channels, other.training.batch_size) == (16, 256)
+    assert (before.cells == "sample:60") == (config == "config")
 
 
 def test_no_shipped_file_says_where_its_keys_go() -> None:

@@ -71,7 +71,7 @@ def test_a_rule_in_a_file_of_one_s_own_is_on_the_scoreboard(folder: Path) -> Non
         "~scoreboard.parts.nas_bench_201", "~scoreboard.parts.nas_bench_201_none",
         "+scoreboard.rules.mine.rule=my_rules:by_layers", "results_dir=found",
     ]  # fmt: skip
-    assert "found/report.md" in run("scoreboard.py", folder, *given)
+    assert run("scoreboard.py", folder, *given).splitlines()[-2:] == ["Open", "  found/report.html"]
     rules = pd.read_csv(folder / "found" / "tables" / "rules.csv")
     assert rules.loc[rules["rule"] == "mine", "part"].tolist() == ["mlp"]
     slopes = pd.read_csv(folder / "found" / "tables" / "slopes.csv").set_index(["rule", "sweep"])["change_slope"]

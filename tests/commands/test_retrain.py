@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands import retrain
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution import workers
 from nas_retrain.files import locks
 from nas_retrain.plan import plan
 from nas_retrain.trainings.store import RunKey, RunWriter, read_runs
@@ -105,7 +105,7 @@ def test_a_run_leaves_every_record_the_base_rate_and_tables(undisturbed: Path) -
     assert change.loc[100, "kendall_tau"] == pytest.approx(expected, abs=1e-5)
     gain = pd.read_csv(undisturbed / "tables" / "accuracy_gain.csv")["mean_gain"][0]
     assert gain == pytest.approx((means["architecture_aware"] - means["benchmark"]).mean(), abs=1e-4)
-    assert f"tau = {expected:.3f}" in (undisturbed / "report.md").read_text()
+    assert f"between the rankings: {expected:.3f}" in (undisturbed / "report.md").read_text()
 
 
 def test_run_again_it_trains_nothing(undisturbed: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_an_epoch_on_each_data_set_from_files_in_its_real_format(
         "dataset.train_subset=null", "cells=sample:2", "seeds=[1]", "training.epochs=1", "base_rate.points=2",
         "base_rate.seeds=[1]", "launcher.workers=1",
     )  # fmt: skip
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     records = read_runs(settings.results_dir).records
     assert {(record.dataset, record.status) for record in records} == {(dataset, "finished")}
     assert len(records) == 2 * 2 + 2
@@ -256,10 +256,10 @@ def test_what_another_run_finished_before_the_lock_was_had_is_not_trained_again(
         raise AssertionError("nothing is left to do")
 
     monkeypatch.setattr(locks, "exclusive", after_another_run)
-    monkeypatch.setattr(launch, "run_here", refuse)
-    monkeypatch.setattr(pipeline.sources, "fetch", refuse)
-    monkeypatch.setattr(pipeline, "_merge_and_analyse", lambda _: None)
-    pipeline.retrain(settings)
+    monkeypatch.setattr(workers, "run_here", refuse)
+    monkeypatch.setattr(retrain.sources, "fetch", refuse)
+    monkeypatch.setattr(retrain, "_merge_and_analyse", lambda _: None)
+    retrain.retrain(settings)
 
 
 @pytest.mark.parametrize("change", ["moved", "removed"])
@@ -268,17 +268,17 @@ def test_a_results_folder_that_is_moved_between_trainings_and_analysis_is_not_ma
 ) -> None:
     settings = make_settings("cells=sample:2", "seeds=[1]", "dataset.base_rate=0.3")
 
-    def move(*_: object) -> launch.Tally:
+    def move(*_: object) -> workers.Tally:
         if change == "moved":
             settings.results_dir.rename(tmp_path / "elsewhere")
         else:
             shutil.rmtree(settings.results_dir)
-        return launch.Tally()
+        return workers.Tally()
 
-    monkeypatch.setattr(launch, "run_here", move)
+    monkeypatch.setattr(workers, "run_here", move)
     told = rf"{tmp_path}/elsewhere" if change == "moved" else "removed"
     with pytest.raises(NasRetrainError, match=told):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     assert not settings.results_dir.exists()
 
 
@@ -291,5 +291,5 @@ def test_data_that_are_missing_stop_a_run_before_it_writes(
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", no_network)
     settings = make_settings("dataset=cifar10", "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.1")
     with pytest.raises(NasRetrainError, match=r"data_batch_1.*no network.*data_dir"):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     assert not settings.results_dir.exists()

@@ -114,6 +114,8 @@ def test_results_depend_on_the_contents_of_a_file_and_not_on_its_place(tmp_path:
         ({"train_labels": np.arange(19)}, "train_labels must be one whole number from 0 for each of the 20"),
         ({"train_labels": np.arange(20) - 1}, "train_labels must be one whole number"),
         ({"train_labels": np.arange(20) / 2}, "train_labels must be one whole number"),
+        ({"train_labels": np.arange(20) % 3 + 1, "test_labels": np.arange(8) % 3 + 1}, "no image has the label 0"),
+        ({"train_labels": np.array([*range(19), 10**9])}, "largest label is 1000000000, and no image has the label 19"),
         ({"train_labels": np.array([object()] * 20)}, "cannot be read as an .npz file of plain arrays"),
     ],
 )
@@ -160,6 +162,37 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine.npz").unlink()
     with pytest.raises(NasRetrainError, match=r"mine: missing .*mine\.npz\. Put it there"):
         sources.fetch(compose(file).dataset, tmp_path)
+
+
+def test_unused_labels_are_allowed_if_the_classes_are_given(tmp_path: Path) -> None:
+    labels = {"train_labels": np.arange(20) % 3 + 1, "test_labels": np.arange(8) % 3 + 1}
+    assert compose(write(tmp_path, "source: mine.npz\nclasses: 4\n", **labels)).dataset.classes == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("source: absent.npz\n", r"there is no file .*absent\.npz\. Put it there"),
+        ("source: reader.py:read\n", r"Set classes, image_channels, .*, std in the data set's file"),
+        ("source: reader.py:read\nclasses: 4\n", r"Set image_channels, "),
+        ("source: mine.csv\n", r"source=mine\.csv: expected an \.npz file"),
+        ("source: .\n", r"source=\.: expected an \.npz file"),
+        ("source: 3\n", r"source=3: expected an \.npz file"),
+        ("padding: 1\n", r"mine\.yaml: a data set has a source"),
+        ("", r"mine\.yaml: a data set has a source"),
+    ],
+)
+def test_a_source_that_tells_no_sizes_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(NasRetrainError, match=told):
+        compose(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["my scans", "scans.v2", "<b>scans", "scans;x"])
+@pytest.mark.parametrize("group", ["dataset", "recipe"])
+def test_a_file_whose_name_cannot_be_one_is_told_so(tmp_path: Path, name: str, group: str) -> None:
+    file = write(tmp_path).rename(tmp_path / f"{name}.yaml")
+    with pytest.raises(NasRetrainError, match=r"letters, digits, - and _ only\. Rename it"):
+        from_command_line([f"{group}={file}"])
 
 
 @pytest.mark.parametrize("source", ["reader.py:read", "own_reader_in_a_module:read"])

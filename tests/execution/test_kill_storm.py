@@ -91,7 +91,7 @@ def start(results: Path, mine: Mine | None = None) -> int:
         os.dup2(log, 2)
         from tqdm import tqdm
 
-        from nas_retrain.commands import retrain as pipeline
+        from nas_retrain.commands import retrain
         from nas_retrain.commands.command_line import compose
         from nas_retrain.execution import workers as launch
 
@@ -102,10 +102,10 @@ def start(results: Path, mine: Mine | None = None) -> int:
             get_context = staticmethod(lambda _: Forked)
 
         launch.multiprocessing = Multiprocessing  # type: ignore[attr-defined]
-        pipeline._forecast_here = lambda *_: 0.0  # what a run costs is measured for seconds
+        retrain._forecast_here = lambda *_: 0.0  # what a run costs is measured for seconds
         if mine is not None:
             os.fsync = mine
-        pipeline.retrain(compose(*OVERRIDES, f"results_dir={results}"))
+        retrain.retrain(compose(*OVERRIDES, f"results_dir={results}"))
         code = 0
     finally:
         if code:
@@ -175,10 +175,10 @@ def storm(folder: Path, kills: int) -> None:
 
     import nas_retrain.commands.retrain
     import nas_retrain.execution.slurm  # noqa: F401 - all that a run imports, before the forks
-    from nas_retrain.execution import train as training
+    from nas_retrain.execution import train
     from nas_retrain.files.leftovers import remove_leftovers
 
-    training.prepare_process(torch.device("cpu"))
+    train.prepare_process(torch.device("cpu"))
     log = folder / "kills"
     log.touch()
     begun = time.monotonic()

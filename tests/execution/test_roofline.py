@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.commands.roofline import print_roofline
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import roofline
 from nas_retrain.settings import Settings
 from tests.conftest import MakeSettings
@@ -25,8 +29,8 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 @pytest.mark.parametrize("cell", [ALL_3X3, POOL_AND_1X1])
 def test_operations_are_three_forward_passes_but_for_the_gradient_of_the_images(settings: Settings, cell: int) -> None:
-    space, channels, batch = spaces.of(settings.bench), settings.network.channels, settings.training.batch_size
-    forward = 2 * batch * space.flops(space.graph_at(cell), settings.network, settings.dataset)
+    space, channels, batch = registry.of(settings.bench), settings.network.channels, settings.training.batch_size
+    forward = 2 * batch * space.flops(space.graph_at(cell), Sizes.of(settings))
     stem = 2 * batch * 32 * 32 * 3 * 9 * channels
     assert roofline.work_of_step(cell, settings).operations == 3 * forward - stem
 
@@ -34,7 +38,7 @@ def test_operations_are_three_forward_passes_but_for_the_gradient_of_the_images(
 def test_each_kernel_of_a_layer_has_the_bytes_that_are_worked_out_by_hand(settings: Settings) -> None:
     """Of the skip cell's network: what its stem, the BatchNorm behind it and the update read and write."""
     channels, batch = settings.network.channels, settings.training.batch_size
-    kernels = roofline.kernels_of_step(spaces.of(settings.bench).base_cell, settings)
+    kernels = roofline.kernels_of_step(registry.of(settings.bench).base_cell, settings)
     images, values = 4 * batch * 32 * 32 * 3, 4 * batch * 32 * 32 * channels
     weight, channel = 4 * channels * 3 * 9, 4 * channels
     stem = next(place for place, kernel in enumerate(kernels) if kernel.operations)
@@ -42,8 +46,8 @@ def test_each_kernel_of_a_layer_has_the_bytes_that_are_worked_out_by_hand(settin
     # Its input twice and its output once; of each channel scale, shift and two running statistics are read, and the
     # batch's mean and deviation are written.
     assert kernels[stem + 1].bytes == 3 * values + 6 * channel
-    graph = spaces.of(settings.bench).base
-    network = networks.build(graph, settings, initialisation="stock", seed=0)
+    graph = registry.of(settings.bench).base
+    network = build.build(graph, settings, initialisation="stock", seed=0)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert kernels[-1] == roofline.Kernel(0.0, 5 * 4 * parameters)  # weight, gradient, momentum; weight, momentum
 
@@ -63,3 +67,16 @@ def test_the_time_is_the_larger_of_the_two_bounds_kernel_by_kernel(settings: Set
     assert work.seconds == pytest.approx(math.fsum(max(each.operations, each.bytes) / 1e9 for each in kernels))
     assert max(work.operations, work.bytes) / 1e9 < work.seconds < (work.operations + work.bytes) / 1e9
     assert work.kernels == len(kernels)
+
+
+def test_cells_without_a_path_are_left_out_and_no_others_is_a_sentence(
+    make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unconnected = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("none"))
+    small = ("training.batch_size=8", "network.cells_per_stage=1", f"results_dir={tmp_path}/results/mine")
+    print_roofline(make_settings(*small, f"cells=[{unconnected},{POOL_AND_1X1}]"))
+    (table,) = tmp_path.rglob("*.csv")
+    assert pd.read_csv(table)["cell"].tolist() == [POOL_AND_1X1]
+    assert "over 1 networks" in capsys.readouterr().out
+    with pytest.raises(NasRetrainError, match="none is connected"):
+        print_roofline(make_settings(*small, f"cells=[{unconnected}]"))

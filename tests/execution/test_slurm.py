@@ -22,11 +22,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain.commands import retrain as pipeline
-from nas_retrain.commands import status
+from nas_retrain.commands import retrain, status
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import slurm, slurm_commands
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution import slurm, slurm_commands, workers
 from nas_retrain.files import locks
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings, SlurmSettings
@@ -155,13 +153,13 @@ def test_the_cpus_of_a_job_count_inside_of_one_only(
     settings = make_settings("launcher.workers=auto")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    cores = launch.worker_count(settings, torch.device("cpu"))
+    cores = workers.worker_count(settings, torch.device("cpu"))
     for cpus in ("1", "0", "", "many", "-1", "1.5"):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", cpus)
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-        assert launch.worker_count(settings, torch.device("cpu")) == cores
+        assert workers.worker_count(settings, torch.device("cpu")) == cores
         monkeypatch.setenv("SLURM_JOB_ID", "7")
-        assert launch.worker_count(settings, torch.device("cpu")) == (1 if cpus == "1" else cores)
+        assert workers.worker_count(settings, torch.device("cpu")) == (1 if cpus == "1" else cores)
 
 
 def test_to_ask_who_works_on_a_folder_keeps_no_run_from_it(tmp_path: Path) -> None:
@@ -229,12 +227,12 @@ def test_auto_is_this_machine_where_slurm_does_not_answer(
 ) -> None:
     settings = make_settings("launcher=auto", "cells=sample:1", "dataset.base_rate=0.1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    pipeline.print_plan(settings)
+    retrain.print_plan(settings)
     assert "with" in capsys.readouterr().out
     for name in ("sbatch", "sinfo"):
         (tmp_path / name).write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
-    pipeline.print_plan(settings)
+    retrain.print_plan(settings)
     told = capsys.readouterr()
     assert "worker(s)" in told.out
     assert "sinfo failed: no controller" in told.err
@@ -247,13 +245,13 @@ def test_units_are_sized_in_hours_once_a_speed_is_known(
     chosen = ("launcher=slurm", "cells=sample:4", "seeds=[1,2]", "dataset.base_rate=0.3", "launcher.workers=2")
     unknown = make_settings(*chosen, "launcher.device=cuda", "launcher.hours_per_task=1")
     with pytest.raises(NasRetrainError, match=r"hours_per_task needs a measured speed.*trainings_per_task"):
-        pipeline.print_plan(unknown)
+        retrain.print_plan(unknown)
     known = make_settings(*chosen, "launcher.gpus=0", "launcher.hours_per_task=1e-6")
-    pipeline.print_plan(known)
+    retrain.print_plan(known)
     assert "16 trainings in 16 task(s) of 6 job array(s)" in capsys.readouterr().out
-    pipeline.print_plan(make_settings(*chosen, "launcher.gpus=0", "launcher.hours_per_task=100"))
+    retrain.print_plan(make_settings(*chosen, "launcher.gpus=0", "launcher.hours_per_task=100"))
     assert "16 trainings in 1 task(s) of 1 job array(s)" in capsys.readouterr().out
-    pipeline.print_plan(make_settings(*chosen, "launcher.device=cuda", "launcher.trainings_per_task=8"))
+    retrain.print_plan(make_settings(*chosen, "launcher.device=cuda", "launcher.trainings_per_task=8"))
     assert "cost           unknown until some trainings have run" in capsys.readouterr().out
 
 
@@ -401,21 +399,21 @@ def test_a_cluster_gives_what_this_machine_gives_and_nothing_is_submitted_twice(
     chosen = ("cells=sample:4", "seeds=[1,2]", "launcher.together=3", *TINY)
     here = make_settings(*chosen, f"results_dir={tmp_path / 'here'}")
     there = make_settings(*SLURM, *chosen, f"results_dir={tmp_path / 'there'}", "launcher.trainings_per_task=5")
-    pipeline.retrain(here)
+    retrain.retrain(here)
 
     held = there.model_copy(update={"launcher": there.launcher.model_copy(update={"sbatch": {"hold": True}})})
-    pipeline.print_plan(held)
+    retrain.print_plan(held)
     assert "18 trainings in 5 task(s) of 2 job array(s)" in capsys.readouterr().out
     assert not there.results_dir.exists()
-    pipeline.retrain(held)
+    retrain.retrain(held)
     jobs = queue(there.results_dir)
     assert len(jobs) == 1 + 4 + 1
     capsys.readouterr()
-    pipeline.retrain(there)
+    retrain.retrain(there)
     assert "nothing was submitted" in capsys.readouterr().out
     assert queue(there.results_dir) == jobs
     with pytest.raises(NasRetrainError, match=r"SLURM has tasks of .*make cancel"):
-        pipeline.retrain(there.model_copy(update={"launcher": here.launcher}))
+        retrain.retrain(there.model_copy(update={"launcher": here.launcher}))
     status.status(there)
     told = capsys.readouterr().out
     assert re.search(r"digits +benchmark +8 +0 +0 +0 +0 +8 +0 +8", told)
@@ -431,7 +429,7 @@ def test_a_cluster_gives_what_this_machine_gives_and_nothing_is_submitted_twice(
     assert (there.results_dir / "report.md").exists()
 
     capsys.readouterr()
-    pipeline.retrain(there)
+    retrain.retrain(there)
     assert "Nothing left to train" in capsys.readouterr().out
     assert not slurm.submissions(there.results_dir)  # nothing more to know about them
     assert queue(there.results_dir) == {}
@@ -485,7 +483,7 @@ def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
     )  # fmt: skip
     here = make_settings(*chosen, f"results_dir={tmp_path / 'here'}")
     there = make_settings(*chosen, f"results_dir={tmp_path / 'there'}", *SLURM, "launcher.trainings_per_task=10")
-    pipeline.retrain(here)
+    retrain.retrain(here)
     assert len(figures(here.results_dir)) == 40
 
     random_ = random.Random(4)
@@ -497,7 +495,7 @@ def test_soak(make_settings: MakeSettings, tmp_path: Path) -> None:
         return sum("Saved; queued again" in log.read_text() for log in there.results_dir.glob("jobs/*/*_log.out"))
 
     for _ in range(10):
-        pipeline.retrain(there)
+        retrain.retrain(there)
         while jobs := queue(there.results_dir):
             release(jobs)
             time.sleep(random_.uniform(0.2, 2))
@@ -531,7 +529,7 @@ def test_the_whole_benchmark_is_submitted_within_a_minute_and_its_arrays_within_
         "+launcher.sbatch.hold=true", "launcher.parallelism=3",
     )  # fmt: skip
     begun = time.monotonic()
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     seconds = time.monotonic() - begun
     try:
         assert seconds < 60
@@ -551,7 +549,7 @@ def test_the_whole_benchmark_is_submitted_within_a_minute_and_its_arrays_within_
         ]
         assert sorted(throttles) == [1, 1, 1, 1]  # three lanes of one task each; the fourth array waits for the first
     finally:
-        pipeline.cancel(settings)
+        retrain.cancel(settings)
     assert queue(folder) == {}
 
 
@@ -571,15 +569,15 @@ def test_cancel_stops_this_runs_jobs_and_no_others(
     chosen = (*SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3", "+launcher.sbatch.hold=true")
     mine, other = (make_settings(*chosen, f"results_dir={tmp_path / name}") for name in ("mine", "other"))
     for settings in (mine, other):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     others = queue(other.results_dir)
     assert len(others) == 2
-    pipeline.cancel(mine)
+    retrain.cancel(mine)
     assert queue(mine.results_dir) == {}
     assert queue(other.results_dir) == others
-    pipeline.cancel(mine)
+    retrain.cancel(mine)
     assert "SLURM has no task of this run" in capsys.readouterr().out
-    pipeline.cancel(other)
+    retrain.cancel(other)
     assert queue(other.results_dir) == {}
 
 
@@ -590,7 +588,7 @@ def test_what_sbatch_refuses_is_told_with_its_reason(make_settings: MakeSettings
         *SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3", "launcher.partition=no_such_partition"
     )
     with pytest.raises(NasRetrainError, match=r"sbatch refused: .*invalid partition.*Check partition"):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     assert queue(settings.results_dir) == {}
 
 
@@ -601,7 +599,7 @@ def test_status_shows_the_end_of_a_lost_tasks_log(
 ) -> None:
     settings = make_settings(*SLURM, "cells=sample:1", "seeds=[1]", "dataset.base_rate=0.3")
     launcher = settings.launcher.model_copy(update={"device": "mps"})  # this machine has none: the task fails
-    pipeline.retrain(settings.model_copy(update={"launcher": launcher}))
+    retrain.retrain(settings.model_copy(update={"launcher": launcher}))
     wait_until_over(settings.results_dir)
     capsys.readouterr()
     status.status(settings)
@@ -637,8 +635,8 @@ def test_a_real_slurm_is_asked_for_the_same_whatever_the_environment_says_and_ta
         with pytest.MonkeyPatch.context() as environment:
             for name, value in HOSTILE.items() if hostile else ():
                 environment.setenv(name, value)
-            pipeline.retrain(settings)
-            pipeline.retrain(settings)
+            retrain.retrain(settings)
+            retrain.retrain(settings)
             status.status(settings)
         jobs = queue(settings.results_dir)
         assert len(jobs) == 3
@@ -651,7 +649,7 @@ def test_a_real_slurm_is_asked_for_the_same_whatever_the_environment_says_and_ta
             assert len(figures(settings.results_dir)) == 4
             assert (settings.results_dir / "report.md").exists()
         else:
-            pipeline.cancel(settings)
+            retrain.cancel(settings)
             shutil.rmtree(settings.results_dir)
             capsys.readouterr()
     assert told[0] == told[1]
@@ -668,7 +666,7 @@ def test_a_node_with_hyper_threads_runs_each_task_once(make_settings: MakeSettin
             f"+launcher.sbatch={site}", "analysis.bootstrap_draws=2", "analysis.null_draws=2",
             f"results_dir={tmp_path / str(number)}",
         )  # fmt: skip
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
         runs.append(settings.results_dir)
     for folder in runs:
         wait_until_over(folder)

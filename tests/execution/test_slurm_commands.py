@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain.commands import retrain as pipeline
-from nas_retrain.commands import status
+from nas_retrain.commands import retrain, status
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import slurm, slurm_commands
 from nas_retrain.settings import Settings, SlurmSettings
@@ -75,12 +74,12 @@ def told_and_submitted(
     """All that a plan, a submission, another one, a status and a cancellation say, and the jobs before the last."""
     counter = itertools.count()
     monkeypatch.setattr(secrets, "token_hex", lambda _: f"{next(counter):08}")
-    pipeline.print_plan(settings)
-    pipeline.retrain(settings)
-    pipeline.retrain(settings)
+    retrain.print_plan(settings)
+    retrain.retrain(settings)
+    retrain.retrain(settings)
     status.status(settings)
     submitted = fake_slurm.jobs(fakes)
-    pipeline.cancel(settings)
+    retrain.cancel(settings)
     assert fake_slurm.jobs(fakes) == []
     (fakes / "state" / "jobs.json").unlink()
     told = capsys.readouterr().out
@@ -120,7 +119,7 @@ def test_jobs_are_found_in_whatever_partition_they_are(
     make_settings: MakeSettings, fakes: Path, partition: str | None
 ) -> None:
     settings = make_settings(*CHOSEN, *([f"launcher.partition={partition}"] if partition else []))
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     assert len(slurm.queue(settings.results_dir).tasks) == 2
     assert len(fake_slurm.jobs(fakes)) == 2
 
@@ -134,7 +133,7 @@ def test_a_submission_asks_for_one_task_in_the_script_and_of_srun(
 ) -> None:
     settings = make_settings(*CHOSEN, "launcher.gpus=0", "launcher.cpus=3", "launcher.trainings_per_task=4")
     launcher = settings.launcher.model_copy(update={"sbatch": site | {"requeue": False}})
-    pipeline.retrain(settings.model_copy(update={"launcher": launcher}))
+    retrain.retrain(settings.model_copy(update={"launcher": launcher}))
     assert len(fake_slurm.jobs(fakes)) == 3  # an array of three tasks, the fourth alone, and the analysis
     for job in fake_slurm.jobs(fakes):
         cpus = "1" if "analysis" in job["options"]["job-name"] else "3"
@@ -195,11 +194,11 @@ def test_banners_and_bytes_of_any_kind_change_no_submission_and_no_status(
     settings = make_settings(*CHOSEN)
     (fakes / "state" / "noise").write_bytes(b"\xff\xfe|0|RUNNING|\x80\n" + "\n".join(ODD).encode() + b"\n\0\n")
     (fakes / "state" / "sbatch").write_text("banner")
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     told = capsys.readouterr().out
     assert [f"job {job['job']} " in told for job in fake_slurm.jobs(fakes)] == [True, True]
     assert "99999" not in told
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     assert "nothing was submitted" in capsys.readouterr().out
     status.status(settings)
     assert "0 task(s) of SLURM running, 2 queued (jobs 100, 101)" in capsys.readouterr().out
@@ -218,7 +217,7 @@ def test_a_submission_that_was_accepted_though_sbatch_did_not_say_so_is_known_an
 ) -> None:
     misbehave(fakes, monkeypatch, sbatch=how)
     settings = make_settings(*CHOSEN, "launcher.trainings_per_task=8")
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     assert re.search(r"job 100 +training +2 task", capsys.readouterr().out)
     jobs = settings.results_dir / "jobs"
     assert {path.name for path in jobs.glob("*/*_submitted.pkl")} == {
@@ -226,7 +225,7 @@ def test_a_submission_that_was_accepted_though_sbatch_did_not_say_so_is_known_an
         "100_1_submitted.pkl",
         "101_submitted.pkl",
     }
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     assert len(fake_slurm.jobs(fakes)) == 2
 
 
@@ -249,10 +248,10 @@ def test_a_submission_that_was_not_accepted_is_told_and_leaves_the_folder_free(
     misbehave(fakes, monkeypatch, **how)
     settings = make_settings(*CHOSEN)
     with pytest.raises(NasRetrainError, match=told):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     for command in how:
         (fakes / "state" / command).unlink()
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     names = [job["options"]["job-name"] for job in fake_slurm.jobs(fakes)]
     assert sorted(name.split("-")[2] for name in names) == ["analysis", "training"]
 
@@ -262,14 +261,14 @@ def test_a_cancellation_is_believed_by_what_is_left_in_the_queue(
     make_settings: MakeSettings, fakes: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     settings = make_settings(*CHOSEN)
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     misbehave(fakes, monkeypatch, scancel=how)
     if how.endswith("after"):
-        pipeline.cancel(settings)
+        retrain.cancel(settings)
         assert fake_slurm.jobs(fakes) == []
     else:
         with pytest.raises(NasRetrainError, match=r"scancel .*Still there: job\(s\) 100, 101"):
-            pipeline.cancel(settings)
+            retrain.cancel(settings)
 
 
 @pytest.mark.parametrize("silent", ["absent", "hang", "fail", "not executable"])
@@ -282,7 +281,7 @@ def test_where_slurm_does_not_answer_status_tells_what_is_stored_and_retrain_tak
     silent: str,
 ) -> None:
     settings = make_settings(*CHOSEN)
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     (settings.results_dir.parent / "beside").mkdir()
     shutil.copytree(settings.results_dir, settings.results_dir.parent / "beside", dirs_exist_ok=True)
     if silent == "absent":
@@ -301,28 +300,28 @@ def test_where_slurm_does_not_answer_status_tells_what_is_stored_and_retrain_tak
     assert "1 task(s) have trainings undone and may be on their way or over" in told
     here = make_settings("cells=sample:4", "seeds=[1,2]", "dataset.base_rate=0.3")
     with pytest.raises(NasRetrainError, match=r"given to SLURM.*unknown.*squeue.*remove .*jobs"):
-        pipeline.retrain(here)
+        retrain.retrain(here)
     with pytest.raises(NasRetrainError, match=r"s(queue|info|control)"):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
 
 
 def test_a_submission_whose_units_cannot_be_read_is_named_and_not_submitted_again_while_it_is_on_its_way(
     make_settings: MakeSettings, fakes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = make_settings(*CHOSEN)
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     (units,) = settings.results_dir.glob("jobs/nas-retrain-training-*/units.json")
     for contents in (b"", b"\0\0\0\0", b"{}", b"[[1]]", b'[["a', b"\xff\xfe[]", b'"x"', b"[" * 9999):
         units.write_bytes(contents)
         with pytest.raises(NasRetrainError, match=rf"{units} cannot be read.*job 100.*scancel 100"):
             slurm.queue(settings.results_dir)
     with pytest.raises(NasRetrainError, match="cannot be read"):
-        pipeline.retrain(settings)
+        retrain.retrain(settings)
     status.status(settings)
     assert f"{units} cannot be read" in capsys.readouterr().out
     assert len(fake_slurm.jobs(fakes)) == 2
-    pipeline.cancel(settings)
-    pipeline.retrain(settings)
+    retrain.cancel(settings)
+    retrain.retrain(settings)
     assert len(fake_slurm.jobs(fakes)) == 2
     assert not units.exists()
 
@@ -331,13 +330,13 @@ def test_a_command_asks_the_queue_once_and_reads_each_submission_once(
     make_settings: MakeSettings, fakes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(*CHOSEN, "launcher.trainings_per_task=1")
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     for name in ("beside", "besides"):
         shutil.copytree(settings.results_dir, settings.results_dir.parent / name)
     read: list[Path] = []
     original = slurm._read_units
     monkeypatch.setattr(slurm, "_read_units", lambda path: read.append(path) or original(path))  # type: ignore[func-returns-value]
-    for command, folders in ((status.status, 3), (pipeline.retrain, 1), (pipeline.print_plan, 1)):
+    for command, folders in ((status.status, 3), (retrain.retrain, 1), (retrain.print_plan, 1)):
         (fakes / "state" / "calls.jsonl").unlink()
         read.clear()
         command(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import roofline
-from nas_retrain.execution import train as training
+from nas_retrain.execution import roofline, train
 from nas_retrain.execution.precision import forward, set_precision
+from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, epoch_seed
 from nas_retrain.settings import Settings
 from tests import cuda_stub as stub
@@ -34,7 +34,7 @@ EPOCHS = 2
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    training.prepare_process(CPU)
+    train.prepare_process(CPU)
     yield
     torch.use_deterministic_algorithms(mode=False)
     torch.set_num_threads(threads)
@@ -46,7 +46,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 
 def straightforward(
-    network: networks.Network, rates: list[float], seeds: list[int], settings: Settings, data: batches.DeviceData
+    network: build.Network, rates: list[float], seeds: list[int], settings: Settings, data: batches.DeviceData
 ) -> tuple[list[float], list[int]]:
     """Train eagerly with torch's optimiser, batches drawn as they are needed and rates that are numbers; returns summed
     losses and hits of the last epoch."""
@@ -58,7 +58,7 @@ def straightforward(
     )  # fmt: skip
     shares = torch.tensor(rates) / rates[0]
     for epoch in range(EPOCHS):
-        optimiser.param_groups[0]["lr"] = rates[0] * training.cosine(1.0, epoch, EPOCHS)
+        optimiser.param_groups[0]["lr"] = rates[0] * 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS))
         loss_sums, hits = torch.zeros(len(rates)), torch.zeros(len(rates), dtype=torch.int64)
         members = [
             batches.training_batches(data, recipe.batch_size, torch.Generator().manual_seed(epoch_seed(seed, epoch)))
@@ -93,16 +93,18 @@ def test_steps_over_static_buffers_are_a_straightforward_training_s_to_the_last_
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     rates, seeds = [0.1, 0.02, 0.5, 0.1, 0.02, 0.5][:members], [1, 1, 1, 2, 2, 2][:members]
 
-    def built(cell: int) -> networks.Network:
+    def built(cell: int) -> build.Network:
         graph = nas_bench_201.graph_at(cell)
-        return networks.join([networks.build(graph, settings, initialisation="he", seed=seed) for seed in seeds])
+        return build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in seeds])
 
     for cell in CONNECTED:
         plain = built(cell)
         loss_sums, hits = straightforward(plain, rates, seeds, settings, data)
         stepper = Stepper(built(cell), rates, seeds, settings, data)
         for epoch in range(EPOCHS):
-            stepper.begin_epoch(epoch, training.cosine(1.0, epoch, EPOCHS), 0, [0.0] * members, [0] * members)
+            stepper.begin_epoch(
+                epoch, share_of_rate(settings.training, epoch, EPOCHS), 0, [0.0] * members, [0] * members
+            )
             stepper.first_step(32)
             stepper.step(6)
         assert stepper.sums() == (loss_sums, hits)
@@ -131,11 +133,9 @@ def test_bfloat16_is_near_single_precision_in_logits_and_every_gradient(
 ) -> None:
     config = "config" if bench == "201" else "verify"
     settings = make_settings(f"bench={bench}", "network.channels=8", config=config)
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     graph = space.graph_at(CELL if bench == "201" else space.base_cell)
-    network = networks.join(
-        [networks.build(graph, settings, initialisation="he", seed=seed) for seed in range(members)]
-    )
+    network = build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in range(members)])
     images = batches.load(settings.dataset, settings.data_dir, CPU).test_images[:64].repeat(1, members, 1, 1)
     weights = list(network.eval().parameters())  # a batch's own statistics would make much of small differences
 

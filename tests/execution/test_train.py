@@ -18,13 +18,12 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import build
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.benches.nas_bench_201.plain_network import ReferenceNetwork
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import steps
-from nas_retrain.execution import train as training
+from nas_retrain.execution import steps, train
 from nas_retrain.execution.steps import epoch_seed
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
@@ -34,14 +33,14 @@ from tests.benches.nas_bench_201.test_network import pairs
 from tests.conftest import MakeSettings
 
 CPU = torch.device("cpu")
-CELL = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 COURSE = ("seconds", "images_per_second", "started", "finished", "resumed")
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    training.prepare_process(CPU)
+    train.prepare_process(CPU)
     yield
     torch.use_deterministic_algorithms(mode=False)
     torch.set_num_threads(threads)
@@ -53,7 +52,7 @@ def one_training(settings: Settings, recipe: str = "benchmark") -> Training:
 
 def run(planned: Training, settings: Settings, checkpoint: Path, stop: Callable[[], bool] = lambda: False) -> RunRecord:
     data = batches.load(settings.dataset, settings.data_dir, CPU)
-    (record,) = training.train([planned], settings, data, checkpoint, stop)
+    (record,) = train.train([planned], settings, data, checkpoint, stop)
     return record
 
 
@@ -100,7 +99,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_diverged(make_settings: MakeSe
 
 
 def test_a_disconnected_cell_is_recorded_and_not_trained(make_settings: MakeSettings, tmp_path: Path) -> None:
-    cell = next(cell for cell in range(15625) if not nas_bench_201.graph_at(cell).connected)
+    cell = next(cell for cell in range(15625) if not space.graph_at(cell).connected)
     settings = make_settings(f"cells=[{cell}]")
     for recipe in ("benchmark", "architecture_aware"):
         record = run(one_training(settings, recipe), settings, tmp_path / "checkpoint")
@@ -163,7 +162,7 @@ def test_stopped_after_any_step_it_continues_there_and_ends_with_the_same_bits(
         steps, places = 0, []
         for stop_after in stops:
             count = iter(range(1, stop_after + 1))
-            with pytest.raises(training.Stopped):
+            with pytest.raises(train.Stopped):
                 run(planned, settings, tmp_path / "stopped.pt", stop=lambda c=count, n=stop_after: next(c) == n)  # type: ignore[misc]
             steps += stop_after
             progress = saved(tmp_path / "stopped.pt")["progress"]
@@ -180,18 +179,18 @@ def test_a_gpu_that_was_given_but_cannot_be_used_is_an_error(monkeypatch: pytest
     for given in ("0", "2,3", "GPU-8f2a", "MIG-8f2a"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         with pytest.raises(NasRetrainError, match=rf"CUDA_VISIBLE_DEVICES={given}.*launcher\.device=cpu"):
-            training.choose_device("auto")
-        assert training.choose_device("cpu") == CPU
+            train.choose_device("auto")
+        assert train.choose_device("cpu") == CPU
     for none_given in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none_given)
-        assert training.choose_device("auto").type in ("cpu", "mps")
+        assert train.choose_device("auto").type in ("cpu", "mps")
 
 
 def test_a_device_that_is_absent_is_told_with_those_present() -> None:
-    assert training.choose_device("cpu") == CPU
+    assert train.choose_device("cpu") == CPU
     absent = "mps" if torch.cuda.is_available() else "cuda"
     with pytest.raises(NasRetrainError, match=rf"launcher\.device={absent}.*cpu"):
-        training.choose_device(absent)
+        train.choose_device(absent)
 
 
 class TestGroups:
@@ -216,7 +215,7 @@ class TestGroups:
     def run(self, group: list[Training], settings: Settings, folder: Path, name: str) -> list[RunRecord]:
         data = batches.load(settings.dataset, settings.data_dir, CPU)
         data = replace(data, test_images=data.test_images.to(torch.get_default_dtype()))
-        return training.train(group, settings, data, folder / f"{name}.pt")
+        return train.train(group, settings, data, folder / f"{name}.pt")
 
     @pytest.mark.usefixtures("_doubles")
     def test_each_member_ends_as_it_does_alone(self, group: tuple[Settings, list[Training]], tmp_path: Path) -> None:
@@ -250,18 +249,18 @@ class TestGroups:
     ) -> None:
         settings, trainings = group
         data = batches.load(settings.dataset, settings.data_dir, CPU)
-        undisturbed = training.train(trainings, settings, data, tmp_path / "undisturbed.pt")
+        undisturbed = train.train(trainings, settings, data, tmp_path / "undisturbed.pt")
         for stop_after in (3, 20):
             count = iter(range(1, stop_after + 1))
-            with pytest.raises(training.Stopped):
-                training.train(
+            with pytest.raises(train.Stopped):
+                train.train(
                     trainings,
                     settings,
                     data,
                     tmp_path / "a.pt",
                     lambda c=count, n=stop_after: next(c) == n,  # type: ignore[misc]
                 )
-        resumed = training.train(trainings, settings, data, tmp_path / "a.pt")
+        resumed = train.train(trainings, settings, data, tmp_path / "a.pt")
         assert list(map(timeless, resumed)) == list(map(timeless, undisturbed))
 
     @pytest.mark.slow
@@ -292,12 +291,12 @@ def test_the_first_step_s_gradient_is_autograd_s(make_settings: MakeSettings, tm
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     for group in plan.groups(plan.recipe_trainings(settings, 0.5), together):
         steps, checkpoint = count(), tmp_path / f"{group[0].label}.pt"
-        with pytest.raises(training.Stopped):
-            training.train(group, settings, data, checkpoint, lambda steps=steps: next(steps) == 2)  # type: ignore[misc]
-        for planned, record in zip(group, training.train(group, settings, data, checkpoint), strict=True):
-            graph = nas_bench_201.parse(planned.arch)
-            seed = training.seed_of_generator(planned, settings)
-            network = networks.build(graph, settings, initialisation=planned.initialisation, seed=seed)
+        with pytest.raises(train.Stopped):
+            train.train(group, settings, data, checkpoint, lambda steps=steps: next(steps) == 2)  # type: ignore[misc]
+        for planned, record in zip(group, train.train(group, settings, data, checkpoint), strict=True):
+            graph = space.parse(planned.arch)
+            seed = train.seed_of_generator(planned, settings)
+            network = build.build(graph, settings, initialisation=planned.initialisation, seed=seed)
             generator = torch.Generator().manual_seed(epoch_seed(seed, 0))
             images, labels = next(batches.training_batches(data, settings.training.batch_size, generator))
             weights = list(network.parameters())
@@ -323,8 +322,8 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
     ours, theirs = [], []
     for planned in plan.recipe_trainings(settings, None):
         ours.append(run(planned, settings, tmp_path / "none").test_accuracy)
-        seed = training.seed_of_generator(planned, settings)
-        network = networks.build(nas_bench_201.parse(planned.arch), settings, initialisation="stock", seed=seed)
+        seed = train.seed_of_generator(planned, settings)
+        network = build.build(space.parse(planned.arch), settings, initialisation="stock", seed=seed)
         reference = ReferenceNetwork(planned.arch, **network.sizes)
         with torch.no_grad():
             for their_tensor, our_tensor in pairs(network, reference):

@@ -23,7 +23,7 @@ import pytest
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from tests.conftest import MakeSettings, write_cifar10, write_imagenet16
 from tests.strategies import NAS_BENCH_201
 
@@ -53,12 +53,12 @@ def read(request: pytest.FixtureRequest, tmp_path: Path, make_settings: MakeSett
         folder.mkdir(exist_ok=True)
         (folder / "000000.pickle.pbz2").write_bytes(bz2.compress(content, 1))
         (folder / "meta.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps({"evaluated_indexes": {0}})))
-        return benchmark.read(folder, "cifar10", NAS_BENCH_201, recipe="")
+        return accuracies.read(folder, "cifar10", NAS_BENCH_201, recipe="")
 
     def pth(content: bytes) -> object:
         path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
         path.write_bytes(content)
-        return benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="")
+        return accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="")
 
     def batches(name: str, path: str, write: Callable[[Path], object]) -> Read:
         def read_batches(content: bytes) -> object:
@@ -275,7 +275,7 @@ def test_a_cell_file_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) ->
         (folder / "000000.pickle.pbz2").write_bytes(bz2.compress(bomb, 9))
         before = peak_memory(anew=True)
         with pytest.raises(NasRetrainError, match="far more than its size"), pytest.warns(match="holds 1 of 15,625"):
-            benchmark.read(folder, "cifar10", NAS_BENCH_201, recipe="")
+            accuracies.read(folder, "cifar10", NAS_BENCH_201, recipe="")
         assert peak_memory() - before < 128 << 20
 
 
@@ -325,7 +325,7 @@ def test_an_archive_that_torch_does_not_write_is_one_error(tmp_path: Path, what:
     path = tmp_path / "file.pth"
     path.write_bytes(made)
     with pytest.raises(NasRetrainError, match=r"file\.pth"):
-        benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="")
+        accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="")
 
 
 def test_values_that_lie_in_several_places_and_gaps_in_the_memo_are_read() -> None:

@@ -29,7 +29,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 import nas_retrain
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.benches.nas_bench_201.plain_network import ReferenceCell, ReferenceNetwork
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.own_network.tracing import Scaled, scale
@@ -62,14 +62,14 @@ def cell_network(*archs: str, channels: int = 4) -> nn.Sequential:
     )
 
 
-def layers_on(path: list[nas_bench_201.Edge]) -> int:
+def layers_on(path: list[space.Edge]) -> int:
     return sum(edge.operation.kind == "layer" for edge in path)
 
 
 @settings(max_examples=40)
 @given(cells, cells)
 def test_paths_are_those_listed_on_hand_built_graphs(first: str, second: str) -> None:
-    listed = [paths(nas_bench_201.parse(arch)) for arch in (first, second)]
+    listed = [paths(space.parse(arch)) for arch in (first, second)]
     network = cell_network(first, second)
     if not all(listed):
         with pytest.raises(NasRetrainError, match="No path with a layer"):
@@ -84,17 +84,15 @@ def test_paths_are_those_listed_on_hand_built_graphs(first: str, second: str) ->
     assert scaled.learning_rate == 0.46 * scaled.factor
 
 
-unskipped = st.lists(
-    st.sampled_from([op for op in nas_bench_201.OPERATIONS if op != "skip_connect"]), min_size=6, max_size=6
-)
+unskipped = st.lists(st.sampled_from([op for op in space.OPERATIONS if op != "skip_connect"]), min_size=6, max_size=6)
 
 
 @settings(max_examples=25)
 @given(unskipped, st.sampled_from(["source", "target"]))
 def test_weights_are_drawn_with_the_in_degrees_of_hand_built_graphs(operations: list[str], in_degree: InDegree) -> None:
     """Without skips, which a trace cannot tell from the vertex they copy, a cell's vertices are the trace's."""
-    arch = nas_bench_201.format_cell(tuple(operations))
-    on_paths = {edge for path in paths(nas_bench_201.parse(arch)) for edge in path}
+    arch = space.format_cell(tuple(operations))
+    on_paths = {edge for path in paths(space.parse(arch)) for edge in path}
     if not on_paths:
         return
     network = cell_network(arch, channels=32)
@@ -415,7 +413,7 @@ REFUSALS: dict[str, tuple[nn.Module, Tensor, str]] = {
         "Module 0 has no weight that can be set",
     ),
     "the benchmark's reduction block": (
-        ReferenceNetwork(nas_bench_201.cell_at(0), channels=4, cells_per_stage=1, classes=10, image_channels=3),
+        ReferenceNetwork(space.cell_at(0), channels=4, cells_per_stage=1, classes=10, image_channels=3),
         IMAGES,
         r"\(module blocks.1.downsample.1\).*no activation precedes",
     ),

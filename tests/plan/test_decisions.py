@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import registry
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import train as training
+from nas_retrain.execution import train
 from nas_retrain.plan import plan
 from nas_retrain.plan.decisions import Decisions
 from nas_retrain.settings import Settings
@@ -42,9 +42,9 @@ def with_rule(make_settings: MakeSettings, rule: str, *overrides: str) -> Settin
 
 def test_a_rule_decides_the_rate_of_each_network(make_settings: MakeSettings) -> None:
     settings = with_rule(make_settings, "depth", "cells=sample:8", "+recipes.by_rule.rule_parameters.exponent=-1.0")
-    size = spaces.size_of(settings)
+    size = registry.size_of(settings)
     for cell, one in planned(settings).items():
-        decided = find("depth", {"exponent": -1.0}).decide(nas_bench_201.graph_at(cell), size, one.arch)
+        decided = find("depth", {"exponent": -1.0}).decide(space.graph_at(cell), size, one.arch)
         assert one.learning_rate == 0.3 * decided.learning_rate
         assert one.decided == decided
     fixed = with_rule(make_settings, "depth", "cells=sample:8", "recipes.by_rule.learning_rate=0.1")
@@ -91,13 +91,9 @@ def test_a_rule_that_cannot_be_used_names_itself_and_the_cell(make_settings: Mak
 
 def test_cells_for_which_a_rule_decides_differently_are_not_one_training(make_settings: MakeSettings) -> None:
     """Two ways to write one network: a sum of three, and a sum of two that goes on into another sum."""
-    at_once = nas_bench_201.index_of(
-        "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|"
-    )
-    in_two = nas_bench_201.index_of(
-        "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|"
-    )
-    assert nas_bench_201.network_classes()[at_once] == nas_bench_201.network_classes()[in_two]
+    at_once = space.index_of("|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|")
+    in_two = space.index_of("|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|")
+    assert space.network_classes()[at_once] == space.network_classes()[in_two]
     cells = f"cells=[{at_once},{in_two}]"
     by_depth = with_rule(make_settings, "depth", cells)
     assert len(planned(by_depth)) == 1
@@ -110,19 +106,19 @@ def test_cells_for_which_a_rule_decides_differently_are_not_one_training(make_se
     assert decisions.training_class("by_rule", named) == named
 
 
-CELL = nas_bench_201.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 
 
 def test_the_papers_rule_as_a_rule_trains_what_the_papers_recipe_trains(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    training.prepare_process(torch.device("cpu"))
+    train.prepare_process(torch.device("cpu"))
     settings = make_settings(
         "recipe=[architecture_aware,by_rule]", "recipes.by_rule.rule=paper", f"cells=[{CELL}]", "seeds=[1]"
     )
     data = batches.load(settings.dataset, settings.data_dir, torch.device("cpu"))
     records = [
-        training.train([one], settings, data, tmp_path / one.recipe)[0] for one in plan.recipe_trainings(settings, 0.3)
+        train.train([one], settings, data, tmp_path / one.recipe)[0] for one in plan.recipe_trainings(settings, 0.3)
     ]
     assert records[0].config_hash != records[1].config_hash
     assert records[0].train_loss == records[1].train_loss
@@ -132,7 +128,7 @@ def test_the_papers_rule_as_a_rule_trains_what_the_papers_recipe_trains(
 def test_rates_of_layers_work_in_joined_networks(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training.prepare_process(torch.device("cpu"))
+    train.prepare_process(torch.device("cpu"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rule_of_layers.py").write_text(OWN_RULE)
     for normalisation in ("batch", "none"):
@@ -144,11 +140,11 @@ def test_rates_of_layers_work_in_joined_networks(
         data = batches.load(settings.dataset, settings.data_dir, torch.device("cpu"))
         group = plan.recipe_trainings(settings, 0.3)
         assert [one.recipe for one in group] == ["benchmark", "benchmark", "by_rule", "by_rule"]
-        together = training.train(group, settings, data, tmp_path / f"together_{normalisation}")
+        together = train.train(group, settings, data, tmp_path / f"together_{normalisation}")
         for one, joined in zip(group, together, strict=True):
-            (alone,) = training.train([one], settings, data, tmp_path / f"alone_{normalisation}")
+            (alone,) = train.train([one], settings, data, tmp_path / f"alone_{normalisation}")
             assert joined.train_loss == pytest.approx(alone.train_loss, rel=1e-3)
         plain = [replace(one, decided=Parametrisation(0.5)) if one.decided else one for one in group]
-        without = training.train(plain, settings, data, tmp_path / f"plain_{normalisation}")
+        without = train.train(plain, settings, data, tmp_path / f"plain_{normalisation}")
         assert without[0].train_loss == together[0].train_loss
         assert without[2].train_loss != pytest.approx(together[2].train_loss, rel=1e-2)

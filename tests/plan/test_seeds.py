@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nas_retrain.commands import retrain as pipeline
+from nas_retrain.commands import retrain
 from nas_retrain.plan import plan
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.trainings.store import RunRecord, StoredRuns, read_runs
@@ -97,5 +97,5 @@ def test_a_run_goes_on_by_itself_from_round_to_round(make_settings: MakeSettings
     settings = make_settings(
         "cells=sample:3", "seeds=[1,2,3]", "recipe=[benchmark]", "training.epochs=1", "enough_tau=0.999"
     )
-    pipeline.retrain(settings)
+    retrain.retrain(settings)
     assert len(read_runs(settings.results_dir).records) == 9

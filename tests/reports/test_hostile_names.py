@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches import registry
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.reports.markup import visible
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison import figures, stage
-from nas_retrain.studies.own_rates import findings as own_rates
+from nas_retrain.studies.own_rates import findings
 from nas_retrain.studies.own_rates import report as own_rates_report
 from nas_retrain.studies.rate_prediction import findings as verification
 from nas_retrain.studies.rate_prediction import report as verification_report
@@ -171,7 +171,7 @@ def test_a_source_s_file_name_is_text_in_pages_and_figures(
     for name, side in zip(
         (f"<img src=x onerror={HARM}> $x^$.csv", "*a*|_b_`.csv"), two_trainings(4, 60, seeds=(1, 1)), strict=True
     ):
-        rows = side.runs.assign(arch=[nas_bench_201.cell_at(index) for index in side.runs["index"]])
+        rows = side.runs.assign(arch=[space.cell_at(index) for index in side.runs["index"]])
         rows.to_csv(tmp_path / name, index=False)
         sides.append(tmp_path / name)
     small = make_settings("analysis.bootstrap_draws=50", "analysis.null_draws=30")
@@ -212,9 +212,9 @@ def test_reports_in_markdown_take_every_field_for_text(
 ) -> None:
     """Of search algorithms, own rates and a verification, whose findings are made once; of a comparison see above."""
     searches = algorithms.find(world(1), world(2), chosen(searches=5, queries=12, bootstrap_draws=20, null_draws=3))
-    judged = own_rates.judge(World(settings_of_a_world, slope=0.4).frame(), "own_rate", settings_of_a_world, SPACE)
+    judged = findings.judge(World(settings_of_a_world, slope=0.4).frame(), "own_rate", settings_of_a_world, SPACE)
     verifying = make_settings("bench=mlp", config="verify")
-    verified = verification.verify(a_world(verifying, 1.0, 0.0), verifying, spaces.of(verifying.bench))
+    verified = verification.verify(a_world(verifying, 1.0, 0.0), verifying, registry.of(verifying.bench))
     for number, payload in enumerate(PAYLOADS.values()):
         texts = {name: field(payload, name) for name in ("original", "retrained", "recipe", "control", "dataset")}
         facts = {"data set": field(payload, "data set"), "versions": field(payload, "version")}
@@ -230,11 +230,12 @@ def test_reports_in_markdown_take_every_field_for_text(
         renamed = dataclasses.replace(renamed, control=texts["control"])
         dataset = settings_of_a_world.dataset.model_copy(update={"name": texts["dataset"]})
         settings = settings_of_a_world.model_copy(update=update | {"dataset": dataset})
-        path = own_rates_report.write(renamed, None, settings.results_dir, settings, facts)
+        path = own_rates_report.write(renamed, None, settings.results_dir, settings, facts) / "report.md"
         reports[path] = ("recipe", "control", "dataset")
 
         settings = verifying.model_copy(update=update | {"dataset": dataset})
-        reports[verification_report.write(verified, None, settings.results_dir, settings, facts)] = ("dataset",)
+        path = verification_report.write(verified, None, settings.results_dir, settings, facts) / "report.md"
+        reports[path] = ("dataset",)
 
         for path, names in reports.items():
             text = path.read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.markup import bullets, code, escaped, python_string, render, to_html, visible, write_csv
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.studies.comparison.figures import drawn_name
-from nas_retrain.studies.comparison.report import as_markdown
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from tests.strategies import NAS_BENCH_201
 
 NUMBER = 50
@@ -25,7 +25,7 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "index": range(NUMBER),
-            "arch": [nas_bench_201.cell_at(index) for index in range(NUMBER)],
+            "arch": [space.cell_at(index) for index in range(NUMBER)],
             "cifar10_test": accuracy,
             "other": accuracy[::-1],
         }
@@ -40,12 +40,14 @@ def written(folder: Path, frame: pd.DataFrame) -> Path:
 
 def test_a_csv_gives_the_column_of_its_data_set_or_the_one_that_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, table().sample(frac=1, random_state=0))
-    found = benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+    found = accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
     assert found.name == "accuracies"
     assert not found.per_class
     assert found.runs["index"].tolist() == list(range(NUMBER))
     assert found.runs["accuracy"].tolist() == table()["cifar10_test"].tolist()
-    other = benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark", column="other")
+    as_text = accuracies.read(str(path), "cifar10", NAS_BENCH_201, recipe="benchmark")
+    pd.testing.assert_frame_equal(as_text.runs, found.runs)
+    other = accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark", column="other")
     assert other.runs["accuracy"].tolist() == table()["other"].tolist()
 
 
@@ -62,23 +64,24 @@ def cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.Da
     ("change", "message"),
     [
         (cell(3, "arch", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"), "cell 3 is"),
-        (cell(3, "index", 2), "cell 2 is listed more than once"),
+        (cell(3, "index", 2), r"cell 2 is listed more than once\. .* in a column seed"),
         (cell(3, "index", 15625), "out of range"),
         (cell(3, "index", np.nan), "has no index"),
         (cell(3, "cifar10_test", np.nan), "cell 3 has the accuracy nan"),
         (cell(3, "cifar10_test", 100.5), "cell 3 has the accuracy 100.5"),
-        (cell(3, "cifar10_test", "high"), "not numbers"),
+        (cell(3, "cifar10_test", "high"), "holds values that are not numbers, such as 'high'"),
+        (cell(3, "index", "third"), "'index' holds values that are not numbers, such as 'third'"),
         (lambda frame: frame.assign(cifar10_test=frame["cifar10_test"] / 100), "93 rather than 0.93"),
         (lambda frame: frame.drop(columns="cifar10_test"), "has no column 'cifar10_test'"),
         (lambda frame: frame.drop(columns=["arch", "index"]), "has no column 'index'"),
-        (lambda frame: frame.head(0), "no accuracies|not numbers"),
+        (lambda frame: frame.head(0), "has columns and no rows"),
     ],
 )
 def test_a_malformed_csv_is_one_clear_error(
     tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
     with pytest.raises(NasRetrainError, match=message) as raised:
-        benchmark.read(written(tmp_path, change(table())), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, change(table())), "cifar10", NAS_BENCH_201, recipe="benchmark")
     assert "accuracies.csv.gz" in str(raised.value)
 
 
@@ -93,7 +96,7 @@ def test_a_damaged_missing_or_foreign_file_is_named(tmp_path: Path, name: str) -
     elif name != "missing.csv":
         path.write_bytes(b"\x00\xff\xfe not a table")
     with pytest.raises(NasRetrainError, match=name):
-        benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize("fractions", [[0], range(0, NUMBER, 2), range(NUMBER - 1), [NUMBER - 1, 3]])
@@ -105,7 +108,7 @@ def test_fractions_among_percentages_are_refused_however_many(
     accuracy = np.linspace(sum(scale) / 2, scale[1], NUMBER)
     frame["cifar10_test"] = np.where(np.isin(range(NUMBER), fractions), accuracy / 100, accuracy)
     with pytest.raises(NasRetrainError, match=rf"fractions are mixed with percentages: cell {min(fractions)} "):
-        benchmark.read(written(tmp_path, frame), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, frame), "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_cells_at_chance_and_below_are_percentages(tmp_path: Path, low: float, h
     frame = table()
     frame["cifar10_test"] = np.where(np.arange(NUMBER) % 5 == 0, low, np.linspace(high / 2, high, NUMBER))
     assert (
-        benchmark.read(written(tmp_path, frame), "cifar10", NAS_BENCH_201, recipe="benchmark").runs["accuracy"].min()
+        accuracies.read(written(tmp_path, frame), "cifar10", NAS_BENCH_201, recipe="benchmark").runs["accuracy"].min()
         == low
     )
 
@@ -133,11 +136,11 @@ def test_cells_at_chance_and_below_are_percentages(tmp_path: Path, low: float, h
 def test_our_own_runs_are_percentages_however_small_the_test_set() -> None:
     frame = runs()
     few = frame[frame["recipe"] == "benchmark"].assign(test_accuracy=[0.0, 0.5, 0.7, 1.0, 25.0, 50.0, 75.0, 80.0, 1, 2])
-    assert benchmark.from_runs(few, "few", NAS_BENCH_201).runs["accuracy"].min() == 0.0
+    assert accuracies.from_runs(few, "few", NAS_BENCH_201).runs["accuracy"].min() == 0.0
 
 
 def runs() -> pd.DataFrame:
-    classes = sorted(set(nas_bench_201.network_classes()))[:5]
+    classes = sorted(set(space.network_classes()))[:5]
     rows = [
         ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed, None)
         for recipe in ("benchmark", "architecture_aware")
@@ -151,18 +154,18 @@ def runs() -> pd.DataFrame:
 
 def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classes(tmp_path: Path) -> None:
     runs().to_parquet(tmp_path / "runs.parquet")
-    found = benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
+    found = accuracies.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
     assert found.per_class
     assert len(found.runs) == 10
-    cells = benchmark.per_cell(found)
-    classes = np.array(nas_bench_201.network_classes())
+    cells = accuracies.per_cell(found)
+    classes = np.array(space.network_classes())
     assert sorted(cells.index) == sorted(np.flatnonzero(np.isin(classes, found.runs["index"])))
     for index, row in cells.iterrows():
         assert row["trainings"] == 2
         assert row["accuracy"] == 51.5 + classes[int(str(index))] % 7
 
 
-CONSTANTS = next(cell for cell in range(15625) if nas_bench_201.graph_at(cell).constants)
+CONSTANTS = next(cell for cell in range(15625) if space.graph_at(cell).constants)
 
 
 def with_constants(hashes: tuple[str, str]) -> pd.DataFrame:
@@ -175,11 +178,11 @@ def with_constants(hashes: tuple[str, str]) -> pd.DataFrame:
 
 def test_networks_with_constants_have_a_hash_of_their_own(tmp_path: Path) -> None:
     with_constants(("def", "def")).to_parquet(tmp_path / "runs.parquet")
-    found = benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark").runs
+    found = accuracies.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark").runs
     assert list(found[found["index"] == CONSTANTS]["accuracy"]) == [70.0, 70.0]
     with_constants(("def", "ghi")).to_parquet(tmp_path / "runs.parquet")
     with pytest.raises(NasRetrainError, match="several settings"):
-        benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize("hashes", [("abc", "abc"), ("abc", "def"), ("def", "abc")])
@@ -188,7 +191,7 @@ def test_trainings_without_the_constants_of_their_networks_are_left_out_and_told
 ) -> None:
     with_constants(hashes).to_parquet(tmp_path / "runs.parquet")
     with pytest.warns(UserWarning, match=rf"{hashes.count('abc')} trainings of benchmark are left out.*make retrain"):
-        found = benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark").runs
+        found = accuracies.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark").runs
     assert list(found["index"]).count(CONSTANTS) == hashes.count("def")
     assert len(found) == 10 + hashes.count("def")
 
@@ -212,7 +215,7 @@ def test_runs_that_cannot_be_compared_are_refused(
 ) -> None:
     change(runs()).to_parquet(tmp_path / "runs.parquet")
     with pytest.raises(NasRetrainError, match=message):
-        benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe="benchmark")
 
 
 HTML = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
@@ -241,7 +244,7 @@ def test_what_was_saved_in_a_file_s_place_is_named(tmp_path: Path, name: str, co
     else:
         source.write_bytes(content)
     with pytest.raises(NasRetrainError, match=told) as raised:
-        benchmark.read(source, "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(source, "cifar10", NAS_BENCH_201, recipe="benchmark")
     assert name in str(raised.value)
 
 
@@ -264,7 +267,7 @@ def test_a_table_in_another_style_is_told_how_to_be_written(
 ) -> None:
     (tmp_path / "table.csv").write_bytes(written_as(table()))
     with pytest.raises(NasRetrainError, match=told):
-        benchmark.read(tmp_path / "table.csv", "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(tmp_path / "table.csv", "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize(
@@ -274,13 +277,13 @@ def test_a_table_in_another_style_is_told_how_to_be_written(
 def test_a_missing_column_is_told_with_the_remedy_for_that_column(tmp_path: Path, column: str, remedy: str) -> None:
     lacking = table().drop(columns=["index", "arch"] if column == "index" else column)
     with pytest.raises(NasRetrainError, match=f"no column '{column}'; it has .*{remedy}"):
-        benchmark.read(written(tmp_path, lacking), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, lacking), "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize("column", ["index", "arch"])
 def test_a_cell_s_number_or_its_string_is_enough(tmp_path: Path, column: str) -> None:
-    whole = benchmark.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="benchmark")
-    found = benchmark.read(
+    whole = accuracies.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="benchmark")
+    found = accuracies.read(
         written(tmp_path, table().drop(columns=column)), "cifar10", NAS_BENCH_201, recipe="benchmark"
     )
     pd.testing.assert_frame_equal(found.runs, whole.runs)
@@ -293,7 +296,7 @@ def test_a_name_that_stands_alone_must_be_a_cell_s(tmp_path: Path, column: str, 
     changed = table()[[column, "cifar10_test"]].astype({column: object})
     changed.loc[3, column] = value
     with pytest.raises(NasRetrainError, match=told):
-        benchmark.read(written(tmp_path, changed), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, changed), "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize(
@@ -311,10 +314,10 @@ def test_a_table_in_another_style_is_read_and_that_is_said(
     path = tmp_path / f"table.{ending}"
     path.write_bytes(written_as(table()))
     with pytest.warns(UserWarning, match=told):
-        found = benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+        found = accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
     assert found.name == "table"
     pd.testing.assert_frame_equal(
-        found.runs, benchmark.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="x").runs
+        found.runs, accuracies.read(written(tmp_path, table()), "cifar10", NAS_BENCH_201, recipe="x").runs
     )
 
 
@@ -324,7 +327,7 @@ def test_an_index_or_a_seed_that_is_no_whole_number_is_refused(tmp_path: Path, c
     changed = table().assign(seed=0).astype({column: object})
     changed.loc[3, column] = value
     with pytest.raises(NasRetrainError, match=f"column '{column}' holds"):
-        benchmark.read(written(tmp_path, changed), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, changed), "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
@@ -332,19 +335,19 @@ def test_a_seed_column_makes_seeds(tmp_path: Path, suffix: str) -> None:
     both = pd.concat([table().assign(seed=777), table().assign(seed=888, cifar10_test=50.0)])
     path = tmp_path / f"mine.{suffix}"
     both.to_parquet(path) if suffix == "parquet" else both.to_csv(path, index=False)
-    found = benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+    found = accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
     assert found.name == "mine"
     assert set(found.runs["seed"]) == {777, 888}
     assert len(found.runs) == 2 * NUMBER
     with pytest.raises(NasRetrainError, match="cell 0 is listed more than once"):
-        benchmark.read(written(tmp_path, both.drop(columns="seed")), "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(written(tmp_path, both.drop(columns="seed")), "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 def test_a_packed_table_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"index,arch,accuracy\n" + b"0" * (40 << 20)))
     with pytest.raises(NasRetrainError, match="far more than its size"):
-        benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
+        accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="benchmark")
 
 
 def test_a_file_of_no_known_kind_is_told_what_it_seems_to_be(tmp_path: Path) -> None:
@@ -355,4 +358,4 @@ def test_a_file_of_no_known_kind_is_told_what_it_seems_to_be(tmp_path: Path) -> 
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(NasRetrainError, match=told):
-            benchmark.read(tmp_path / name, "cifar10", NAS_BENCH_201, recipe="benchmark")
+            accuracies.read(tmp_path / name, "cifar10", NAS_BENCH_201, recipe="benchmark")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,30 @@ def test_cells_without_a_path_have_no_rate(tmp_path: Path) -> None:
     assert set(grid.cells) == set(any_classes())
 
 
+@pytest.mark.parametrize("style", ["csv", "tsv", "semicolons"])
+def test_without_seeds_equally_many_trainings_are_told_apart(tmp_path: Path, style: str) -> None:
+    ending, separator = {"csv": ("csv", ","), "tsv": ("tsv", "\t"), "semicolons": ("csv", ";")}[style]
+    path = tmp_path / f"mine.{ending}"
+    any_table().drop(columns="seed").to_csv(path, index=False, sep=separator)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        found = rate_tables.read(str(path), "cifar10", NAS_BENCH_201)
+    any_table().to_csv(tmp_path / "seeds.csv", index=False)
+    with_seeds = rate_tables.read(tmp_path / "seeds.csv", "cifar10", NAS_BENCH_201)
+    assert found.name == "mine"
+    for (_, grid), (_, other) in zip(found.grids.items(), with_seeds.grids.items(), strict=True):
+        assert (grid.test == other.test).all()
+        assert (grid.seeds, grid.shared) == (other.seeds, False)
+
+
+def test_a_training_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    table = any_table()
+    pd.concat([table, table[5:6].assign(accuracy=1.5)]).to_csv(tmp_path / "mine.csv", index=False)
+    told = rf"cell {table['index'].iloc[5]} is listed more than once at the learning rate .* with seed \d+\. Number"
+    with pytest.raises(NasRetrainError, match=told):
+        rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
+
+
 def any_classes() -> list[int]:
     return [space.network_classes()[cell] for cell in CELLS]
 
@@ -170,7 +195,7 @@ FAULTS = {
     "an accuracy of NaN": (lambda t: t.assign(valid_accuracy=np.nan), "valid of cell .* is nan"),
     "an accuracy above 100": (lambda t: t.assign(accuracy=101.0), "test of cell .* is 101; a percentage"),
     "half an epoch": (lambda t: t.assign(epochs=1.5), "epochs of cell .* is 1.5; a positive whole number"),
-    "one rate": (lambda t: t.assign(learning_rate=0.1), "two or more learning rates"),
+    "one rate": (lambda t: t[t["learning_rate"] == 0.1], "two or more learning rates"),
     "three networks": (lambda t: t[t["index"].isin(CELLS[:3])], "8 networks"),
     "nothing": (lambda t: t[:0], "holds"),
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.statistics.accuracies import Accuracies
 from tests.strategies import NAS_BENCH_201
 
-CLASSES = np.array(
-    [cell for cell in sorted(set(nas_bench_201.network_classes())) if nas_bench_201.graph_at(cell).connected]
-)
+CLASSES = np.array([cell for cell in sorted(set(space.network_classes())) if space.graph_at(cell).connected])
 
 
 def two_trainings(

@@ -70,6 +70,19 @@ def test_what_is_no_parametrisation_is_refused() -> None:
     assert "it returned float, where a Parametrisation was expected" in raised(0.5)
 
 
+def test_what_is_no_mapping_and_what_are_no_rates_is_refused() -> None:
+    for name in ("layer_rates", "variances", "multipliers"):
+        for value in (None, 0.5, [0.5], ()):
+            decided = Parametrisation(**{name: value})  # type: ignore[arg-type]
+            assert f"{name} is {value!r}, where a mapping of layers to numbers was expected" in raised(decided)
+    assert "adam.layer_rates is [], where a mapping" in raised(Parametrisation(adam=Rates(layer_rates=[])))  # type: ignore[arg-type]
+    assert "adam is 0.5, where Rates or None was expected" in raised(Parametrisation(adam=0.5))  # type: ignore[arg-type]
+
+
+def test_a_whole_number_beyond_all_floats_is_refused() -> None:
+    assert "learning_rate is 1000" in raised(Parametrisation(10**400))
+
+
 def test_an_error_in_a_rule_names_the_rule_and_the_cell() -> None:
     def broken(_graph: CellGraph, _size: NetworkSize) -> Parametrisation:
         raise ZeroDivisionError("division by zero")
@@ -121,6 +134,16 @@ def test_a_rule_of_ones_own_in_the_working_directory(tmp_path: Path, monkeypatch
     decided = find("rule_in_a_file:halved", {"by": 4}).decide(CHAIN, SIZE, "2")
     assert decided == Parametrisation(0.25, multipliers={LAYER: 0.5})
     assert sys.path == before
+
+
+def test_a_rule_of_ones_own_in_a_file_of_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "at_home.py").write_text(
+        "from nas_retrain.theory.rule import Parametrisation\n"
+        "def rule(graph, size):\n"
+        "    return Parametrisation(0.25)\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find("~/at_home.py:rule").decide(CHAIN, SIZE, "2") == Parametrisation(0.25)
 
 
 def test_parameters_that_a_rule_does_not_take() -> None:

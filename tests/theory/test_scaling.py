@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 from nas_retrain.theory.scaling import InDegree, Initialisation, in_degree_of, learning_rate_factor, variance_factors
@@ -20,7 +20,7 @@ CHAIN = CellGraph(3, (Edge(0, 1, Operation("layer", 3)), Edge(1, 2, Operation("l
 
 
 def test_the_base_network_keeps_the_base_rate_and_he_initialisation_exactly() -> None:
-    base = nas_bench_201.BASE
+    base = space.BASE
     for kernel_factor in (False, True):
         assert learning_rate_factor(base, base, kernel_factor=kernel_factor) == 1.0
     assert learning_rate_factor(CHAIN, CHAIN, depth_offset=0, kernel_factor=True) == 1.0
@@ -33,12 +33,12 @@ def test_learning_rate_factor_is_the_formula_over_listed_paths(graph: CellGraph,
     listed = paths(graph)
     if not listed:
         with pytest.raises(NasRetrainError, match="No path"):
-            learning_rate_factor(graph, nas_bench_201.BASE)
+            learning_rate_factor(graph, space.BASE)
         return
     cubes = sum((1 + sum(edge.operation.kind == "layer" for edge in path)) ** 3 for path in listed)
     sizes = [edge.operation.kernel_size for edge in {edge for path in listed for edge in path} & set(graph.layers)]
     expected = cubes**-0.5 * (3 / np.mean(sizes) if kernel_factor and sizes else 1.0)
-    found = learning_rate_factor(graph, nas_bench_201.BASE, kernel_factor=kernel_factor)
+    found = learning_rate_factor(graph, space.BASE, kernel_factor=kernel_factor)
     assert math.isclose(found, expected, rel_tol=1e-12)
 
 
@@ -96,11 +96,11 @@ def test_source_in_degrees_miss_it_where_branches_meet() -> None:
 
 
 def test_every_cell_of_the_benchmark_has_the_factor_of_plain_floats() -> None:
-    for arch in nas_bench_201.cells():
-        graph = nas_bench_201.parse(arch)
+    for arch in space.cells():
+        graph = space.parse(arch)
         if graph.connected:
             cubes = sum(paths * depth**3 for depth, paths in graph.path_depths().items())
-            assert learning_rate_factor(graph, nas_bench_201.BASE) == math.sqrt(1 / cubes)
+            assert learning_rate_factor(graph, space.BASE) == math.sqrt(1 / cubes)
 
 
 def doublings(number: int) -> CellGraph:

@@ -14,11 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nas_retrain.commands import retrain as pipeline
-from nas_retrain.commands import status
+from nas_retrain.commands import retrain, status
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import slurm
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution import slurm, workers
 from nas_retrain.plan import claims, plan
 from nas_retrain.plan.claims import claim_results_folder
 from nas_retrain.settings import Settings
@@ -51,11 +49,11 @@ def keep(folder: Path, records: list[RunRecord], *, table_only: bool = False) ->
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every training an error."""
 
-    def refuse(groups: list[object], *_: object, **__: object) -> launch.Tally:
+    def refuse(groups: list[object], *_: object, **__: object) -> workers.Tally:
         assert groups == [], "what is stored is trained again"
-        return launch.Tally()
+        return workers.Tally()
 
-    monkeypatch.setattr(launch, "run_here", refuse)
+    monkeypatch.setattr(workers, "run_here", refuse)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -68,8 +66,8 @@ def test_what_only_the_table_holds_is_not_trained_again_and_stays_whatever_is_as
     keep(settings.results_dir, records, table_only=True)
     before = (settings.results_dir / "runs.parquet").read_bytes()
     assert plan.make_plan(settings, read_runs(settings.results_dir)).missing == []
-    pipeline.retrain(settings)
-    pipeline.analyse(settings)
+    retrain.retrain(settings)
+    retrain.analyse(settings)
     assert "Nothing left to train" in capsys.readouterr().out
     assert (settings.results_dir / "runs.parquet").read_bytes() == before
 
@@ -81,7 +79,7 @@ def test_analyse_with_a_part_of_the_files_keeps_the_whole_table(make_settings: M
     records = made_up(settings)
     keep(settings.results_dir, records, table_only=True)
     keep(settings.results_dir, records[: 4 * files])
-    pipeline.analyse(settings)
+    retrain.analyse(settings)
     table = pd.read_parquet(settings.results_dir / "runs.parquet")
     assert sorted(table["test_accuracy"]) == [record.test_accuracy for record in records]
 
@@ -145,7 +143,7 @@ def test_commands_that_only_look_say_that_a_folder_is_of_other_settings(
     other = make_settings(*FEW, "training.epochs=2", override)
     keep(settings.results_dir, made_up(settings))
     claim_results_folder(settings)
-    for look in (pipeline.print_plan, status.status):
+    for look in (retrain.print_plan, status.status):
         look(settings)
         assert "other settings" not in "".join(capsys.readouterr())
         look(other)
@@ -175,7 +173,7 @@ def test_nothing_is_analysed_where_no_record_is_of_these_settings(
         claim_results_folder(settings)
     told = "other settings" if known else "none that these settings made"
     with pytest.raises(NasRetrainError, match=told):
-        pipeline.analyse(make_settings(*FEW, "training.epochs=2", override))
+        retrain.analyse(make_settings(*FEW, "training.epochs=2", override))
 
 
 SPOILED = {

@@ -83,14 +83,14 @@ COMMANDS = {
     ),
     "algorithms": Command(
         "replay search algorithms on one or two tables of accuracies",
-        "nas_retrain.commands.retrain:replay_algorithms",
+        "nas_retrain.commands.by_study:algorithms",
     ),
     "own_rates": Command(
         "find each network's own best learning rate in a table of trainings at several rates",
-        "nas_retrain.commands.own_rates:own_rates",
+        "nas_retrain.commands.by_study:own_rates",
     ),
     "proxies": Command(
-        "tell how well cheap trainings stand for long ones, by recipe", "nas_retrain.commands.own_rates:proxies"
+        "tell how well cheap trainings stand for long ones, by recipe", "nas_retrain.commands.by_study:proxies"
     ),
     "export": Command(
         "write the accuracies for nas-bench-201, nats_bench and as tables, below the results folder",

@@ -35,7 +35,7 @@ from nas_retrain.benches import registry
 from nas_retrain.commands.command_line import CONFIGS, ROOT
 from nas_retrain.data import own
 from nas_retrain.errors import NasRetrainError, printable
-from nas_retrain.settings import Settings, no_such_key, to_settings
+from nas_retrain.settings import TABLES, Settings, no_such_key, to_settings
 
 VERSION_BASE = "1.3"
 
@@ -48,11 +48,14 @@ PACKAGES = {
     "recipe": "recipes.{name}",
     "launcher": "launcher",
     "site": "launcher",
+    "gpu": "gpu",
     "profile": "_global_",
-    "size": "_global_",
-    "verification": "_global_",
 }
 """Where the keys of a group's files go. A recipe's go below its file's name."""
+
+OF_BENCH = ("under_profile", "verify")
+"""The groups of what a bench's file has below `profiles`, by <bench>/<profile>: under each profile, and what
+`make verify` and `make scoreboard` set then besides."""
 
 BESIDE = "nas_retrain.yaml"
 """A file of this name in the working directory holds settings of one's own, and marks the folder as one of files of
@@ -94,6 +97,10 @@ class _Files(ConfigSource):
         return self._path(config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        if group in OF_BENCH and name:
+            bench, _, profile = name.partition("/")
+            return _file_of("bench", bench) is not None and _file_of("profile", profile) is not None
         return self._file(config_path).is_file()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -105,18 +112,29 @@ class _Files(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """What a file holds, to be put where its folder and name say. Raises NasRetrainError naming the file."""
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        if group in OF_BENCH and name:
+            bench, _, profile = name.partition("/")
+            config = _below_profiles(bench, profile, verify=group == "verify")
+            return ConfigResult(
+                provider=self.provider, path=self.full_path(), config=config, header={"package": "_global_"}
+            )
         file = self._file(config_path)
         config = _read(file)
         header: dict[str, str | None] = {"package": None}
-        group, _, name = config_path.removesuffix(".yaml").partition("/")
         if name and group in PACKAGES:
             if "/" in name:
                 raise NasRetrainError(f"{file}: files of {group} lie in the folder {group} itself. Move it there.")
             header = {"package": PACKAGES[group].format(name=name)}
+        if group == "bench":
+            config.pop("profiles", None)
         if group == "recipe":
-            _check_recipe(file, config)
+            _check_name(file, group)
+            _rebase(file, config)
         if group == "dataset" and config.get("source") is not None:
             _describe_source(file, config)
+        elif group == "dataset" and not {"name", "defaults"} & set(config):
+            raise NasRetrainError(f"{file}: a data set has a source, which is an .npz file or a function.")
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
 
 
@@ -130,13 +148,50 @@ def _read(file: Path) -> DictConfig:
     return config
 
 
-def _check_recipe(file: Path, config: DictConfig) -> None:
+def _below_profiles(bench: str, profile: str, *, verify: bool) -> DictConfig:
+    """What a bench's file has below `profiles` for a profile, or there below `verify`. A bench without `profiles` has
+    the same settings under each. Raises NasRetrainError if it lacks this profile, or anything to verify with.
+
+    profile: the name of a file, which may be a copy of one of the project's: what counts is its key of this name."""
+    files = _file_of("bench", bench), _file_of("profile", profile)
+    assert files[0] is not None
+    assert files[1] is not None
+    profile = str(_read(files[1]).get("profile", profile))
+    profiles = _read(files[0]).get("profiles", {})
+    if not profiles and not verify:
+        return OmegaConf.create({})
+    has = [name for name, settings in profiles.items() if not verify or "verify" in settings]
+    if not has:
+        raise NasRetrainError(
+            f"bench={bench}: {files[0]} does not say which networks make verify takes. Set profiles.{profile}.verify "
+            "there, such as {cells: sample:40}."
+        )
+    if profile not in has:
+        raise NasRetrainError(f"profile={profile}: bench {bench} has no such profile. It has {_listed(sorted(has))}.")
+    found: DictConfig = profiles[profile].copy()
+    below: DictConfig = found.pop("verify", None)
+    return below if verify else found
+
+
+def _file_of(group: str, name: str) -> Path | None:
+    """The file of this name in a group, wherever it lies."""
+    lying = (folder / group / f"{name}.yaml" for folder in (*FOLDERS, *_own_folders))
+    return _own_files.get(f"{group}/{name}") or next((file for file in lying if file.is_file()), None)
+
+
+def _check_name(file: Path, group: str) -> None:
     if not re.fullmatch(r"[\w-]+", file.stem):
-        raise NasRetrainError(f"{file}: a recipe has its file's name, of letters, digits, - and _ only. Rename it.")
+        raise NasRetrainError(f"{file}: a {group} has its file's name, of letters, digits, - and _ only. Rename it.")
+
+
+def _rebase(file: Path, config: DictConfig) -> None:
     # What a recipe's file builds on (defaults: [benchmark]) goes where its own keys go.
     for number, base in enumerate(config.get("defaults", [])):
         if isinstance(base, str) and base != "_self_" and "@" not in base:
             config.defaults[number] = f"{base}@_here_"
+    rates = config.get("learning_rate")
+    if isinstance(rates, str) and rates.endswith(TABLES):  # which lies beside the file
+        config.learning_rate = _plain(str(file.absolute().parent / os.path.expanduser(rates)))  # noqa: PTH111 - as above
 
 
 def _describe_source(file: Path, config: DictConfig) -> None:
@@ -145,7 +200,7 @@ def _describe_source(file: Path, config: DictConfig) -> None:
     source = str(config.source)
     if own.file_of(source) is not None:
         source = str(file.absolute().parent / os.path.expanduser(source))  # noqa: PTH111 - as for other paths
-    for key, value in ({"name": file.stem} | own.described(source)).items():
+    for key, value in ({"name": file.stem} | own.described(source, config)).items():
         if key not in config:
             config[key] = value
     config.source = _plain(source)
@@ -195,9 +250,14 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
 
 
 def _checked(composed: DictConfig) -> Settings:
-    """What was composed, as settings; raises NasRetrainError if it cannot be, or if the bench has no such profile."""
+    """What was composed, as settings; raises NasRetrainError if it cannot be, or if the bench's file lacks a size."""
     if any(OmegaConf.is_missing(composed.network, key) for key in ("channels", "cells_per_stage")):
-        raise NasRetrainError(_no_such_file(f"size/{composed.bench.name}_{composed.profile}"))
+        raise NasRetrainError(
+            f"bench={composed.bench.name}: set network.channels and network.cells_per_stage in its file."
+        )
+    dataset = composed.dataset
+    if dataset.get("source") and (lacking := [key for key in own.SIZES if key not in dataset]):
+        raise NasRetrainError(own.unknown(str(dataset.source), lacking))
     return to_settings(composed, registry.settings_kinds())
 
 
@@ -314,6 +374,7 @@ def _named_files(overrides: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         if not file.is_file():
             raise NasRetrainError(f"{group}={path}: there is no such file.")
+        _check_name(file, group)
         if files.setdefault(f"{group}/{file.stem}", file) != file:
             raise NasRetrainError(
                 f"{group}={path}: another file chosen has its name, which is what it goes by. Rename it."
@@ -390,12 +451,6 @@ def _no_such_file(name: str) -> str:
     group, _, wanted = name.rpartition("/")
     if not group:
         return f"--config-name {wanted}: there is none of this name. There are {_listed(_files(''))}."
-    bench, _, profile = wanted.partition("_")
-    profiles = [file.removeprefix(f"{bench}_") for file in _files(group) if file.startswith(f"{bench}_")]
-    if group in ("size", "verification") and profiles:  # a bench's under a profile, both of which the user chose
-        return f"profile={profile}: bench {bench} has no such profile. It has {_listed(profiles)}."
-    if group == "size":
-        return f"bench={bench}: set network.channels and network.cells_per_stage in its file, or in size/{wanted}.yaml."
     return f"{group}={wanted}: there is none of this name. There are {_listed(_files(group))}."
 
 

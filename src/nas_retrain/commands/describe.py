@@ -23,13 +23,16 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
     """What the settings ask for and how much of it is stored."""
     cells = plan.chosen_cells(settings)
     classes = {training.network_class for training in made.recipes}
-    base = " with the base network" if len(classes) > len(cells) else ""
+    if len(classes) > len(cells):
+        chosen = f"{len(cells):,} and the base network"
+    else:
+        chosen = f"{len(cells):,} chosen, {len(classes):,} network classes"
     number, missing = len(made.everything), len(made.missing)
     searches = f" (with {len(made.search):,} that search learning rates)" if made.search else ""
     return [
         f"nas-retrain: {settings.bench.name} on {settings.dataset.name}, profile {settings.profile}",
         f"  results        {settings.results_dir}",
-        f"  cells          {len(cells):,} chosen, {len(classes):,} network classes{base}",
+        f"  cells          {chosen}",
         f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
         f"  base rate      {_base_rate(made, settings)}",
         *_own_rates(made, settings),

@@ -36,9 +36,10 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
 from nas_retrain.plan.plan import has_constants, identity, make_plan
 from nas_retrain.purpose import is_search
+from nas_retrain.reports.document import closing_lines
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
 from nas_retrain.settings import Settings, digest
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from nas_retrain.theory.scaling import InDegree, in_degree_of
 from nas_retrain.trainings.store import RunKey, RunRecord
 from nas_retrain.trainings.version import code_version
@@ -58,8 +59,15 @@ class _Chosen:
 
 
 def print_export(settings: Settings) -> None:
-    """Export, and say where the data card is."""
-    say(f"{export(settings)}/README.md")
+    """Export, and say what was exported and where its data card is."""
+    folder = export(settings)
+    table = pd.read_parquet(folder / "accuracies.parquet")
+    found = (
+        f"{settings.analysis.recipe} on {settings.dataset.name}: {table['index'].nunique():,} cells with "
+        f"{table['seed'].nunique()} seed(s) after {settings.training.epochs} epoch(s), "
+        f"{table['test_accuracy'].mean():.2f} % right on average."
+    )
+    say("\n".join(closing_lines([found], folder / "README.md")))
 
 
 def export(settings: Settings) -> Path:
@@ -74,7 +82,7 @@ def export(settings: Settings) -> Path:
     by_cell = _by_cell(chosen, settings)
     table = _table(by_cell, settings)
     renamed = table.rename(columns={"test_accuracy": "accuracy"})
-    benchmark.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
+    accuracies.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
     published = registry.of(settings.bench).published
     states = _states(by_cell, settings) if published else {}
     folder = settings.results_dir / "export" / settings.analysis.recipe
@@ -252,7 +260,7 @@ def _number(loss: float | None) -> float:
 
 def _published_name(settings: Settings) -> str:
     """What the packages call the data set; one that they do not know keeps its own name."""
-    return benchmark.published_name(registry.of(settings.bench), settings.dataset.name)
+    return accuracies.published_name(registry.of(settings.bench), settings.dataset.name)
 
 
 def _file(settings: Settings) -> PublishedFile | None:

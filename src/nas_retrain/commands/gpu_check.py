@@ -76,10 +76,10 @@ def gpu_check(settings: Settings) -> None:
 
 def covering_cells(settings: Settings) -> tuple[int, ...]:
     """Cells that have every operation of the space between them, always the same ones."""
-    from nas_retrain.benches import registry as spaces
+    from nas_retrain.benches import registry
     from nas_retrain.benches.registry import Sizes
     from nas_retrain.plan import plan
 
     chosen = plan.chosen_cells(settings.model_copy(update={"cells": f"sample:{CELLS}", "sample_seed": 0}))
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     return tuple(sorted(chosen, key=lambda cell: space.flops(space.graph_at(cell), Sizes.of(settings))))

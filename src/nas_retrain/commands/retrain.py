@@ -10,15 +10,13 @@ from functools import cache, partial
 from nas_retrain.commands import describe
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError, printable
-from nas_retrain.execution import cost as costs
-from nas_retrain.execution import devices, slurm
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution import devices, slurm, workers
+from nas_retrain.execution.cost import estimate
 from nas_retrain.execution.devices import Device
 from nas_retrain.execution.slurm import Queue, Submitted, Task
 from nas_retrain.files import leftovers, locks
 from nas_retrain.files.locks import Lock
-from nas_retrain.plan import last_run, plan
-from nas_retrain.plan import rate_search as base_rates
+from nas_retrain.plan import last_run, plan, rate_search
 from nas_retrain.plan.claims import claim_results_folder, other_settings
 from nas_retrain.plan.plan import Plan, make_plan
 from nas_retrain.plan.rate_search import GridSearch
@@ -93,7 +91,7 @@ def retrain_here(settings: Settings, analyse: Callable[[Settings], None] | None)
         lock.check()
         claim_results_folder(settings)
         last_run.write(settings)
-        launch.forget_recorded(made.groups, stored, settings)
+        workers.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         try:
             failed = _train_missing(made, settings, lock)
@@ -153,7 +151,7 @@ def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title:
     lock.check()
     keys = {training.key for training in part}
     groups = [group for group in made.groups if group[0].key in keys]
-    tally = launch.run_here(groups, keys & {training.key for training in made.missing}, settings, title)
+    tally = workers.run_here(groups, keys & {training.key for training in made.missing}, settings, title)
     lock.check()
     if tally.stopped_by:
         say("\nStopped. What is finished is stored; the same command continues where each training stood.")
@@ -164,12 +162,12 @@ def _train_here(made: Plan, part: Sequence[Training], settings: Settings, title:
 def _forecast_here(made: Plan, stored: StoredRuns, settings: Settings) -> float:
     """Print the plan for this machine, and return the hours that it will take."""
     device = _device(settings)
-    workers = launch.worker_count(settings, device)
+    number = workers.worker_count(settings, device)
     known = stored.only(stored.column("device") == device.name)
-    cost = costs.estimate(made.missing, known, settings, device.type)
+    cost = estimate(made.missing, known, settings, device.type)
     assert cost is not None
-    say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, workers)))
-    return cost.hours(workers)
+    say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, number)))
+    return cost.hours(number)
 
 
 def _device(settings: Settings) -> Device:
@@ -187,7 +185,7 @@ def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
             sources.fetch(settings.dataset, settings.data_dir)
         claim_results_folder(settings)
         last_run.write(settings)
-        launch.forget_recorded(made.groups, stored, settings)
+        workers.forget_recorded(made.groups, stored, settings)
         leftovers.remove_leftovers(folder)
         largest_array = slurm.largest_array()
         units = _forecast_submission(made, stored, queue, largest_array, launcher, settings)
@@ -217,7 +215,7 @@ def _forecast_submission(
     say("\n".join(describe.wanted(made, settings)))
     if len(missing) < len(made.missing):
         say(f"  on their way   {len(made.missing) - len(missing):,} in {len(queue.tasks):,} task(s) of SLURM")
-    cost = costs.estimate(missing, stored, settings, _device_like_a_tasks(launcher))
+    cost = estimate(missing, stored, settings, _device_like_a_tasks(launcher))
     sizes: Sequence[float] = [1.0] * len(missing)
     largest_unit = float(launcher.trainings_per_task)
     if launcher.hours_per_task is not None:
@@ -305,9 +303,9 @@ def analyse(settings: Settings) -> None:
     Raises NasRetrainError for a source that cannot be read, and if there is nothing to compare.
     """
     if settings.original is not None:
-        from nas_retrain.studies.comparison import stage
+        from nas_retrain.studies.comparison import stage, study
 
-        say(f"{stage.write(stage.compare_sources(settings), settings.results_dir)}/report.md")
+        say("\n".join(study.write([stage.compare_sources(settings)], settings.results_dir)))
         return
     stored = _told(store.merge(settings.results_dir))
     if not stored:
@@ -321,11 +319,6 @@ def analyse(settings: Settings) -> None:
     _analyse(made, stored, settings)
 
 
-def replay_algorithms(settings: Settings) -> None:
-    """Replay search algorithms on `original` and `retrained`; raises NasRetrainError for a source it cannot use."""
-    _conclude(studies()["search_algorithms"], Records((), StoredRuns.of([])), settings)
-
-
 def _merge_and_analyse(settings: Settings) -> None:
     stored = _told(store.merge(settings.results_dir))
     _analyse(make_plan(settings, stored), stored, settings)
@@ -333,16 +326,16 @@ def _merge_and_analyse(settings: Settings) -> None:
 
 def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
     for name, search in _on_base_network(made).items():
-        base_rates.write_search(search, settings.results_dir, name)
+        rate_search.write_search(search, settings.results_dir, name)
     records = Records(made.everything, stored)
     counts = Counter(records.frame(Recipe, RateGrid)["status"])
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
     for study in studies().values():
         if not study.by_command:
-            _conclude(study, records, settings)
+            conclude(study, records, settings)
 
 
-def _conclude(study: Study, records: Records, settings: Settings) -> None:
+def conclude(study: Study, records: Records, settings: Settings) -> None:
     """Have a study look at the records and write what it finds; tell that, or what it lacks."""
     try:
         found = study.analyse(records, settings)

@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+from nas_retrain.benches.registry import graph_of
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import roofline
 from nas_retrain.files.atomic import replacing
 from nas_retrain.plan.plan import chosen_cells
@@ -13,8 +15,12 @@ from nas_retrain.settings import Settings
 
 
 def print_roofline(settings: Settings) -> None:
-    """Write a table with a row for each cell into the folder `roofline` beside the results folder, and print means."""
-    cells, gpu, precision = chosen_cells(settings), settings.gpu, settings.training.precision
+    """Write a table with a row for each connected cell into the folder `roofline` beside the results folder, and print
+    means. Raises NasRetrainError if no chosen cell is connected."""
+    gpu, precision = settings.gpu, settings.training.precision
+    cells = [cell for cell in chosen_cells(settings) if graph_of(cell, settings).connected]
+    if not cells:
+        raise NasRetrainError(f"cells={settings.cells}: none is connected, and only connected cells are trained.")
     with tqdm(total=len(cells), unit="cell", file=sys.stderr) as bar:
         table = roofline.measure(cells, settings, bar.update)
     path = settings.results_dir.parent / "roofline" / f"{settings.dataset.name}-{gpu.short_name}-{precision}.csv"

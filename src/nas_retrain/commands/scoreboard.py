@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
 from nas_retrain.commands.retrain import read_store, retrain_here, say
@@ -30,7 +30,8 @@ def scoreboard(settings: Settings) -> None:
     be used, before anything is trained in that part, and if trainings failed.
     """
     from nas_retrain.execution.train import choose_device
-    from nas_retrain.studies.comparison import stage as analysis
+    from nas_retrain.reports.document import closing_lines
+    from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.scoreboard import report
     from nas_retrain.studies.scoreboard.first_step import measure_slopes
 
@@ -45,16 +46,17 @@ def scoreboard(settings: Settings) -> None:
         retrain_here(found.settings, analyse=None)
         judged[part] = judge_rules(found, _searches(found), wanted)
         bench = found.settings.bench
-        if any(spaces.of(bench).sweeps(bench)):
+        if any(registry.of(bench).sweeps(bench)):
             sources.fetch(found.settings.dataset, found.settings.data_dir)
             device = choose_device(found.settings.launcher.device)
             data = batches.load(found.settings.dataset, found.settings.data_dir, device)
             slopes[part] = measure_slopes(found.settings, data, wanted)
-    facts = analysis.facts(settings) | {
+    facts = stage.facts(settings) | {
         "networks": f"{settings.cells} in each part",
         "search": f"{settings.base_rate.points} rates, seeds {', '.join(map(str, settings.base_rate.seeds))}",
     }
-    say(f"\n{report.write(judged, slopes, wanted, settings.results_dir, facts)}")
+    there = report.write(judged, slopes, wanted, settings.results_dir, facts)
+    say("\n" + "\n".join(closing_lines(report.statements(judged), there / "report.html")))
 
 
 def _composed(settings: Settings, part: str, overrides: tuple[str, ...]) -> Settings:
@@ -83,7 +85,7 @@ def _searches(found: Arms) -> dict[str, Searches]:
             if name == recipe and (search := finished_search(trainings, stored)) is not None
         }
         searches[recipe] = Searches(grids, shares[recipe].to_dict())
-    wanted = {*found.cells, spaces.of(found.settings.bench).base_cell}
+    wanted = {*found.cells, registry.of(found.settings.bench).base_cell}
     for recipe, of_recipe in searches.items():
         if missing := wanted - of_recipe.grids.keys():
             raise NasRetrainError(

@@ -13,10 +13,10 @@ import pandas as pd
 from nas_retrain.commands import describe
 from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import cost as costs
 from nas_retrain.execution import devices, slurm
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution.cost import estimate
 from nas_retrain.execution.slurm import Queue
+from nas_retrain.execution.workers import checkpoint_path, worker_count
 from nas_retrain.files import locks
 from nas_retrain.plan import last_run
 from nas_retrain.plan.claims import other_settings
@@ -58,14 +58,14 @@ def status(settings: Settings) -> None:
     failures, unread = read_failures(folder)
     for problem in unread:
         say(f"note: {problem}", file=sys.stderr)
-    here = launch.worker_count(settings, devices.found(settings.launcher.device)) if locks.holder(folder) else 0
+    here = worker_count(settings, devices.found(settings.launcher.device)) if locks.holder(folder) else 0
     rows = _rows(made, stored, queue, failures, settings, here)
     for other in others:
         rows += _rows_beside(other, queues[other])
     say(pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.0f}".format))
     say(f"{folder}: {_who_works(folder, queue)}")
     running = [task for task in queue.tasks if task.running and task.purpose != "analysis"]
-    cost = costs.estimate(made.missing, stored, settings, None)
+    cost = estimate(made.missing, stored, settings, None)
     if cost is not None and cost.trainings:
         say(f"speed: {describe.speeds(cost)}")
         workers = 0
@@ -96,7 +96,7 @@ def _rows(
     saved = {
         training.slot
         for group in (made.groups if checkpoints else [])
-        if launch.checkpoint_path(group, settings).name in checkpoints
+        if checkpoint_path(group, settings).name in checkpoints
         for training in group
     }
     rows: list[dict[str, object]] = []

@@ -8,7 +8,7 @@ numbers from 0. The function is called with the folder data_dir.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ KEYS = {
     "flip": False, "padding": 0, "train_subset": None, "dry_train_subset": None, "base_rate": None, "verify": True,
 }  # fmt: skip
 """The keys of configs/dataset that a data set of one's own need not set, and what they are then."""
+
+SIZES = ("classes", "image_channels", "image_size", "train_images", "test_images", "mean", "std")
+"""The keys that the arrays of an .npz file tell, and that a function's data set must set."""
 
 KEY = "dataset.source"
 
@@ -82,12 +85,24 @@ def file_of(source: str) -> Path | None:
     return Path(source.rpartition(":")[0]) if own_code.is_file(source) else None
 
 
-def described(source: str) -> dict[str, Any]:
+def unknown(source: str, keys: Sequence[str]) -> str:
+    """Why these keys of `SIZES` have no values, and what to do: for a message."""
+    if not is_function(source):
+        return f"{KEY}: there is no file {source}. Put it there, or mend the path, which starts at the data set's file."
+    if ":" not in source:
+        return f"{KEY}={source}: expected an .npz file, package.module:function or folder/file.py:function."
+    return (
+        f"{KEY}={source}: what a function returns is not known before training. Set {', '.join(keys)} in the "
+        "data set's file, as configs/dataset/digits.yaml does."
+    )
+
+
+def described(source: str, given: Container[str] = ()) -> dict[str, Any]:
     """The keys of the section `dataset` that follow from a source: a checksum of its file, so that results of other
     contents are never taken for the same, and for arrays in a file also their sizes, means and standard deviations.
 
-    A file that is not there adds nothing; it is reported when it is needed. Raises NasRetrainError for arrays that
-    cannot be used.
+    given: the keys that need not follow. A file that is not there adds nothing. Raises NasRetrainError for arrays that
+    cannot be used, and for a number below the largest label that no image has, unless the classes are given.
     """
     path = file_of(source)
     if path is None or not path.is_file():
@@ -97,10 +112,18 @@ def described(source: str) -> dict[str, Any]:
     if is_function(source):
         return KEYS | {"checksum": checksum}
     (train, train_labels), (test, test_labels) = checked(_from_file(path), source)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    labels = np.union1d(train_labels, test_labels)
+    if "classes" not in given and len(labels) < classes:
+        unused = int(np.flatnonzero(np.append(labels, -1) != np.arange(len(labels) + 1))[0])
+        raise NasRetrainError(
+            f"{source}: the largest label is {classes - 1}, and no image has the label {unused}. Number the classes "
+            "from 0 without gaps, or set classes in the data set's file if there are that many."
+        )
     pixels = train.reshape(-1, train.shape[-1])
     mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
     return KEYS | {
-        "classes": int(max(train_labels.max(), test_labels.max())) + 1,
+        "classes": classes,
         "image_channels": train.shape[3],
         "image_size": train.shape[1],
         "train_images": len(train),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.purpose import AS_SET, Setup
 from nas_retrain.settings import BenchSettings, Settings
@@ -112,7 +112,7 @@ def _flops(cell: int, settings: Settings) -> int:
 
 @cache
 def _cached_flops(cell: int, bench: BenchSettings, sizes: Sizes) -> int:
-    space = spaces.of(bench)
+    space = registry.of(bench)
     return space.flops(space.graph_at(cell), sizes)
 
 
@@ -137,7 +137,7 @@ def _known_points(trainings: Sequence[Training], stored: StoredRuns, settings: S
     """Multiply-accumulates and seconds per image of stored trainings with the same settings, a row each."""
     setups = {training.config_hash: training.setup for training in trainings}
     hashes, speeds, cells = (stored.column(name) for name in ("config_hash", "images_per_second", "cell"))
-    usable = (cells < spaces.of(settings.bench).size) & (speeds > 0)
+    usable = (cells < registry.of(settings.bench).size) & (speeds > 0)
     points = [np.empty((0, 2))]
     for setup in dict.fromkeys(setups.values()):
         known = usable & np.isin(hashes, [one for one, its in setups.items() if its == setup])
@@ -157,7 +157,7 @@ def _measured_points(
     ordered = [place for place in np.argsort(work) if trainings[place].learning_rate is not None]
     chosen = [trainings[ordered[int(q * (len(ordered) - 1))]] for q in (0.0, 0.5, 1.0)]
     networks = dict.fromkeys([(training.cell, training.setup) for training in chosen])
-    networks[spaces.of(settings.bench).base_cell, AS_SET] = None
+    networks[registry.of(settings.bench).base_cell, AS_SET] = None
     # On the CPU few images will do, since its speed hardly depends on the batch.
     batch_size = settings.training.batch_size
     number = min(batch_size, 32) if device.type == "cpu" else MEASURED_STEPS * batch_size
@@ -192,13 +192,13 @@ def seconds_per_image(
 ) -> float:
     """Seconds that training takes for one image of one training, over epochs of about `budget` seconds after a first
     one, in the precision and with as many trainings together as the settings have."""
-    from nas_retrain.benches import build as networks
+    from nas_retrain.benches import build
     from nas_retrain.execution.checkpoints import Progress
     from nas_retrain.execution.train import steppers_for, train_epoch
 
     members = settings.launcher.together
-    graph = spaces.of(settings.bench).graph_at(cell)
-    built = [networks.build(graph, settings, initialisation="stock", seed=seed) for seed in range(members)]
+    graph = registry.of(settings.bench).graph_at(cell)
+    built = [build.build(graph, settings, initialisation="stock", seed=seed) for seed in range(members)]
     steppers = steppers_for(built, [MEASURED_RATE] * members, range(members), settings, data)
     progress = replace(Progress.start(members), epoch=1)  # a training's very first step is another
 

@@ -30,12 +30,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.data import batches
 from nas_retrain.data.batches import DeviceData
-from nas_retrain.execution import checkpoints, devices
-from nas_retrain.execution import train as training
+from nas_retrain.execution import checkpoints, devices, train
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.steps import Stepper
@@ -135,7 +133,7 @@ def environment(subject: Subject) -> Finding:
         "node": platform.node(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": training.device_name(subject.device),
+        "device": train.device_name(subject.device),
     }
     if subject.device.type != "cuda":
         return Finding("not run", NO_GPU, figures)
@@ -245,7 +243,7 @@ def _one_update(cell: int, subject: Subject, device: torch.device, precision: st
     data = subject.data(torch.device("cpu"))
     kind = torch.float64 if precision == "float64" else torch.float32
     images, labels = data.test_images[:16].to(device, kind), data.test_labels[:16].to(device)
-    network = networks.build(spaces.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=1)
+    network = build.build(registry.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=1)
     network = network.to(device, kind).train()
     set_precision("float32" if precision == "float64" else precision, device)
     logits = forward(network, images, precision)
@@ -282,8 +280,8 @@ def bits_after(group: Sequence[Training], steps: int, subject: Subject, data: De
     name."""
     path = subject.scratch / name
     left = iter(range(steps - 1, -1, -1))
-    with suppress(training.Stopped):
-        training.train(group, subject.settings, data, path, lambda: next(left) == 0)
+    with suppress(train.Stopped):
+        train.train(group, subject.settings, data, path, lambda: next(left) == 0)
     state = checkpoints.content(path)
     digest = hashlib.blake2b()
     for array in [*state["network"].values(), *state["momenta"]]:
@@ -370,9 +368,9 @@ def graph_and_eager(subject: Subject) -> Finding:
 
 
 def _steppers(cell: int, subject: Subject) -> list[Stepper]:
-    graph = spaces.of(subject.settings.bench).graph_at(cell)
-    network = networks.build(graph, subject.settings, initialisation="stock", seed=1)
-    steppers = training.steppers_for([network], [RATE], [1], subject.settings, subject.data())
+    graph = registry.of(subject.settings.bench).graph_at(cell)
+    network = build.build(graph, subject.settings, initialisation="stock", seed=1)
+    steppers = train.steppers_for([network], [RATE], [1], subject.settings, subject.data())
     for stepper in steppers:
         stepper.network.train()
     return steppers
@@ -407,7 +405,7 @@ def _killed_and_resumed(cell: int, subject: Subject, data: DeviceData) -> bool:
     launcher = subject.settings.launcher.model_copy(update={"checkpoint_every": 1, "checkpoint_minutes": 0.0})
     often = replace(subject, settings=subject.settings.model_copy(update={"launcher": launcher}))
     group = (a_training(cell, subject.settings, epochs=6),)
-    (expected,) = training.train(group, subject.settings, data, subject.scratch / "undisturbed")
+    (expected,) = train.train(group, subject.settings, data, subject.scratch / "undisturbed")
     path = subject.scratch / "killed"
     process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(group, often, path), daemon=True)
     process.start()
@@ -418,7 +416,7 @@ def _killed_and_resumed(cell: int, subject: Subject, data: DeviceData) -> bool:
     process.join()
     if not path.exists():
         raise RuntimeError("no checkpoint was written before the time was over")
-    (found,) = training.train(group, subject.settings, data, path)
+    (found,) = train.train(group, subject.settings, data, path)
     figures = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     return bool(found.resumed) and all(getattr(found, name) == getattr(expected, name) for name in figures)
 
@@ -431,7 +429,7 @@ def _train_slowly(group: Sequence[Training], subject: Subject, path: Path) -> No
             time.sleep(1)  # for its end
         return False
 
-    training.train(group, subject.settings, subject.data(), path, wait_once_saved)
+    train.train(group, subject.settings, subject.data(), path, wait_once_saved)
 
 
 # ---- faults --------------------------------------------------------------------------------------------------------
@@ -529,7 +527,7 @@ def no_leak(subject: Subject, classes: int = 50) -> Finding:
     if subject.device.type != "cuda":
         return Finding("not run", NO_GPU)
     data, used = subject.data(), []
-    for number, cell in enumerate(spaces.of(subject.settings.bench).sample(classes, 0)):
+    for number, cell in enumerate(registry.of(subject.settings.bench).sample(classes, 0)):
         bits_after((a_training(cell, subject.settings),), 2, subject, data, f"leak-{number}")
         gc.collect()
         used.append(torch.cuda.memory_allocated(subject.device))
@@ -553,7 +551,7 @@ def short_trainings(subject: Subject, seeds: int = 4, epochs: int = 8) -> Findin
         reached = []
         for seed in range(seeds):
             planned = replace(a_training(subject.cells[0], chosen, epochs, seed), learning_rate=0.1)
-            (record,) = training.train((planned,), chosen, data, subject.scratch / f"short-{precision}-{seed}")
+            (record,) = train.train((planned,), chosen, data, subject.scratch / f"short-{precision}-{seed}")
             reached.append(record.test_accuracy)
         means[precision], spreads[precision] = statistics.mean(reached), statistics.stdev(reached)
     noise = {name: 3 * ((spread**2 + spreads["float32"] ** 2) / seeds) ** 0.5 for name, spread in spreads.items()}

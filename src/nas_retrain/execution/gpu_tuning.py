@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.execution import devices
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.gpu_check import RATE, Subject, mps_answers
@@ -115,8 +114,8 @@ def _measured(subject: Subject, together: int) -> list[float]:
     data = made_up_images(settings, subject.device, STEPS * batch_size)
     speeds = []
     for cell in subject.cells:
-        graph = spaces.of(settings.bench).graph_at(cell)
-        built = [networks.build(graph, settings, initialisation="stock", seed=seed) for seed in range(together)]
+        graph = registry.of(settings.bench).graph_at(cell)
+        built = [build.build(graph, settings, initialisation="stock", seed=seed) for seed in range(together)]
         steppers = steppers_for(built, [RATE] * together, range(together), settings, data)
         _time(steppers, batch_size)  # captures
         _together.wait(PATIENCE)

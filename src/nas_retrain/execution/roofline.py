@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.steps import Stepper
 from nas_retrain.settings import GpuSettings, Precision, Settings
@@ -137,7 +136,7 @@ def _bytes(tensors: Sequence[Tensor]) -> float:
 def kernels_of_step(cell: int, settings: Settings) -> list[Kernel]:
     """The kernels of one training step of a cell's network, in their order."""
     device = torch.device("meta")
-    network = networks.build(spaces.graph_of(cell, settings), settings, initialisation="stock", seed=0)
+    network = build.build(registry.graph_of(cell, settings), settings, initialisation="stock", seed=0)
     stepper = Stepper(network, [0.1], [0], settings, made_up_images(settings, device, settings.training.batch_size))
     with _Counting() as counting:
         stepper._step(settings.training.batch_size)
@@ -170,7 +169,7 @@ def measure(cells: Sequence[int], settings: Settings, tell: Callable[[], object]
     rows = []
     for cell in cells:
         work = work_of_step(cell, settings)
-        arch = spaces.of(settings.bench).arch_at(cell)
+        arch = registry.of(settings.bench).arch_at(cell)
         rows.append((cell, arch, work.kernels, work.operations / 1e9, work.bytes / 1e9, 1e3 * work.seconds))
         tell()
     return pd.DataFrame(rows, columns=["cell", "arch", "kernels", "gigaflop", "gigabytes", "milliseconds"])

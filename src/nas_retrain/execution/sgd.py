@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from nas_retrain.benches import build as networks
+from nas_retrain.benches import build
 from nas_retrain.benches.parametrised import update_factors
 from nas_retrain.settings import Settings
 from nas_retrain.theory.rule import Parametrisation
@@ -28,7 +28,7 @@ class Sgd:
 
     def __init__(
         self,
-        network: networks.Network,
+        network: build.Network,
         rates: Sequence[float],
         settings: Settings,
         decided: Sequence[Parametrisation | None] = (),

@@ -28,8 +28,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import slurm_commands as commands
-from nas_retrain.execution import workers as launch
+from nas_retrain.execution import slurm_commands, workers
 from nas_retrain.files.atomic import replacing
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings, SlurmSettings
@@ -83,7 +82,7 @@ def answers() -> bool:
     if shutil.which("sbatch") is None:
         return False
     try:
-        commands.ask("sinfo", "--noheader", "--format=%P")
+        slurm_commands.ask("sinfo", "--noheader", "--format=%P")
     except NasRetrainError as error:
         print(f"note: {error} Working on this machine.", file=sys.stderr)  # noqa: T201
         return False
@@ -92,7 +91,7 @@ def answers() -> bool:
 
 def largest_array() -> int:
     """How many tasks this site allows in one job array. Raises NasRetrainError if SLURM does not say."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", commands.ask("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm_commands.ask("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise NasRetrainError("scontrol show config does not tell MaxArraySize.")
     return max(1, int(found[1]))
@@ -151,7 +150,7 @@ def queues(folders: Collection[Path]) -> dict[Path, Queue]:
     submitted = {folder: submissions(folder) for folder in folders}
     names = {name for known in submitted.values() for name in known}
     try:
-        listed = commands.squeue(sorted(names)) if names else []
+        listed = slurm_commands.squeue(sorted(names)) if names else []
     except NasRetrainError as error:
         return {folder: Queue(known, silence=str(error) if known else "") for folder, known in submitted.items()}
     on_their_way = [
@@ -230,7 +229,7 @@ def refused(launcher: SlurmSettings) -> list[str]:
         script = Path(folder) / "script.sh"
         script.write_text(executor._make_submission_file_text("true", "test"))
         try:
-            commands.ask("sbatch", "--test-only", str(script))
+            slurm_commands.ask("sbatch", "--test-only", str(script))
         except NasRetrainError as error:
             return [str(error)]
     return []
@@ -251,7 +250,7 @@ def cancel(folder: Path) -> list[str]:
     jobs = _jobs(queues([folder])[folder])
     if jobs:
         try:
-            commands.ask("scancel", *jobs)
+            slurm_commands.ask("scancel", *jobs)
         except NasRetrainError as error:
             if left := _jobs(queues([folder])[folder]):
                 raise NasRetrainError(f"{error} Still there: job(s) {', '.join(left)}.") from error
@@ -294,7 +293,7 @@ def train_unit(settings: Settings, name: str, slots: Sequence[Slot]) -> None:
     if made.searching and not all(training.tries_rate for training in wanted):
         raise NasRetrainError("The search for learning rates did not finish. Run make retrain again on the login node.")
     groups = [group for group in made.groups if any(training.slot in ours for training in group)]
-    tally = launch.run_here(groups, {training.key for training in wanted}, settings, name, name)
+    tally = workers.run_here(groups, {training.key for training in wanted}, settings, name, name)
     if signal.SIGUSR2 in tally.stopped_by or (signal.SIGTERM in tally.stopped_by and _signalled_in_grace_time()):
         _queue_again(_slurm(settings).max_requeues)
     if tally.failed:
@@ -310,7 +309,7 @@ def _queue_again(at_most: int) -> None:
     count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if count >= at_most:
         raise NasRetrainError(f"This task was queued again {count} times, as often as launcher.max_requeues allows.")
-    commands.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    slurm_commands.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
     print("Saved; queued again.", flush=True)  # noqa: T201 - a task's log
     sys.exit(1)  # without a result, since there is none yet
 
@@ -372,7 +371,7 @@ def _submitting(name: str) -> Iterator[None]:
     command = mock.patch.object(
         submitit.SlurmExecutor,
         "_make_submission_command",
-        lambda _, script: [*commands.sbatch_command(name), str(script)],
+        lambda _, script: [*slurm_commands.sbatch_command(name), str(script)],
     )
     try:
         with command, redirect_stderr(io.StringIO()):  # submitit prints what it raises, too

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
+from nas_retrain.benches import build
 from nas_retrain.data.batches import DeviceData, augment, draw_augmentation
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.sgd import Sgd
@@ -38,7 +38,7 @@ class Stepper:
 
     def __init__(
         self,
-        network: networks.Network,
+        network: build.Network,
         rates: Sequence[float],
         seeds: Sequence[int],
         settings: Settings,
@@ -154,7 +154,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 
-def by_member(network: networks.Network, logits: Tensor) -> Tensor:
+def by_member(network: build.Network, logits: Tensor) -> Tensor:
     """Logits of shape (members, batch, classes), in single precision at least."""
     members = logits.view(len(logits), network.members, -1).movedim(1, 0)
     return members if members.dtype == torch.float64 else members.float()

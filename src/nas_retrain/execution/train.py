@@ -26,8 +26,7 @@ from typing import TypeVar
 import torch
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
@@ -121,14 +120,14 @@ def _train(
     group: Sequence[Training], settings: Settings, data: DeviceData, kept: Checkpoint, stop: Callable[[], bool]
 ) -> list[RunRecord]:
     started = _now()
-    epochs, graph = group[0].epochs, spaces.graph_of(group[0].cell, settings)
+    epochs, graph = group[0].epochs, registry.graph_of(group[0].cell, settings)
     progress = Progress.start(len(group))
     if group[0].learning_rate is None:
         return _records(group, started, progress, [], data, settings)
 
     seeds = [seed_of_generator(training, settings) for training in group]
     built = [
-        networks.build(graph, settings, initialisation=training.initialisation, seed=seed, decided=training.decided)
+        build.build(graph, settings, initialisation=training.initialisation, seed=seed, decided=training.decided)
         for training, seed in zip(group, seeds, strict=True)
     ]
     rates, decided = [training.learning_rate or 0.0 for training in group], [training.decided for training in group]
@@ -150,12 +149,12 @@ def _train(
 
 def seed_of_generator(training: Training, settings: Settings) -> int:
     """What seeds the generator of a training's weights and batches."""
-    network_class = spaces.of(settings.bench).training_class(training.cell, "stock")
+    network_class = registry.of(settings.bench).training_class(training.cell, "stock")
     return generator_seed(settings.seeding, network_class, training.seed)
 
 
 def steppers_for(
-    built: Sequence[networks.Network],
+    built: Sequence[build.Network],
     rates: Sequence[float],
     seeds: Sequence[int],
     settings: Settings,
@@ -171,7 +170,7 @@ def steppers_for(
     if data.device.type == "cuda":
         each = zip(built, rates, seeds, decided, strict=True)
         return [Stepper(network, [rate], [seed], settings, data, [its]) for network, rate, seed, its in each]
-    return [Stepper(networks.join(built), rates, seeds, settings, data, decided)]
+    return [Stepper(build.join(built), rates, seeds, settings, data, decided)]
 
 
 def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, stop: Callable[[], bool]) -> bool:
@@ -214,7 +213,7 @@ def _of_all(pairs: Iterable[tuple[list[First], list[Second]]]) -> tuple[list[Fir
 
 
 @torch.no_grad()
-def evaluate(network: networks.Network, data: DeviceData, recipe: TrainingSettings) -> tuple[list[float], list[float]]:
+def evaluate(network: build.Network, data: DeviceData, recipe: TrainingSettings) -> tuple[list[float], list[float]]:
     """Each member's mean test loss and test accuracy in percent, with the running BatchNorm statistics."""
     network.eval()
     loss_sums = torch.zeros(network.members, device=data.device)
@@ -235,7 +234,7 @@ def _state(group: Sequence[Training], steppers: Sequence[Stepper], progress: Pro
     momenta = zip(*(stepper.optimiser.momenta for stepper in steppers), strict=True)
     return State(
         tuple(training.label for training in group),
-        networks.stacked([stepper.network.state_dict() for stepper in steppers]),
+        build.stacked([stepper.network.state_dict() for stepper in steppers]),
         [torch.cat(each) for each in momenta],
         progress,
     )
@@ -257,7 +256,7 @@ def _resumed(
     for place, stepper in enumerate(steppers):
         with stepper.on_stream():
             parts = {name: tensor.chunk(len(steppers))[place] for name, tensor in saved.network.items()}
-            networks.load(stepper.network, parts)
+            build.load(stepper.network, parts)
             for momentum, tensor in zip(stepper.optimiser.momenta, saved.momenta, strict=True):
                 momentum.copy_(tensor.chunk(len(steppers))[place])
     progress = saved.progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def load(name: str, key: str) -> Callable[..., Any]:
     if not place or not function:
         raise NasRetrainError(f"{key}={name}: expected package.module:function or folder/file.py:function.")
     try:
-        module = _from_file(Path(place)) if is_file(name) else _from_module(place)
+        module = _from_file(Path(os.path.expanduser(place))) if is_file(name) else _from_module(place)  # noqa: PTH111
     except Exception as error:
         plain = isinstance(error, ModuleNotFoundError | FileNotFoundError)
         said = str(error) if plain else f"{type(error).__name__}: {error}"

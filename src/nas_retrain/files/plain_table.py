@@ -117,9 +117,7 @@ def trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | None)
     for needed, present in (("index", "index" in table), ("arch", "arch" in table), (candidates[0], bool(there))):
         if not present:
             raise NasRetrainError(f"{path} has no column {needed!r}{_instead(table, path, needed)}")
-    if not pd.api.types.is_numeric_dtype(table[there[0]]):
-        hint = " They have decimal commas: write decimal points." if _decimal_commas(table[there[0]]) else ""
-        raise NasRetrainError(f"{path}: column {there[0]!r} holds values that are not numbers.{hint}")
+    check_numbers(table[there[0]], path)
     return pd.DataFrame(
         {
             "index": whole(table["index"], path),
@@ -130,10 +128,21 @@ def trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | None)
     )
 
 
+def check_numbers(values: pd.Series[Any], path: Path) -> None:
+    """Raise NasRetrainError, with the first value at fault, for a column that does not hold numbers."""
+    if pd.api.types.is_numeric_dtype(values):
+        return
+    if values.empty:
+        raise NasRetrainError(f"{path} has columns and no rows: it holds no accuracies. Is the file whole?")
+    wrong = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
+    first = f", such as {str(wrong.iloc[0])[:40]!r}" if len(wrong) else ""
+    hint = " They have decimal commas: write decimal points." if _decimal_commas(values) else ""
+    raise NasRetrainError(f"{path}: column {values.name!r} holds values that are not numbers{first}.{hint}")
+
+
 def whole(values: pd.Series[Any], path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A column of whole numbers as such; raises NasRetrainError for any other."""
-    if not pd.api.types.is_numeric_dtype(values):
-        raise NasRetrainError(f"{path}: column {values.name!r} holds values that are not numbers.")
+    check_numbers(values, path)
     if values.isna().any():
         raise NasRetrainError(f"{path}: a row has no {values.name}. Is the file whole?")
     numbers = values.to_numpy()

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError, printable
 from nas_retrain.files.atomic import read_whole, replacing, set_aside
 from nas_retrain.plan.plan import chosen_cells, make_plan
 from nas_retrain.purpose import RateSearch
-from nas_retrain.rate_policy import Fixed, Own
+from nas_retrain.rate_policy import Fixed, Listed, Own
 from nas_retrain.settings import BEFORE, OwnRateSettings, RecipeSettings, Settings
 from nas_retrain.trainings.store import StoredRuns, read_runs
 
@@ -85,7 +85,8 @@ def _file(settings: Settings) -> Path:
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": settings.dataset.undeciding})
+    told = settings.model_dump(mode="json", include=set(SECTIONS), exclude={"dataset": settings.dataset.undeciding})
+    return told | {"recipes": {name: recipe.identity for name, recipe in settings.recipes.items()}}
 
 
 def _read(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def recipes_of_other_settings(settings: Settings, stored: StoredRuns) -> list[st
     wanted: dict[str, set[str]] = {}
     for training in made.everything:
         recipe = settings.recipes.get(training.recipe)
-        if not made.searching or training.tries_rate or (recipe and isinstance(recipe.rate_policy, Fixed)):
+        if not made.searching or training.tries_rate or (recipe and isinstance(recipe.rate_policy, Fixed | Listed)):
             wanted.setdefault(training.recipe, set()).add(training.config_hash)
     known: dict[str, set[str]] = {}
     for name, config_hash in set(zip(stored.column("recipe"), stored.column("config_hash"), strict=True)):
@@ -181,7 +182,7 @@ def _with_networks_of(stored: StoredRuns, settings: Settings) -> Settings:
     """The settings with the networks of all records among their cells. A hash depends on properties of the network too,
     so that records of other cells have others. Own rates are those of the networks that were searched, if any were."""
     recipes, networks = stored.column("recipe"), stored.column("network_class")
-    ours = (stored.column("bench") == settings.bench.name) & (networks < spaces.of(settings.bench).size)
+    ours = (stored.column("bench") == settings.bench.name) & (networks < registry.of(settings.bench).size)
     searches = {
         RateSearch(name, validated=True).recorded_as
         for name, recipe in settings.recipes.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, find, layer_name
@@ -20,7 +20,7 @@ class Decisions:
 
     def __init__(self, settings: Settings, cells: tuple[int, ...]) -> None:
         self._settings, self._cells = settings, cells
-        self._space = spaces.of(settings.bench)
+        self._space = registry.of(settings.bench)
         self._decided: dict[tuple[str, int], Parametrisation | None] = {}
 
     def of(self, recipe: str, cell: int) -> Parametrisation | None:
@@ -29,7 +29,7 @@ class Decisions:
         Raises NasRetrainError, naming the rule and the cell, if the rule cannot be found or decides what is impossible.
         """
         if (recipe, cell) not in self._decided:
-            rule, graph = self._rules.get(recipe), spaces.graph_of(cell, self._settings)
+            rule, graph = self._rules.get(recipe), registry.graph_of(cell, self._settings)
             decided = rule.decide(graph, self._size, self._space.arch_at(cell)) if rule and graph.connected else None
             self._decided[recipe, cell] = decided
         return self._decided[recipe, cell]
@@ -49,7 +49,7 @@ class Decisions:
 
     def _formula(self, recipe: str, cell: int) -> str:
         """The network and all that was decided for it, equal for equal trainings."""
-        decided, graph = self.of(recipe, cell), spaces.graph_of(cell, self._settings)
+        decided, graph = self.of(recipe, cell), registry.graph_of(cell, self._settings)
         assert decided is not None  # members are connected or not together
         kinds = {}
         for edge in graph.layers + graph.constant_layers:
@@ -75,6 +75,6 @@ class Decisions:
     @cached_property
     def _size(self) -> NetworkSize:
         classes = dict.fromkeys(self._space.training_class(cell, "stock") for cell in self._cells)
-        graphs = [spaces.graph_of(cell, self._settings) for cell in classes]
+        graphs = [registry.graph_of(cell, self._settings) for cell in classes]
         peers: list[CellGraph] = [graph for graph in graphs if graph.connected]
-        return spaces.size_of(self._settings, Peers(tuple(peers)))
+        return registry.size_of(self._settings, Peers(tuple(peers)))

@@ -8,20 +8,21 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan import listed_rates
 from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.plan.study import Found, Rates, studies
 from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
-from nas_retrain.rate_policy import ByRule, Fixed, Grid, Own, Tuned
-from nas_retrain.settings import GridSettings, OwnRateSettings, Settings, digest
+from nas_retrain.rate_policy import ByRule, Fixed, Grid, Listed, Own, Tuned
+from nas_retrain.settings import GridSettings, OwnRateSettings, RecipeSettings, Settings, digest
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import StoredRuns
@@ -36,7 +37,7 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     A sample is drawn among connected classes, since the disconnected one has nothing to train. Raises
     NasRetrainError for a form or index that does not exist.
     """
-    wanted, space = settings.cells, spaces.of(settings.bench)
+    wanted, space = settings.cells, registry.of(settings.bench)
     if isinstance(wanted, tuple):
         if not wanted:
             raise NasRetrainError("cells=[] chooses no cell.")
@@ -74,7 +75,7 @@ def recipe_trainings(
     are all that a recipe trains, the base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     cells = list(chosen_cells(settings))
     if any(isinstance(recipe.rate_policy, Grid) for recipe in settings.recipes.values()):
         cells.append(space.base_cell)
@@ -128,9 +129,13 @@ def sensitivity_trainings(
 
 def _first_classes(settings: Settings, number: int) -> list[int]:
     """That many connected network classes, in the order of `cells`; all if there are fewer."""
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     classes = dict.fromkeys(space.training_class(cell, "stock") for cell in chosen_cells(settings))
     return list(itertools.islice((cell for cell in classes if space.graph_at(cell).connected), number))
+
+
+def _training_class(space: registry.Bench, recipe: RecipeSettings, cell: int) -> int:
+    return space.training_class(cell, recipe.drawn_as)
 
 
 def _own_classes(settings: Settings) -> list[int]:
@@ -139,7 +144,7 @@ def _own_classes(settings: Settings) -> list[int]:
 
 def has_constants(settings: Settings, cell: int) -> bool:
     """Whether a network has parts that depend on no input (see `CellGraph.constants`)."""
-    return bool(spaces.of(settings.bench).graph_at(cell).constants)
+    return bool(registry.of(settings.bench).graph_at(cell).constants)
 
 
 def identity(
@@ -161,7 +166,7 @@ def identity(
     """
     found = settings.identity(name)
     match settings.recipes[name].rate_policy:
-        case Fixed():
+        case Fixed() | Listed():
             pass
         case ByRule():
             found |= {"base_rate": base_rate}
@@ -183,9 +188,16 @@ def _class_trainings(
 ) -> Callable[[Recipe | Variant, int], list[Training]]:
     """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
     thousand trainings, most share their hash with all of their recipe."""
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     policies = {name: recipe.rate_policy for name, recipe in settings.recipes.items()}
     fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
+    listed = {
+        name: listed_rates.by_class(
+            name, policy, space, chosen_cells(settings), partial(_training_class, space, settings.recipes[name])
+        )
+        for name, policy in policies.items()
+        if isinstance(policy, Listed)
+    }
 
     @cache
     def factor_of(policy: ByRule, network_class: int) -> float:
@@ -202,6 +214,8 @@ def _class_trainings(
         match policies[name]:
             case Fixed(rate):
                 return rate * decided_factor
+            case Listed():
+                return listed[name][network_class]
             case ByRule() as policy:
                 assert base_rate is not None
                 return base_rate * (factor_of(policy, network_class) if decided is None else decided_factor)
@@ -276,7 +290,7 @@ def search_trainings(settings: Settings, only: Collection[int] | None = None) ->
     with each seed, once for the rule and once for each recipe with one tuned rate; and of each network whose own rate
     is wanted."""
     base, own = settings.base_rate, settings.own_rate
-    base_cell = spaces.of(settings.bench).base_cell
+    base_cell = registry.of(settings.bench).base_cell
     decisions = Decisions(settings, chosen_cells(settings))
     trainings = []
     if needs_base_rate(settings):
@@ -307,7 +321,7 @@ def _grid(
 
     decided: by the recipe's rule, if it has one; its factor of the learning rate has no part in this.
     """
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     if not space.graph_at(cell).connected:
         return []
     shared = settings.identity(next(iter(settings.recipes)))

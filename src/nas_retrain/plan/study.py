@@ -78,8 +78,8 @@ class Study:
     for the same training.
     analyse: what it finds in the records; None if the settings do not ask for this study. May raise NothingYet, and
     NasRetrainError for what a user can mend.
-    write: write reports, tables and figures of what was found below the results folder; returns what to tell: the
-    reports' paths, and the main findings in sentences.
+    write: write reports, tables and figures of what was found below the results folder; returns what to tell at the
+    end: the main findings in two or three sentences, and the files to open (see `reports.document.closing_lines`).
     by_command: whether it looks at records only if its own command is given, and not whenever trainings are done.
     searches: those of its trainings that decide the rates of others of them. They are done first; while they are not
     all stored, `trainings` may have 1 in the place of a rate.
@@ -90,6 +90,11 @@ class Study:
     write: Callable[[Any, Path], list[str]]
     by_command: bool = False
     searches: Callable[[Settings, Found], list[Training]] = lambda _settings, _found: []
+
+
+def no_trainings(settings: Settings, found: Found) -> list[Training]:  # noqa: ARG001 - as every study is asked
+    """None: for a study of what others asked for, or of tables that lie elsewhere."""
+    return []
 
 
 @cache

@@ -75,7 +75,10 @@ def checked(runs: pd.DataFrame, source: Path | str, bench: Bench, *, foreign: bo
         raise NasRetrainError(f"{source}: cell index {outside.iloc[0]} is out of range 0 to {cells - 1}.")
     repeated = runs.loc[runs.duplicated(["index", "seed"]), "index"]
     if len(repeated):
-        raise NasRetrainError(f"{source}: cell {repeated.iloc[0]} is listed more than once.")
+        raise NasRetrainError(
+            f"{source}: cell {repeated.iloc[0]} is listed more than once. Where these are several trainings, number "
+            "them in a column seed; else leave one row."
+        )
     wrong = runs.loc[~runs["accuracy"].between(0.0, 100.0)]  # NaN is not between either
     if len(wrong):
         row = wrong.iloc[0]
@@ -110,14 +113,16 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
-def read_csv(path: Path, dataset: str, bench: Bench, column: str | None = None) -> Accuracies:
-    """Accuracies from a CSV file (.csv or .csv.gz) with the columns index, arch and an accuracy.
+def read_csv(path: Path | str, dataset: str, bench: Bench, column: str | None = None) -> Accuracies:
+    """Accuracies from a CSV file (.csv, .csv.gz or .tsv) with the columns index, arch (of which one is enough) and an
+    accuracy.
 
     column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
     is there. A column seed distinguishes the trainings of a cell; without one, each row counts as one training,
     even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
     records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
+    path = Path(path)
     return _from_table(plain_table.read_csv(path), path, dataset, bench, column)
 
 
@@ -191,8 +196,9 @@ def seeding_of(frame: pd.DataFrame) -> Seeding:
     return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 
-def read_runs(path: Path, dataset: str, bench: Bench, recipe: str) -> Accuracies:
+def read_runs(path: Path | str, dataset: str, bench: Bench, recipe: str) -> Accuracies:
     """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets."""
+    path = Path(path)
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     frame = plain_table.read_parquet(path)
@@ -222,7 +228,7 @@ def read_runs(path: Path, dataset: str, bench: Bench, recipe: str) -> Accuracies
     return from_runs(found, recipe, bench)
 
 
-def read_published(path: Path, dataset: str, bench: Bench, *, epochs: int, test_set: str) -> Accuracies:
+def read_published(path: Path | str, dataset: str, bench: Bench, *, epochs: int, test_set: str) -> Accuracies:
     """Accuracies of every seed as the benchmark's authors published them.
 
     path: a benchmark's one file (see `Bench.read_published_file`), or a folder of nats_bench with one
@@ -231,6 +237,7 @@ def read_published(path: Path, dataset: str, bench: Bench, *, epochs: int, test_
     so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
     NasRetrainError for a damaged or foreign file, a folder without cells, and a choice that no cell has.
     """
+    path = Path(path)
     table = _published_table(path, bench)
     here = table[table["dataset"] == published_name(bench, dataset)]
     chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
@@ -366,7 +373,7 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def read(
-    path: Path,
+    path: Path | str,
     dataset: str,
     bench: Bench,
     *,
@@ -381,6 +388,7 @@ def read(
     recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see
     `read_published`.
     """
+    path = Path(path)
     if path.is_dir() or path.suffix == ".pth":
         return read_published(path, dataset, bench, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":

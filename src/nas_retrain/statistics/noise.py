@@ -11,6 +11,7 @@ Like is compared with like: each cell keeps its number of trainings, and cells t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import rankdata
+from tqdm import tqdm
 
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import TOP_PERCENTS, Comparison, Floats, Integers, Side, top_taus
@@ -264,7 +266,9 @@ def ceiling(
         return None
     taus, moves, selection = [], [], []
     again: list[tuple[Floats, Floats]] = []
-    for draw, sample in enumerate(retrainings(comparison, original, retrained, draws, seed)):
+    samples = retrainings(comparison, original, retrained, draws, seed)
+    bar = tqdm(samples, "training again", draws, leave=False, unit="draw", disable=not sys.stderr.isatty())
+    for draw, sample in enumerate(bar):
         one, other = (sample.retrained, sample.original) if by_retrained else (sample.original, sample.retrained)
         taus.append(top_taus(one, other, percents))
         if draw < AGAIN:

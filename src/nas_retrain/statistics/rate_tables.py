@@ -92,8 +92,8 @@ class RateTable:
         )
 
 
-def read(path: Path, dataset: str, bench: Bench, column: str | None = None, recipe: str = "") -> RateTable:
-    """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file with JAHS-Bench-201's
+def read(path: Path | str, dataset: str, bench: Bench, column: str | None = None, recipe: str = "") -> RateTable:
+    """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz, .tsv or .parquet file with JAHS-Bench-201's
     table, any table of trainings or run records of ours with a search of every network's rate.
 
     dataset, recipe: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises
@@ -101,6 +101,7 @@ def read(path: Path, dataset: str, bench: Bench, column: str | None = None, reci
     """
     if bench.rate_sources is None:
         raise NasRetrainError(f"There are no tables of {bench.title}'s trainings at several learning rates.")
+    path = Path(path)
     nas_hpo_bench, jahs_bench = bench.rate_sources
     if path.name in (nas_hpo_bench.TRAININGS, nas_hpo_bench.CELLS, nas_hpo_bench.PREDICTIONS):
         path = path.parent
@@ -108,7 +109,7 @@ def read(path: Path, dataset: str, bench: Bench, column: str | None = None, reci
         if not nas_hpo_bench.is_here(path):
             raise NasRetrainError(
                 f"{path} is a folder without {nas_hpo_bench.TRAININGS}: name NAS-HPO-Bench-II's folder, or a "
-                ".csv, .csv.gz or .parquet file."
+                ".csv, .csv.gz, .tsv or .parquet file."
             )
         return _nas_hpo_bench(path, bench, nas_hpo_bench)
     if not path.exists():
@@ -120,10 +121,10 @@ def read(path: Path, dataset: str, bench: Bench, column: str | None = None, reci
         )
     if path.suffix == ".parquet":
         frame = plain_table.read_parquet(path)
-    elif path.name.endswith((".csv", ".csv.gz")):
+    elif path.name.endswith((".csv", ".csv.gz", ".tsv")):
         frame = plain_table.read_csv(path)
     else:
-        raise NasRetrainError(f"{path}: expected NAS-HPO-Bench-II's folder, or a .csv, .csv.gz or .parquet file.")
+        raise NasRetrainError(f"{path}: expected NAS-HPO-Bench-II's folder, or a .csv, .csv.gz, .tsv or .parquet file.")
     if jahs_bench.is_one(frame):
         return _jahs_bench(frame, path, bench, jahs_bench)
     if "config_hash" in frame:
@@ -132,7 +133,7 @@ def read(path: Path, dataset: str, bench: Bench, column: str | None = None, reci
 
 
 def _name(path: Path) -> str:
-    for ending in (".csv.gz", ".csv", ".parquet"):
+    for ending in (".csv.gz", ".csv", ".tsv", ".parquet"):
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
     return path.resolve().name
@@ -263,7 +264,7 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, colu
     for name in ("learning_rate", *_OPTIONAL):
         if name in frame:
             long[name] = frame[name].to_numpy()
-    long = _checked(long, path, bench, ("valid", "test"))
+    long = _numbered(_checked(long, path, bench, ("valid", "test")), path, seeds="seed" in frame)
     notes = [f"{len(long):,} trainings of {long['index'].nunique():,} cells."]
     if "valid_accuracy" not in frame:
         notes.append("The table has one accuracy only, by which rates are chosen and judged alike.")
@@ -280,6 +281,24 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, colu
     else:
         grids = _grids(long, path, shared="seed" in frame)
     return RateTable(_name(path), _enough(grids, path), bench, bench.training_classes(None), notes=tuple(notes))
+
+
+def _numbered(long: pd.DataFrame, path: Path, *, seeds: bool) -> pd.DataFrame:
+    """Trainings that differ in the seed. Without seeds, equally many trainings of each cell at each rate are numbered,
+    and others share a number, so that their mean counts. Raises NasRetrainError for a training that is there twice."""
+    alike = ["index", "learning_rate", *(name for name in _OPTIONAL if name in long)]
+    if seeds:
+        twice = long[long.duplicated([*alike, "seed"])]
+        if len(twice):
+            row = twice.iloc[0]
+            raise NasRetrainError(
+                f"{path}: cell {row['index']:.0f} is listed more than once at the learning rate "
+                f"{row['learning_rate']:g} with seed {row['seed']:.0f}. Number a cell's trainings in the column seed, "
+                "or leave one row."
+            )
+        return long
+    groups = long.groupby(alike)
+    return long.assign(seed=groups.cumcount()) if groups.size().nunique() == 1 else long  # noqa: PD101 - a few numbers
 
 
 def _index(arch: object, path: Path, bench: Bench) -> int:
@@ -303,8 +322,7 @@ def _checked(long: pd.DataFrame, path: Path, bench: Bench, accuracy: tuple[str, 
         raise NasRetrainError(f"{path}: a cell's index is out of range 0 to {cells - 1}.")
     positive = [name for name in ("learning_rate", "epochs", "batch_size") if name in long]
     for name in [*positive, *(["weight_decay"] if "weight_decay" in long else []), *accuracy]:
-        if not pd.api.types.is_numeric_dtype(long[name]):
-            raise NasRetrainError(f"{path}: column {name!r} holds values that are not numbers.")
+        plain_table.check_numbers(long[name], path)
         values = long[name].to_numpy(dtype=float, na_value=np.nan)
         good = (values >= 0) & (values <= 100 if name in accuracy else np.isfinite(values))
         if name in positive:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import pkgutil
+import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -203,6 +204,8 @@ def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:
     """What is wrong with what a rule returned; nothing if it can be used."""
     if not isinstance(decided, Parametrisation):
         return f"it returned {type(decided).__name__}, where a Parametrisation was expected"
+    if not isinstance(decided.adam, Rates | None):
+        return f"adam is {decided.adam!r}, where Rates or None was expected"
     edges = weighted_edges(graph)
     layers = [*edges, *size.outer]
     checked: list[tuple[str, Mapping[Any, float], Iterable[object]]] = [
@@ -218,14 +221,17 @@ def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:
         ]
     for name, values, known in checked:
         known = list(known)
+        if not isinstance(values, Mapping):
+            return f"{name} is {values!r}, where a mapping of layers to numbers was expected"
         for layer, value in values.items():
             if layer not in known:
                 there = ", ".join(map(_said, known))
                 return f"{name} has {_said(layer)}, which is no layer of this network. It has {there or 'none'}"
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value > 0):
+            if not (number and 0 < value <= sys.float_info.max):  # NaN is not between, and an int may be beyond floats
                 of = f" of {_said(layer)}" if layer else ""
-                return f"{name}{of} is {value!r}, where a positive, finite number was expected"
+                said = reprlib.repr(value)
+                return f"{name}{of} is {said}, where a positive, finite number was expected: a Python int or float"
     return ""
 
 

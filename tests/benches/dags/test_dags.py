@@ -15,8 +15,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.dags import network as dag_networks
 from nas_retrain.benches.dags import space as dags
 from nas_retrain.benches.registry import Sizes
@@ -123,13 +122,13 @@ def test_networks_compute_equation_1_and_members_do_not_meet(
     make_settings: MakeSettings, bench: str, activation: str
 ) -> None:
     chosen = bench_settings(make_settings, bench, f"bench.activation={activation}")
-    space = spaces.of(chosen.bench)
+    space = registry.of(chosen.bench)
     for cell in space.sample(12, seed=5):
         graph = space.graph_at(cell)
         ways: list[Initialisation] = ["he", "target", "stock"]
-        alone = [networks.build(graph, chosen, initialisation=way, seed=seed).double() for seed, way in enumerate(ways)]
+        alone = [build.build(graph, chosen, initialisation=way, seed=seed).double() for seed, way in enumerate(ways)]
         images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
-        together = networks.join(alone).double()(images).view(4, 3, -1)
+        together = build.join(alone).double()(images).view(4, 3, -1)
         for member, network in enumerate(alone):
             assert isinstance(network, dag_networks.Network)
             expected = one_by_one(network, graph, images[:, member : member + 1])
@@ -144,7 +143,7 @@ def test_initial_variances_are_the_rule_s(
 ) -> None:
     chosen = bench_settings(make_settings, bench, "network.channels=64", "bench.activation=gelu")
     graph = dags.parse("2_12_022/5" if bench == "cnn" else "2_12_022")
-    network = networks.build(graph, chosen, initialisation=initialisation, seed=1)
+    network = build.build(graph, chosen, initialisation=initialisation, seed=1)
     assert isinstance(network, dag_networks.Network)
     gain = 1 / 3 if initialisation == "stock" else GAIN_SQUARED["gelu"]
 
@@ -167,10 +166,10 @@ def test_flops_are_counted_layer_by_layer(data: st.DataObject) -> None:
 
     bench = data.draw(st.sampled_from(["mlp", "cnn"]))
     chosen = compose(f"bench={bench}", "dataset=digits", "profile=dry", config="verify")
-    space = spaces.of(chosen.bench)
+    space = registry.of(chosen.bench)
     graph = space.graph_at(data.draw(st.integers(0, space.size - 1)))
     if graph.connected:
-        network = networks.build(graph, chosen, initialisation="he", seed=0)
+        network = build.build(graph, chosen, initialisation="he", seed=0)
         assert isinstance(network, dag_networks.Network)
         pixels = 64 if bench == "cnn" else 1
         weights = [network.first, *network.layers]

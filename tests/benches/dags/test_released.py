@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
-from nas_retrain.benches.dags import space as dags
+from nas_retrain.benches import build, registry
+from nas_retrain.benches.dags import space
 from nas_retrain.benches.dags.network import Network
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
@@ -65,7 +64,7 @@ class OneModuleForEachEdge(nn.Module):
 
 
 def built(settings: Settings, kind: str, seed: int, initialisation: str = "source") -> Network:
-    network = networks.build(dags.parse(ARCHS[kind]), settings, initialisation=initialisation, seed=seed)
+    network = build.build(space.parse(ARCHS[kind]), settings, initialisation=initialisation, seed=seed)
     with torch.no_grad():
         for bias in network.biases:
             bias.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
@@ -83,7 +82,7 @@ def test_outputs_and_gradients_equal_one_module_for_each_edge(kind: str, make_se
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
         oracles.append(oracle)
-    joined = networks.join([network.float() for network in alone]).double()
+    joined = build.join([network.float() for network in alone]).double()
     for network, oracle in zip(alone, oracles, strict=True):
         oracle.load_state_dict(oracle.float().double().state_dict())
         network.double()
@@ -105,10 +104,10 @@ def test_outputs_and_gradients_equal_one_module_for_each_edge(kind: str, make_se
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_variances_go_by_fan_out_and_biases_are_zero(kind: str, make_settings: MakeSettings) -> None:
     settings = settings_of(make_settings, kind, "network.channels=64", "dataset.classes=100")
-    graph = dags.parse(ARCHS[kind])
-    decided = find("paper").decide(graph, spaces.size_of(settings), "a cell")
+    graph = space.parse(ARCHS[kind])
+    decided = find("paper").decide(graph, registry.size_of(settings), "a cell")
     for options in ({"initialisation": "source"}, {"initialisation": "stock", "decided": decided}):
-        network = networks.build(graph, settings, seed=1, **options)
+        network = build.build(graph, settings, seed=1, **options)
         window = 25 if kind == "cnn" else 1
         assert float(network.first.detach().var()) == pytest.approx(2 / (64 * window), rel=0.1)
         of_edges = dict(zip([(e.source, e.target) for e in network.layer_edges], network.layers, strict=True))

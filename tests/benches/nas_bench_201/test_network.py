@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas_retrain.benches.build import build as build_network
 from nas_retrain.benches.build import join
 from nas_retrain.benches.nas_bench_201 import network as networks
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.benches.nas_bench_201.plain_network import ReferenceCell, ReferenceNetwork, ReferenceReduction
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.scaling import InDegree, Initialisation, variance_factors
@@ -79,7 +79,7 @@ def build(graph: CellGraph, initialisation: Initialisation = "stock", seed: int 
 def build_both(
     arch: str, initialisation: Initialisation, seed: int = 0, *, normalised: bool = True
 ) -> tuple[networks.Network, ReferenceNetwork]:
-    network = build(nas_bench_201.parse(arch), initialisation, seed, **SMALL, normalised=normalised)
+    network = build(space.parse(arch), initialisation, seed, **SMALL, normalised=normalised)
     oracle = ReferenceNetwork(arch, **SMALL, normalised=normalised)
     with torch.no_grad():
         for theirs, ours in pairs(network, oracle):
@@ -88,7 +88,7 @@ def build_both(
 
 
 RANDOM_CELLS = random.Random(0).sample(
-    [cell for cell in range(len(nas_bench_201.cells())) if nas_bench_201.graph_at(cell).connected], 100
+    [cell for cell in range(len(space.cells())) if space.graph_at(cell).connected], 100
 )
 
 
@@ -100,7 +100,7 @@ def test_outputs_and_gradients_equal_one_module_per_edge(
 ) -> None:
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
     for cell in RANDOM_CELLS[part::5]:
-        outputs_and_gradients_are_equal(nas_bench_201.cell_at(cell), initialisation, seed=cell)
+        outputs_and_gradients_are_equal(space.cell_at(cell), initialisation, seed=cell)
 
 
 @pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
@@ -108,7 +108,7 @@ def test_without_normalisation_outputs_and_gradients_equal_one_module_per_edge(
     joined_at_most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
-    for arch in [nas_bench_201.cell_at(cell) for cell in RANDOM_CELLS[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
+    for arch in [space.cell_at(cell) for cell in RANDOM_CELLS[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
         outputs_and_gradients_are_equal(arch, "target", seed=1, normalised=False)
 
 
@@ -140,7 +140,7 @@ def outputs_and_gradients_are_equal(
 def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
     """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
     sizes = SMALL | {"normalised": network.sizes["normalised"]}
-    ours = build(nas_bench_201.parse(arch_of(oracle)), **sizes).double()
+    ours = build(space.parse(arch_of(oracle)), **sizes).double()
     theirs = ReferenceNetwork(arch_of(oracle), **sizes).double()
     with torch.no_grad():
         for copy, model in ((ours, network), (theirs, oracle)):
@@ -154,7 +154,7 @@ def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[
 
 def arch_of(oracle: ReferenceNetwork) -> str:
     cell = next(block for block in oracle.blocks if isinstance(block, ReferenceCell))
-    return nas_bench_201.format_cell(tuple(cell.operations[ends] for ends in nas_bench_201.EDGES))
+    return space.format_cell(tuple(cell.operations[ends] for ends in space.EDGES))
 
 
 def trained(
@@ -168,7 +168,7 @@ def trained(
     for seed, arch in enumerate(archs):
         generator = torch.Generator().manual_seed(seed)
         network, oracle = (
-            build(nas_bench_201.parse(arch), "stock", seed, **TINY).double(),
+            build(space.parse(arch), "stock", seed, **TINY).double(),
             ReferenceNetwork(arch, **TINY),
         )
         with torch.no_grad():
@@ -211,18 +211,18 @@ def one_of_each_class(cells: Iterable[int], number: int | None = None) -> list[s
     """A random member of each network class among these cells, of a random choice of so many classes."""
     members: dict[int, list[int]] = {}
     for cell in cells:
-        members.setdefault(nas_bench_201.network_classes()[cell], []).append(cell)
+        members.setdefault(space.network_classes()[cell], []).append(cell)
     drawn = random.Random(1)
     classes = sorted(members) if number is None else drawn.sample(sorted(members), number)
-    return [nas_bench_201.cell_at(drawn.choice(members[network_class])) for network_class in classes]
+    return [space.cell_at(drawn.choice(members[network_class])) for network_class in classes]
 
 
-WITH_CONSTANTS = [cell for cell in range(15625) if nas_bench_201.graph_at(cell).constants]
+WITH_CONSTANTS = [cell for cell in range(15625) if space.graph_at(cell).constants]
 
 
 def makes_a_constant_of_a_bias(arch: str) -> bool:
     """Whether a 1x1 convolution reads what is made of another's bias."""
-    operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+    operations = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
     chain = operations[1, 2].startswith("nor_conv") and operations[2, 3] == "nor_conv_1x1"
     return chain and operations[0, 1] == operations[0, 2] == "none"
 
@@ -239,7 +239,7 @@ def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreac
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
     without = [cell for cell in RANDOM_CELLS if cell not in WITH_CONSTANTS]
-    of_images = [cell for cell in WITH_CONSTANTS if nas_bench_201.graph_at(cell).constant_layers]
+    of_images = [cell for cell in WITH_CONSTANTS if space.graph_at(cell).constant_layers]
     archs = one_of_each_class(WITH_CONSTANTS, number) + one_of_each_class(without, 5) + one_of_each_class(of_images, 4)
     trained(archs, batch_norm_biases=1.0, steps=5, compare=compare)
 
@@ -247,9 +247,7 @@ def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreac
 def test_a_1x1_convolution_of_a_bias_differs_only_in_evaluation_and_only_from_biases_that_are_not_zero() -> None:
     """A running mean lags behind the constant that such a convolution makes. Biases that are 0 at the start, as they
     are where training starts, stay 0 there."""
-    archs = one_of_each_class(
-        filter(lambda cell: makes_a_constant_of_a_bias(nas_bench_201.cell_at(cell)), WITH_CONSTANTS)
-    )
+    archs = one_of_each_class(filter(lambda cell: makes_a_constant_of_a_bias(space.cell_at(cell)), WITH_CONSTANTS))
     differences: dict[tuple[float, bool], float] = {}
     for deviation in (0.0, 1.0):
 
@@ -268,7 +266,7 @@ def test_a_1x1_convolution_of_a_bias_differs_only_in_evaluation_and_only_from_bi
 def test_constants_of_members_are_trained_apart() -> None:
     """Networks side by side, with constant layers, come to what each comes to alone."""
     arch = "|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-    alone = [build(nas_bench_201.parse(arch), "source", seed, **TINY) for seed in range(3)]
+    alone = [build(space.parse(arch), "source", seed, **TINY) for seed in range(3)]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for network in alone:
@@ -297,7 +295,7 @@ def test_constants_of_members_are_trained_apart() -> None:
 @settings(max_examples=40)
 @given(st.one_of(cells, cells_with_constants))
 def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
-    graph = nas_bench_201.parse(arch)
+    graph = space.parse(arch)
     if not graph.connected:
         return
     sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1}
@@ -306,7 +304,7 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
     for edge in graph.biases:  # of all that the module has, its BatchNorm's bias alone has an effect
         modules = [block.edges[f"{edge.source}{edge.target}"] for block in oracle.blocks if hasattr(block, "edges")]
         expected -= sum(module[1].weight.numel() + module[2].weight.numel() for module in modules)
-    assert nas_bench_201.parameters(graph, **sizes) == expected
+    assert space.parameters(graph, **sizes) == expected
     network = build(graph, **sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
@@ -322,19 +320,19 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear) and not any(edge in name for edge in of_constants):
             module.register_forward_hook(count)
     oracle(torch.zeros(2, 1, 16, 16))
-    assert nas_bench_201.flops(graph, **sizes, image_size=16) == counted
+    assert space.flops(graph, **sizes, image_size=16) == counted
 
 
 def test_dead_branches_are_not_built() -> None:
     arch = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|"
-    network = build(nas_bench_201.parse(arch), **SMALL)
-    base = build(nas_bench_201.BASE, **SMALL)
+    network = build(space.parse(arch), **SMALL)
+    base = build(space.BASE, **SMALL)
     assert [tuple(p.shape) for p in network.parameters()] == [tuple(p.shape) for p in base.parameters()]
 
 
 @pytest.mark.parametrize("size", [7, 8, 14, 16, 28, 32])
 def test_any_image_size_works(size: int) -> None:
-    network = build(nas_bench_201.BASE, **SMALL)
+    network = build(space.BASE, **SMALL)
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
@@ -348,7 +346,7 @@ DEAD_EDGE = "|none~0|+|skip_connect~0|avg_pool_3x3~1|+|nor_conv_3x3~0|none~1|nor
 @pytest.mark.parametrize("arch", [DENSE, CONSTANT_LAYER, DEAD_EDGE])
 @pytest.mark.parametrize("in_degree", ["source", "target", "released"])
 def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree, arch: str) -> None:
-    graph = nas_bench_201.parse(arch)
+    graph = space.parse(arch)
     network = build(graph, in_degree, 3, channels=64, cells_per_stage=1, classes=100, image_channels=3)
     factors = variance_factors(graph, in_degree)
 
@@ -370,7 +368,7 @@ def test_in_degree_initialisation_has_the_rule_s_variances(in_degree: InDegree, 
 
 def test_without_normalisation_nothing_is_built_that_the_input_does_not_reach() -> None:
     for arch, live in ((CONSTANT_LAYER, {(0, 3)}), (DEAD_EDGE, {(0, 3), (2, 3)})):
-        network = build(nas_bench_201.parse(arch), **SMALL, normalised=False)
+        network = build(space.parse(arch), **SMALL, normalised=False)
         built = [edge for block in network.blocks if isinstance(block, networks.Cell) for edge, _ in block.weights()]
         assert {(edge.source, edge.target) for edge in built} == live
         assert not any(isinstance(module, nn.BatchNorm2d | networks.Constants) for module in network.modules())
@@ -379,7 +377,7 @@ def test_without_normalisation_nothing_is_built_that_the_input_does_not_reach() 
 
 
 def test_members_without_normalisation_come_to_what_each_comes_to_alone() -> None:
-    alone = [build(nas_bench_201.parse(DENSE), "target", seed, **SMALL, normalised=False) for seed in range(3)]
+    alone = [build(space.parse(DENSE), "target", seed, **SMALL, normalised=False) for seed in range(3)]
     joined = join(alone).double()
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = torch.cat([network.double()(images) for network in alone], 1)
@@ -401,7 +399,7 @@ def test_without_normalisation_target_in_degrees_carry_the_signal_through_a_cell
     ratios = []
     for seed in range(2):
         network = build(
-            nas_bench_201.parse(arch), "target", seed, channels=96, cells_per_stage=1, classes=2, image_channels=3,
+            space.parse(arch), "target", seed, channels=96, cells_per_stage=1, classes=2, image_channels=3,
             normalised=False,
         )  # fmt: skip
         x = torch.randn(4, 96, 16, 16, generator=torch.Generator().manual_seed(seed))
@@ -413,9 +411,7 @@ def test_without_normalisation_target_in_degrees_carry_the_signal_through_a_cell
 
 def test_stock_initialisation_is_torch_s_own() -> None:
     """Joined convolutions are drawn from the same uniform distribution as separate ones."""
-    network = build(
-        nas_bench_201.parse(DENSE), "stock", 3, channels=32, cells_per_stage=1, classes=10, image_channels=3
-    )
+    network = build(space.parse(DENSE), "stock", 3, channels=32, cells_per_stage=1, classes=10, image_channels=3)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             bound = module.weight[0].numel() ** -0.5
@@ -428,7 +424,7 @@ def test_initialisation_depends_on_the_seed_alone(make_settings: MakeSettings) -
     settings = make_settings()
 
     def first_weights(seed: int) -> Tensor:
-        network = build_network(nas_bench_201.parse(DENSE), settings, initialisation="source", seed=seed)
+        network = build_network(space.parse(DENSE), settings, initialisation="source", seed=seed)
         return next(network.parameters())
 
     torch.manual_seed(1)

@@ -20,8 +20,7 @@ from nas_201_api.api_utils import ResultsCount as OfficialResultsCount
 from nats_bench.api_topology import NATStopology
 from nats_bench.api_utils import ArchResults, ResultsCount, pickle_save
 
-from nas_retrain.benches.nas_bench_201 import official_file
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import official_file, space
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import accuracies as benchmark
 from tests.strategies import NAS_BENCH_201
@@ -43,7 +42,7 @@ def trained(
     results_count: type[Any] = ResultsCount,
 ) -> dict[str, Any]:
     random = np.random.default_rng([index, epochs])
-    arch = nas_bench_201.cell_at(index)
+    arch = space.cell_at(index)
     found = arch_results(index, arch)
     for dataset, test_sets in TEST_SETS.items():
         for seed in seeds:
@@ -62,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     """A NATS-tss folder of three cells; the second has lost one of its seeds, as some real cells have."""
     folder = tmp_path / "NATS-tss-v1_0-3ffb9-simple"
     folder.mkdir()
-    names = [nas_bench_201.cell_at(index) for index in range(15625)]
+    names = [space.cell_at(index) for index in range(15625)]
     pickle_save({"meta_archs": names, "total_archs": 15625, "evaluated_indexes": set(CELLS)}, folder / "meta.pickle")
     for index in CELLS:
         seeds = (777, 888, 999) if index != 11 else (777, 999)
@@ -129,7 +128,7 @@ def spoiled(path: Path, how: str) -> None:
     elif how == "another cell":
         path.write_bytes(bz2.compress(pickle.dumps({"200": trained(12, 200, (777,))})))
     elif how == "wrong name":
-        content["200"]["arch_str"] = nas_bench_201.cell_at(1)
+        content["200"]["arch_str"] = space.cell_at(1)
         path.write_bytes(bz2.compress(pickle.dumps(content)))
     else:
         (result,) = (found for key, found in content["200"]["all_results"].items() if key == ("cifar10", 777))
@@ -171,7 +170,7 @@ def official() -> dict[str, Any]:
     """The content of NAS-Bench-201's own file with three cells; the second has lost one of its seeds."""
     classes = (OfficialArchResults, OfficialResultsCount)
     return {
-        "meta_archs": [nas_bench_201.cell_at(index) for index in range(15625)],
+        "meta_archs": [space.cell_at(index) for index in range(15625)],
         "total_archs": 15625,
         "arch2infos": {
             index: {
@@ -212,7 +211,7 @@ def test_all_sources_agree_on_the_same_data(folder: Path, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(from_file.runs, from_folder.runs)
     means = benchmark.per_cell(from_file)["accuracy"]
     table = means.rename("cifar100").reset_index()
-    table["arch"] = [nas_bench_201.cell_at(index) for index in table["index"]]
+    table["arch"] = [space.cell_at(index) for index in table["index"]]
     table.to_csv(tmp_path / "means.csv", index=False)
     from_csv = benchmark.read(tmp_path / "means.csv", "cifar100", NAS_BENCH_201, recipe="")
     pd.testing.assert_series_equal(benchmark.per_cell(from_csv)["accuracy"], means)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nas_201_api import NASBench201API
 
 from nas_retrain.benches.cells import cells_table
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import lowest_member
 from nas_retrain.theory.scaling import InDegree, variance_factors
@@ -35,14 +35,14 @@ PUBLISHED_ORDER = "83abc799e45cf34e9d2163654668ab998b9a54d01c39e72ca1f71f2cdf356
 
 
 def test_cells_stand_in_the_published_order() -> None:
-    assert {index: nas_bench_201.cell_at(index) for index in PUBLISHED} == PUBLISHED
-    assert hashlib.sha256("\n".join(nas_bench_201.cells()).encode()).hexdigest() == PUBLISHED_ORDER
+    assert {index: space.cell_at(index) for index in PUBLISHED} == PUBLISHED
+    assert hashlib.sha256("\n".join(space.cells()).encode()).hexdigest() == PUBLISHED_ORDER
 
 
 @given(cells)
 def test_cell_strings_round_trip(arch: str) -> None:
-    assert nas_bench_201.format_cell(nas_bench_201.parse_operations(arch)) == arch
-    assert nas_bench_201.cell_at(nas_bench_201.index_of(arch)) == arch
+    assert space.format_cell(space.parse_operations(arch)) == arch
+    assert space.cell_at(space.index_of(arch)) == arch
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,23 @@ def test_cell_strings_round_trip(arch: str) -> None:
 )
 def test_malformed_cells_are_refused_by_name(arch: str, told: str) -> None:
     with pytest.raises(NasRetrainError, match=told):
-        nas_bench_201.parse(arch)
+        space.parse(arch)
 
 
 @given(st.text(alphabet="|~+012nonesk", max_size=60))
 def test_arbitrary_text_is_a_cell_or_a_clear_error(text: str) -> None:
-    if text in nas_bench_201.cells():
-        nas_bench_201.parse(text)
+    if text in space.cells():
+        space.parse(text)
         return
     with pytest.raises(NasRetrainError) as caught:
-        nas_bench_201.parse(text)
+        space.parse(text)
     assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize("index", [-1, 15625])
 def test_indices_out_of_range_are_refused(index: int) -> None:
     with pytest.raises(NasRetrainError, match="out of range"):
-        nas_bench_201.cell_at(index)
+        space.cell_at(index)
 
 
 def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
@@ -85,8 +85,7 @@ def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
     weights and biases to its convolutions. Nothing for a cell whose output is the same for all images.
     """
     operations = {
-        ends: nas_bench_201.OPERATIONS[name]
-        for ends, name in zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True)
+        ends: space.OPERATIONS[name] for ends, name in zip(space.EDGES, space.parse_operations(arch), strict=True)
     }
     convolutions = [ends for ends, operation in operations.items() if operation and operation.kind == "layer"]
     hands = np.array(list(itertools.permutations(range(6), len(convolutions))), dtype=int)
@@ -94,7 +93,7 @@ def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
     weights, biases = np.array([0.7, 1.1, 1.6, 0.4, 1.9, 1.3]), np.array([0.3, -0.8, 1.2, -1.7, 0.9, 2.2])
     output = simulate(
         operations,
-        nas_bench_201.VERTICES,
+        space.VERTICES,
         {ends: weights[hands[:, place]] for place, ends in enumerate(convolutions)},
         {ends: biases[hands[:, place]] for place, ends in enumerate(convolutions)},
         images,
@@ -107,10 +106,10 @@ def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
 def test_network_classes_are_those_of_an_independent_fingerprint() -> None:
     images = np.random.default_rng(5).normal(size=(2, 3))
     by_fingerprint: dict[tuple[float, ...], set[int]] = defaultdict(set)
-    for index, arch in enumerate(nas_bench_201.cells()):
+    for index, arch in enumerate(space.cells()):
         by_fingerprint[fingerprint(arch, images)].add(index)
     by_class: dict[int, set[int]] = defaultdict(set)
-    for index, network_class in enumerate(nas_bench_201.network_classes()):
+    for index, network_class in enumerate(space.network_classes()):
         by_class[network_class].add(index)
     assert len(by_class) == len(by_fingerprint) == 5461
     assert sorted(map(min, by_class.values())) == sorted(by_class)
@@ -120,13 +119,13 @@ def test_network_classes_are_those_of_an_independent_fingerprint() -> None:
 
 def test_convolutions_of_what_the_input_does_not_reach_split_classes() -> None:
     """Without the biases that they add there would be 5,260 classes."""
-    graphs = [nas_bench_201.graph_at(index) for index in range(15625)]
+    graphs = [space.graph_at(index) for index in range(15625)]
     pruned = lowest_member(graph.live.network_class for graph in graphs)
     assert len(set(pruned)) == 5260
     having = [index for index, graph in enumerate(graphs) if graph.constants]
     assert len(having) == 2000
     assert len({pruned[index] for index in having}) == 59
-    classes = nas_bench_201.network_classes()
+    classes = space.network_classes()
     assert len({classes[index] for index in having}) == 201
     assert {classes[index] for index in having}.isdisjoint(set(classes) - {classes[index] for index in having})
     assert sum(bool(graphs[index].constant_layers) for index in having) == 40
@@ -135,45 +134,43 @@ def test_convolutions_of_what_the_input_does_not_reach_split_classes() -> None:
 def test_the_released_in_degrees_count_edges_that_the_input_does_not_reach() -> None:
     """800 cells are initialised unlike under "source", counted here from their strings."""
     differing = {
-        index
-        for index, arch in enumerate(nas_bench_201.cells())
-        if variances(arch, "released") != variances(arch, "source")
+        index for index, arch in enumerate(space.cells()) if variances(arch, "released") != variances(arch, "source")
     }
     expected = set()
-    for index, arch in enumerate(nas_bench_201.cells()):
-        operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+    for index, arch in enumerate(space.cells()):
+        operations = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
         counted_in_vain = operations[0, 1] == "none" != operations[1, 2] and operations[0, 2] != "none"
         if counted_in_vain and operations[2, 3].startswith("nor_conv"):
             expected.add(index)
-            (edge,) = (edge for edge in nas_bench_201.parse(arch).layers if edge.source == 2)
-            released, source = (variance_factors(nas_bench_201.parse(arch), c) for c in ("released", "source"))
+            (edge,) = (edge for edge in space.parse(arch).layers if edge.source == 2)
+            released, source = (variance_factors(space.parse(arch), c) for c in ("released", "source"))
             assert (released[edge], source[edge]) == (1.0, 2.0)
     assert differing == expected
     assert len(differing) == 800
-    assert len({nas_bench_201.graph_at(index).live.network_class for index in differing}) == 39
+    assert len({space.graph_at(index).live.network_class for index in differing}) == 39
 
 
 def variances(arch: str, convention: InDegree) -> list[tuple[int, float]]:
     """What the layers of a cell are drawn with."""
-    factors = variance_factors(nas_bench_201.parse(arch), convention)
+    factors = variance_factors(space.parse(arch), convention)
     return sorted((edge.operation.kernel_size, factor) for edge, factor in factors.items())
 
 
 @pytest.mark.parametrize(("convention", "split"), [("source", 0), ("target", 608), ("released", 78)])
 def test_members_of_a_training_class_are_initialised_alike(convention: InDegree, split: int) -> None:
-    names, parts = nas_bench_201.cells(), defaultdict(set)
-    for index, representative in enumerate(nas_bench_201.training_classes(convention)):
+    names, parts = space.cells(), defaultdict(set)
+    for index, representative in enumerate(space.training_classes(convention)):
         assert variances(names[index], convention) == variances(names[representative], convention)
-        parts[nas_bench_201.network_classes()[index]].add(representative)
+        parts[space.network_classes()[index]].add(representative)
     assert sum(len(its) > 1 for its in parts.values()) == split
 
 
 def test_stock_initialisation_has_the_network_classes() -> None:
-    assert nas_bench_201.training_classes(None) == nas_bench_201.network_classes()
+    assert space.training_classes(None) == space.network_classes()
 
 
 def test_cells_table() -> None:
-    table = cells_table(nas_bench_201.NasBench201())
+    table = cells_table(space.NasBench201())
     assert list(table["index"]) == list(range(15625))
     assert table["network_class"].nunique() == 5461
     assert (~table["connected"]).sum() == 341
@@ -189,15 +186,15 @@ def test_cells_table() -> None:
 
 
 def test_the_base_cell_is_a_skip() -> None:
-    graph = nas_bench_201.graph_at(nas_bench_201.base_cell())
+    graph = space.graph_at(space.base_cell())
     assert graph.network_class == "out=x"
-    assert nas_bench_201.base_cell() in nas_bench_201.network_classes()
+    assert space.base_cell() in space.network_classes()
 
 
 def test_every_cell_is_what_the_benchmark_s_package_reads_from_its_name() -> None:
-    bench = nas_bench_201.NasBench201()
-    for index, arch in enumerate(nas_bench_201.cells()):
-        by_edge = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
+    bench = space.NasBench201()
+    for index, arch in enumerate(space.cells()):
+        by_edge = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
         theirs = {
             (source, target): name
             for target, edges in enumerate(NASBench201API.str2lists(arch), start=1)
@@ -206,4 +203,4 @@ def test_every_cell_is_what_the_benchmark_s_package_reads_from_its_name() -> Non
         assert by_edge == theirs
         if index % 25 == 0:
             matrix = NASBench201API.str2matrix(arch)  # whose numbers are those of operations, 0 for none
-            assert bench.chosen(index) == tuple(matrix[target, source] for source, target in nas_bench_201.EDGES)
+            assert bench.chosen(index) == tuple(matrix[target, source] for source, target in space.EDGES)

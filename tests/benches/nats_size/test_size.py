@@ -14,14 +14,13 @@ import pytest
 import torch
 from nats_bench import create
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.nats_size.space import GENOTYPE, SizedGraph, SizeSpace, parse
 from nas_retrain.commands.export import export
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from nas_retrain.theory.rule import find
 from nas_retrain.theory.scaling import in_degree_of, learning_rate_factor
 from nas_retrain.trainings import store
@@ -76,8 +75,8 @@ def test_the_paper_s_rules_treat_all_networks_alike(make_settings: MakeSettings)
 def test_members_come_to_what_each_comes_to_alone(make_settings: MakeSettings, initialisation: Any) -> None:
     settings = sizes(make_settings)
     graph = parse(MANY)
-    alone = [networks.build(graph, settings, initialisation=initialisation, seed=seed) for seed in range(3)]
-    joined = networks.join(alone).double()
+    alone = [build.build(graph, settings, initialisation=initialisation, seed=seed) for seed in range(3)]
+    joined = build.join(alone).double()
     alone = [network.double() for network in alone]
     assert sum(part.numel() for part in alone[0].parameters()) == SPACE.parameters(graph, registry.Sizes.of(settings))
     for network in (joined, *alone):
@@ -96,7 +95,7 @@ def test_members_come_to_what_each_comes_to_alone(make_settings: MakeSettings, i
 
 def test_a_network_is_its_description_edge_by_edge(make_settings: MakeSettings) -> None:
     """The widths of what each convolution reads and puts out, in order."""
-    network = networks.build(parse(MANY), sizes(make_settings, "network.channels=64"), initialisation="stock", seed=0)
+    network = build.build(parse(MANY), sizes(make_settings, "network.channels=64"), initialisation="stock", seed=0)
     shapes = [tuple(part.shape[:2]) + part.shape[2:3] for part in network.parameters() if part.ndim == 4]
 
     def cell(before: int, width: int) -> list[tuple[int, int, int]]:
@@ -108,7 +107,7 @@ def test_a_network_is_its_description_edge_by_edge(make_settings: MakeSettings) 
     expected += [(8, 16, 3), (8, 8, 3), (8, 16, 1), *cell(8, 40)]
     assert shapes == expected
     with pytest.raises(NasRetrainError, match="one cell a stage"):
-        networks.build(parse(MANY), sizes(make_settings, "network.cells_per_stage=2"), initialisation="he", seed=0)
+        build.build(parse(MANY), sizes(make_settings, "network.cells_per_stage=2"), initialisation="he", seed=0)
 
 
 def test_normalisation_cannot_be_chosen(make_settings: MakeSettings) -> None:
@@ -155,7 +154,7 @@ def test_published_files_are_read_as_their_package_reads_them(tmp_path: Path) ->
     expected = published(folder)
     api = create(str(folder), "sss", fast_mode=True, verbose=False)
     for epochs in (1, 12, 90):
-        found = benchmark.read(folder, "cifar100", SPACE, recipe="", epochs=epochs).runs
+        found = accuracies.read(folder, "cifar100", SPACE, recipe="", epochs=epochs).runs
         ours = dict(zip(zip(found["index"], found["seed"], strict=True), found["accuracy"], strict=True))
         assert ours == {(cell, seed): value for (cell, seed, its), value in expected.items() if its == epochs}
         for cell in PUBLISHED:
@@ -189,7 +188,7 @@ def test_an_export_is_opened_by_its_package(make_settings: MakeSettings) -> None
             info = api.get_more_info(record.cell, "digits", hp="03", is_random=record.seed)
             assert info["valtest-accuracy"] == record.test_accuracy
             assert api.get_net_config(record.cell, "digits")["channels"] == record.arch
-    back = benchmark.read(nats, "digits", SPACE, recipe="", epochs=3).runs
+    back = accuracies.read(nats, "digits", SPACE, recipe="", epochs=3).runs
     assert len(back) == 6
     card = (folder / "README.md").read_text()
     assert card.startswith("# NATS-sss's cells on digits")

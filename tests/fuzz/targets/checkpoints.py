@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nas_retrain.commands.command_line import compose
-from nas_retrain.execution import train as training
+from nas_retrain.execution import train
 from nas_retrain.execution.checkpoints import sealed
 from nas_retrain.settings import Settings
 from tests.execution.test_checkpoints import DAMAGES, MISFITS, stop_after
@@ -27,7 +27,7 @@ _STEPS = 3
 @functools.cache
 def _settings() -> Settings:
     torch.set_num_threads(1)
-    training.prepare_process(CPU)
+    train.prepare_process(CPU)
     return compose(
         *("dataset=digits", "profile=dry", "launcher=local", "launcher.device=cpu", "launcher.together=1"),
         *(f"cells=[{CELL}]", "recipe=[benchmark]", "network.channels=2", "network.cells_per_stage=1"),
@@ -45,7 +45,7 @@ def _whole() -> bytes:
     """A checkpoint of that training, stopped in its second epoch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stopped.pt"
-        with pytest.raises(training.Stopped):
+        with pytest.raises(train.Stopped):
             run(one_training(_settings()), _settings(), path, stop_after(_STEPS))
         return path.read_bytes()
 

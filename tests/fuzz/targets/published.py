@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
 from nas_retrain.settings import DatasetSettings
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from tests.fuzz.mutation import damaged, one_of
 from tests.strategies import NAS_BENCH_201
 
@@ -40,7 +40,7 @@ def _content(index: int = 11) -> dict[str, Any]:
             "net_state_dict": None,
             "train_acc1es": curve,
             "train_losses": curve,
-            "arch_config": {"arch_str": nas_bench_201.cell_at(index), "channel": 16},
+            "arch_config": {"arch_str": space.cell_at(index), "channel": 16},
             "params": np.float64(1.5),
             "seed": seed,
             "epochs": epochs,
@@ -52,7 +52,7 @@ def _content(index: int = 11) -> dict[str, Any]:
     return {
         budget: {
             "arch_index": index,
-            "arch_str": nas_bench_201.cell_at(index),
+            "arch_str": space.cell_at(index),
             "all_results": {("cifar10", seed): result("cifar10", seed, int(budget)) for seed in (777, 888)},
             "dataset_seed": {"cifar10": [777, 888]},
             "clear_net_done": True,
@@ -203,16 +203,16 @@ def fuzz_cell_files(random: randoms.Random, folder: Path) -> None:
     (source / "meta.pickle.pbz2").write_bytes(meta)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = benchmark.read(source, "cifar10", NAS_BENCH_201, recipe="")
+        found = accuracies.read(source, "cifar10", NAS_BENCH_201, recipe="")
         copy = folder / "NATS-tss-simple.accuracies.parquet"
         copy.write_bytes(damaged(copy.read_bytes(), random))
-        assert benchmark.read(source, "cifar10", NAS_BENCH_201, recipe="").runs.shape[1] == found.runs.shape[1]
+        assert accuracies.read(source, "cifar10", NAS_BENCH_201, recipe="").runs.shape[1] == found.runs.shape[1]
 
 
 def _read_pth(content: bytes, folder: Path) -> None:
     path = folder / "file.pth"
     path.write_bytes(content)
-    benchmark.read(path, "cifar10", NAS_BENCH_201, recipe="")
+    accuracies.read(path, "cifar10", NAS_BENCH_201, recipe="")
 
 
 def fuzz_old_pth(random: randoms.Random, folder: Path) -> None:
@@ -265,7 +265,7 @@ def fuzz_batches(random: randoms.Random, folder: Path) -> None:
 def _table() -> str:
     header = "index,arch,network_class,representative,copied,dataset,recipe,epochs,seed,test_accuracy,cifar10_test\n"
     rows = [
-        f"{cell},{nas_bench_201.cell_at(cell)},{cell},{cell},False,cifar10,mine,12,{seed},{50 + cell}.5,{60 + cell}.5\n"
+        f"{cell},{space.cell_at(cell)},{cell},{cell},False,cifar10,mine,12,{seed},{50 + cell}.5,{60 + cell}.5\n"
         for cell in range(8)
         for seed in (777, 888)
     ]
@@ -318,6 +318,6 @@ def fuzz_tables(random: randoms.Random, folder: Path) -> None:
     path.write_bytes(damaged(content, random, 2) if random.random() < 0.5 else content)
     for arguments in ({"recipe": "mine"}, {"recipe": "", "column": "test_accuracy"}):
         try:
-            benchmark.read(path, random.choice(["cifar10", "digits"]), NAS_BENCH_201, **arguments)
+            accuracies.read(path, random.choice(["cifar10", "digits"]), NAS_BENCH_201, **arguments)
         except NasRetrainError:
             continue

@@ -15,7 +15,7 @@ import pandas as pd
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan import rate_search as base_rate
+from nas_retrain.plan import rate_search
 from nas_retrain.plan.claims import claim_results_folder
 from nas_retrain.plan.plan import make_plan, recipe_trainings
 from nas_retrain.settings import Settings
@@ -144,7 +144,7 @@ def fuzz_searches(random: randoms.Random, folder: Path) -> None:
     """base_rate.json that is written anew."""
     path = folder / "base_rate.json"
     path.write_bytes(damaged(b'{"base_rate": 0.1, "grid": [{"learning_rate": 0.1}], "novelty": {"on": [1]}}', random))
-    json.dumps(base_rate._of_newer_version(path, {"base_rate": 0.2}))
+    json.dumps(rate_search._of_newer_version(path, {"base_rate": 0.2}))
 
 
 def fuzz_failures(random: randoms.Random, folder: Path) -> None:

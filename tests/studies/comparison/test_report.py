@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
+from matplotlib.image import imread
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
-from nas_retrain.studies.comparison import report, stage, tables
+from nas_retrain.studies.comparison import figures, report, stage, tables
 from tests.conftest import MakeSettings
 from tests.statistics.worlds import two_trainings
 from tests.strategies import NAS_BENCH_201
@@ -42,7 +44,13 @@ def test_gains_and_gaps_are_what_plain_pandas_gives(make_settings: MakeSettings)
     assert gap.loc[50, "std_retrained"] == pytest.approx(after.nlargest(100).std(ddof=0))
 
 
-def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings) -> None:
+def nothing_is_cut(figure: Path) -> bool:
+    """Whether there is paper all around what was drawn."""
+    pixels = imread(figure)[..., :3]
+    return all((edge == 1).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+
+
+def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings, tmp_path: Path) -> None:
     original, retrained = two_trainings(4)
     worst = per_cell(Accuracies("x", original.runs, NAS_BENCH_201))["accuracy"].idxmin()
     moved = retrained.runs.copy()
@@ -54,12 +62,21 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings)
     assert first["index"] == worst
     assert first["rank_original"] == 200
     assert first["rank_retrained"] == 1
-    assert first["arch"] == nas_bench_201.cell_at(int(str(worst)))
+    assert first["arch"] == space.cell_at(int(str(worst)))
+    few = replace(found, largest_moves=found.largest_moves.head(1))  # narrower than its legend
+    with rc_context(figures.STYLE):
+        drawn = figures.draw_moves(few)
+    assert drawn is not None
+    figures.save(drawn, tmp_path, "moves")
+    assert nothing_is_cut(tmp_path / "moves.png")
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3",
+    ]  # fmt: skip
 
 
 def test_attribution_adds_up() -> None:
     generator = np.random.default_rng(0)
-    index = sorted(set(nas_bench_201.network_classes()))[1:101]
+    index = sorted(set(space.network_classes()))[1:101]
     base = generator.uniform(50, 80, 100)
     effects = {"benchmark": 0.0, "architecture_aware": 3.0, "learning_rate_only": 1.5, "initialisation_only": 0.5}
     arms = {
@@ -94,18 +111,28 @@ def csv(path: Path, accuracies: Accuracies, scatter: float = 0.5) -> Path:
     rows = per_cell(accuracies).reset_index()
     noise = np.random.default_rng(sum(path.name.encode())).normal(size=len(rows))
     rows["accuracy"] = (rows["accuracy"] + scatter * noise).clip(0, 100)
-    rows["arch"] = [nas_bench_201.cell_at(index) for index in rows["index"]]
+    rows["arch"] = [space.cell_at(index) for index in rows["index"]]
     rows.to_csv(path, index=False)
     return path
 
 
-def test_two_tables_on_disk_become_tables_figures_and_pages(tmp_path: Path, make_settings: MakeSettings) -> None:
+def test_two_tables_on_disk_become_tables_figures_and_pages(
+    tmp_path: Path, make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     original, retrained = two_trainings(6, cells=120, planted=3.0)
     before, after = csv(tmp_path / "before.csv", original), csv(tmp_path / "after.csv", retrained)
     settings = make_settings(*FEW, f"original={before}", f"retrained={after}")
     analyse(settings)
     folder = settings.results_dir / "comparisons" / "before_to_after"
     change = pd.read_csv(folder / "tables" / "ranking_change.csv")
+    told = capsys.readouterr()
+    *found, opening, page, cells = told.out.splitlines()[1:]
+    assert (opening, page, cells) == ("Open", f"  {folder}/report.html", f"  {folder}/explore.html")
+    assert [line.split()[1] for line in found] == ["Kendall's", "Whether", "after"]  # 60 draws are too few
+    assert set(found) <= set((folder / "report.md").read_text().replace("\\", "").splitlines())
+    stages = ["noise ceiling, from 60 draws", "Intervals, from 100 draws", "Figures", "explore.html"]
+    for stage_told, line in zip(stages, told.err.splitlines(), strict=True):
+        assert stage_told in line
     assert list(change.columns[:5]) == ["top_percent", "cells", "kendall_tau", "tau_low", "tau_high"]
     top = change.head(8)
     assert top["tau_ceiling"].between(0.5, 0.99).all()
@@ -117,6 +144,7 @@ def test_two_tables_on_disk_become_tables_figures_and_pages(tmp_path: Path, make
     text, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     for figure in re.findall(r"\((figures/\w+\.png)\)", text):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+        assert nothing_is_cut(folder / figure)
         assert (folder / figure).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert page.count("data:image/png;base64,") == text.count("figures/")
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page must need no other file"
@@ -188,6 +216,7 @@ def test_too_few_draws_for_any_claim_are_told(make_settings: MakeSettings, draws
     chosen = make_settings(*FEW, f"analysis.null_draws={draws}").analysis
     told = " ".join(report.statements(tables.find(*two_trainings(5, planted=3.0), chosen)))
     assert ("none of 12 tests can reach the 5 % level: set analysis.null_draws to 240" in told) == coarse
+    assert "At no K" not in told  # which is no finding where nothing could have been found
     assert ("The ranking changed more than training again explains" in told) != coarse
 
 

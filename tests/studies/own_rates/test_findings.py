@@ -7,17 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.purpose import Recipe, Variant
 from nas_retrain.settings import Settings
-from nas_retrain.studies.own_rates import by_rate, sensitivity
-from nas_retrain.studies.own_rates import findings as own_rates
-from nas_retrain.studies.own_rates import report as own_rates_report
+from nas_retrain.studies.own_rates import by_rate, findings, report, sensitivity
 from tests.conftest import MakeSettings
 
 CELLS = 80
 NOISE = 0.3
-SPACE = nas_bench_201.NasBench201()
+SPACE = space.NasBench201()
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ class World:
 def test_regrets_and_taus_are_those_of_the_planted_world(settings: Settings) -> None:
     world = World(settings, slope=0.4)
     frame = world.frame()
-    found = own_rates.judge(frame, "own_rate", settings, SPACE)
+    found = findings.judge(frame, "own_rate", settings, SPACE)
     means = {name: part.groupby("cell")["test_accuracy"].mean() for name, part in frame.groupby("recipe")}
     regret = found.regret.set_index("recipe")
     rankings = found.rankings.set_index(["recipe", "top_percent"])
@@ -106,7 +104,7 @@ def test_regrets_and_taus_are_those_of_the_planted_world(settings: Settings) -> 
 
 def test_what_explains_the_own_rate_is_found_and_makes_a_rule(settings: Settings) -> None:
     world = World(settings, slope=0.5)
-    found = own_rates.judge(world.frame(), "own_rate", settings, SPACE)
+    found = findings.judge(world.frame(), "own_rate", settings, SPACE)
     explained = found.explained.set_index("quantity")
     assert explained.loc["convolutions", "lean_rho"] > 0.9
     assert explained.loc["relative gradient", "lean_p"] > 0.05
@@ -125,11 +123,11 @@ def test_what_explains_the_own_rate_is_found_and_makes_a_rule(settings: Settings
 def test_where_all_networks_have_one_best_rate_no_rule_is_claimed(settings: Settings) -> None:
     claimed = 0
     for seed in range(3):
-        found = own_rates.judge(World(settings, slope=0.0, seed=seed).frame(), "own_rate", settings, SPACE)
+        found = findings.judge(World(settings, slope=0.0, seed=seed).frame(), "own_rate", settings, SPACE)
         rules = found.rules.set_index("rule")
         assert abs(rules.loc["own rate", "gain"]) < 0.15
         claimed += rules.loc["best of all", "gain_low"] > 0
-        told = " ".join(own_rates_report.statements(found, None))
+        told = " ".join(report.statements(found, None))
         assert ("No rule was found" in told) == (not rules.loc["best of all", "gain_low"] > 0)
     assert claimed <= 1
 

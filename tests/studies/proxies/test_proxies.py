@@ -88,7 +88,7 @@ def test_the_better_proxy_is_told_from_the_worse(sources: tuple[Path, Path], tmp
     told = " ".join(report.statements(found))
     assert "changed is a worse proxy than benchmark beyond doubt" in told
     path = report.write(found, tmp_path, {"original": "a|b"})
-    assert "figures/proxies.png" in path.read_text()
+    assert "figures/proxies.png" in (path / "report.md").read_text()
     assert len(pd.read_csv(tmp_path / "tables" / "proxies.csv")) == len(found.rankings)
 
 

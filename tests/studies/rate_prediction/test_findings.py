@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.benches.dags import space as dags
 from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.plan.rate_search import GridPoint, GridSearch
 from nas_retrain.settings import Settings
-from nas_retrain.studies.rate_prediction import findings as verification
+from nas_retrain.studies.rate_prediction import findings, report
 from nas_retrain.studies.rate_prediction.findings import Searched
 from tests.conftest import MakeSettings
 from tests.strategies import cells
@@ -33,14 +34,14 @@ def test_the_rules_of_201_are_sums_over_listed_paths(arch: str, cells_per_stage:
     if not graph.connected:
         return
     settings = compose("dataset=digits", "profile=dry", config="verify")
-    rules = verification.rules_of(settings.bench, spaces.of(settings.bench), cells_per_stage)
+    rules = findings.rules_of(settings.bench, registry.of(settings.bench), cells_per_stage)
     listed = [[edge.operation for edge in path] for path in paths(graph)]
     kernels = [[operation.kernel_size for operation in path if operation.kind == "layer"] for path in listed]
     by_path = sum((1 + len(path)) ** 3 * (np.mean(path) if path else 3.0) ** 2 for path in kernels) / 9
-    assert math.isclose(rules[verification.KERNEL_BY_PATH](graph), by_path**-0.5)
+    assert math.isclose(rules[findings.KERNEL_BY_PATH](graph), by_path**-0.5)
     deepest = max(map(len, kernels))
-    assert math.isclose(rules[verification.DEEPEST](graph), (1 + deepest) ** -1.5)
-    assert rules[verification.ONE_RATE](graph) == 1.0
+    assert math.isclose(rules[findings.DEEPEST](graph), (1 + deepest) ** -1.5)
+    assert rules[findings.ONE_RATE](graph) == 1.0
     if len(kernels) ** (3 * cells_per_stage) < 3000:
         blocks = [0, 2]  # a reduction block's shortcut and its branch
 
@@ -50,7 +51,7 @@ def test_the_rules_of_201_are_sums_over_listed_paths(arch: str, cells_per_stage:
             return sum((1 + sum(way)) ** 3 for way in ways)
 
         expected = (total([len(path) for path in kernels]) / total([0])) ** -0.5
-        assert math.isclose(rules[verification.STACKED](graph), expected)
+        assert math.isclose(rules[findings.STACKED](graph), expected)
 
 
 GRID = tuple(0.001 * 2.0**step for step in range(14))
@@ -73,8 +74,8 @@ def search_with_best(rate: float, seeds: int = 3) -> GridSearch:
 
 def a_world(settings: Settings, exponent: float, noise: float) -> list[Searched]:
     """Networks whose best rate is the paper's prediction to some power, off by noise in its logarithm."""
-    space = spaces.of(settings.bench)
-    rule = verification.rules_of(settings.bench, space, 1)[verification.PATHS]
+    space = registry.of(settings.bench)
+    rule = findings.rules_of(settings.bench, space, 1)[findings.PATHS]
     random = np.random.default_rng(0)
     found = []
     for cell in (*space.sample(40, seed=2), space.base_cell):
@@ -87,26 +88,26 @@ def a_world(settings: Settings, exponent: float, noise: float) -> list[Searched]
 
 def test_a_world_in_which_the_rule_holds(make_settings: MakeSettings) -> None:
     settings = make_settings("bench=mlp", config="verify")
-    found = verification.verify(a_world(settings, 1.0, 0.0), settings, spaces.of(settings.bench))
-    row = found.judged("target", verification.PATHS)
+    found = findings.verify(a_world(settings, 1.0, 0.0), settings, registry.of(settings.bench))
+    row = found.judged("target", findings.PATHS)
     assert row is not None
     assert row["pearson_log"] > 0.9  # the grid's steps are all that is between them
     assert row["pearson_low"] <= row["pearson"] <= row["pearson_high"]
     assert row["off_by_octaves"] <= 0.5
     assert row["excess_loss"] < 0.05
-    one_rate = found.judged("target", verification.ONE_RATE)
+    one_rate = found.judged("target", findings.ONE_RATE)
     assert one_rate is not None
     assert math.isnan(one_rate["spearman"])
     assert one_rate["excess_loss_low"] > row["excess_loss_high"]
     assert found.ceiling["target"] == pytest.approx(1.0)
-    assert list(found.arms(verification.PATHS)["arm"]) == ["the paper's rules, in-degree of the target"]
+    assert list(found.arms(findings.PATHS)["arm"]) == ["the paper's rules, in-degree of the target"]
 
 
 @pytest.mark.parametrize(("exponent", "noise"), [(0.0, 1.0), (-1.0, 0.1)])
 def test_worlds_in_which_it_does_not(make_settings: MakeSettings, exponent: float, noise: float) -> None:
     settings = make_settings("bench=mlp", config="verify")
-    found = verification.verify(a_world(settings, exponent, noise), settings, spaces.of(settings.bench))
-    row = found.judged("target", verification.PATHS)
+    found = findings.verify(a_world(settings, exponent, noise), settings, registry.of(settings.bench))
+    row = found.judged("target", findings.PATHS)
     assert row is not None
     if exponent:
         assert row["spearman_high"] < 0
@@ -116,10 +117,10 @@ def test_worlds_in_which_it_does_not(make_settings: MakeSettings, exponent: floa
 
 def test_correlations_are_scipy_s(make_settings: MakeSettings) -> None:
     settings = make_settings("bench=mlp", config="verify")
-    found = verification.verify(a_world(settings, 1.0, 0.8), settings, spaces.of(settings.bench))
-    row, rates = found.judged("target", verification.PATHS), found.rates
+    found = findings.verify(a_world(settings, 1.0, 0.8), settings, registry.of(settings.bench))
+    row, rates = found.judged("target", findings.PATHS), found.rates
     assert row is not None
-    x, y = rates[verification.PATHS], rates["searched_rate"]
+    x, y = rates[findings.PATHS], rates["searched_rate"]
     assert row["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
     assert row["pearson_log"] == pytest.approx(stats.pearsonr(np.log(x), np.log(y)).statistic)
     assert row["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
@@ -127,11 +128,11 @@ def test_correlations_are_scipy_s(make_settings: MakeSettings) -> None:
 
 def test_a_diverged_training_costs_no_more_than_knowing_nothing(make_settings: MakeSettings) -> None:
     settings = make_settings("bench=mlp", config="verify")
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     cold = [Searched("he", cell, search_with_best(GRID[2])) for cell in space.sample(2, seed=0)]
     hot = Searched("he", space.base_cell, search_with_best(GRID[-1]))
-    found = verification.verify([*cold, hot], settings, space)
-    row = found.judged("he", verification.ONE_RATE)
+    found = findings.verify([*cold, hot], settings, space)
+    row = found.judged("he", findings.ONE_RATE)
     assert row is not None
     assert row["excess_loss"] == pytest.approx(math.log(10) - 0.5)
 
@@ -139,7 +140,7 @@ def test_a_diverged_training_costs_no_more_than_knowing_nothing(make_settings: M
 def test_slopes_are_exponents() -> None:
     table = pd.DataFrame({"sweep": "depth", "x": [1.0, 2.0, 4.0], "arm": "a", "last": True, "vertex": 1})
     table["size"], table["change"] = 3 * table["x"] ** 2.5, 5.0
-    (row,) = verification.slopes(table).to_dict("records")
+    (row,) = findings.slopes(table).to_dict("records")
     assert row["size_slope"] == pytest.approx(2.5)
     assert row["change_slope"] == pytest.approx(0.0)
 
@@ -147,6 +148,23 @@ def test_slopes_are_exponents() -> None:
 def test_dag_spaces_have_the_rules_that_differ_there(make_settings: MakeSettings) -> None:
     for bench, number in (("mlp", 3), ("cnn", 5)):
         settings = make_settings(f"bench={bench}", config="verify")
-        rules = verification.rules_of(settings.bench, spaces.of(settings.bench), 1)
+        rules = findings.rules_of(settings.bench, registry.of(settings.bench), 1)
         assert len(rules) == number
         assert all(math.isclose(rule(dags.BASE), 1.0) for rule in rules.values())
+
+
+def test_three_networks_are_too_few_for_a_correlation(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings("bench=mlp", config="verify")
+    space = registry.of(settings.bench)
+    few = [*a_world(settings, 1.0, 0.5)[:3], a_world(settings, 1.0, 0.5)[-1]]
+    signals = {("target", one.cell): 1.0 if one.cell == space.base_cell else 9.0 for one in few}
+    found = findings.verify(few, settings, space, signals)  # type: ignore[arg-type]
+    said = " ".join(report.statements(found, settings))
+    assert "3 networks are too few for a correlation" in said
+    assert "nan" not in said
+    assert "orders the searched rates best" not in said
+    assert len(report.headline(found, settings)) == 2
+    report.write(found, None, tmp_path, settings, {})
+    assert "nan" not in (tmp_path / "report.md").read_text()
+    four = findings.verify(a_world(settings, 1.0, 0.5)[-5:], settings, space)
+    assert "r = " in " ".join(report.statements(four, settings))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.plan.rate_search import GridPoint, GridSearch
 from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
 from nas_retrain.studies.scoreboard.arms import Arms, arms
@@ -27,13 +27,13 @@ def settings(make_settings: MakeSettings) -> Settings:
 def planted(found: Arms, best: Callable[[CellGraph], float]) -> dict[str, Searches]:
     """Searches, under every recipe, in which each network's loss is a parabola around its best rate."""
     settings = found.settings
-    cells = (*found.cells, spaces.of(settings.bench).base_cell)
+    cells = (*found.cells, registry.of(settings.bench).base_cell)
     grids = {}
     for cell in cells:
-        at = math.log(best(spaces.graph_of(cell, settings)))
+        at = math.log(best(registry.graph_of(cell, settings)))
         losses = {rate: 0.5 + 0.1 * (math.log(rate) - at) ** 2 for rate in np.geomspace(0.005, 5, 31)}
         grids[cell] = GridSearch(tuple(GridPoint(rate, (loss, loss)) for rate, loss in losses.items()))
-    shares = {cell: 1 / best(spaces.graph_of(cell, settings)) for cell in cells}
+    shares = {cell: 1 / best(registry.graph_of(cell, settings)) for cell in cells}
     return dict.fromkeys(settings.recipes, Searches(grids, shares))
 
 
@@ -45,14 +45,14 @@ def judged(settings: Settings, best: Callable[[CellGraph], float]) -> pd.DataFra
 
 
 def test_a_rule_by_which_rates_were_planted_gains_what_they_allow(settings: Settings) -> None:
-    size = spaces.size_of(settings)
+    size = registry.size_of(settings)
     rows = judged(settings, lambda graph: find("depth").decide(graph, size, "a cell").learning_rate)
     true = rows.loc["depth"]
     assert true["spearman"] > 0.98
     assert true["excess_loss"] < 0.002
     # The best that a rule can gain is the variance of the logarithms of the best rates, times the parabola's 0.1.
     rates = [
-        find("depth").decide(spaces.graph_of(cell, settings), size, "a cell").learning_rate
+        find("depth").decide(registry.graph_of(cell, settings), size, "a cell").learning_rate
         for cell in arms(settings, settings.scoreboard).cells
     ]
     assert true["gain_over_one_rate"] == pytest.approx(0.1 * np.var(np.log(rates)), rel=0.25)

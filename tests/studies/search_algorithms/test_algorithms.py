@@ -17,8 +17,7 @@ from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.statistics.noise import NoiseLevel
 from nas_retrain.statistics.rankings import Floats
-from nas_retrain.studies.search_algorithms import algorithms, replay, transfer
-from nas_retrain.studies.search_algorithms import report as analysis
+from nas_retrain.studies.search_algorithms import algorithms, replay, report, study, transfer
 from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, Space
 from nas_retrain.studies.search_algorithms.replay import Table
 from nas_retrain.studies.search_algorithms.report import adjusted_p
@@ -304,7 +303,12 @@ def world(seed: int, shuffled: bool = False) -> Accuracies:
 
 def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp_path: Path) -> None:
     original, settings = world(1), chosen(searches=20, queries=60, flop_limits=(30.0, 60.0))
-    folder = analysis.write(analysis.find(original, world(2, shuffled=True), settings), tmp_path / "changed")
+    found = report.find(original, world(2, shuffled=True), settings)
+    *said, opening, path = study.write(found, tmp_path)
+    folder = tmp_path / "algorithms" / "world-1_to_world-2"
+    assert (opening, path) == ("Open", f"  {folder}/report.html")
+    assert (folder / "report.html").exists()
+    assert ["on world-1" in said[0], "on world-2" in said[1], "Kendall's tau between" in said[2]] == [True] * 3
     text = (folder / "report.md").read_text()
     changed = pd.read_csv(folder / "tables" / "pairs.csv")
     assert changed["p_adjusted"].min() <= 0.05
@@ -323,12 +327,12 @@ def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp
 
 def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
     original = world(1)
-    found = analysis.find(original, original, chosen(searches=20, queries=60))
+    found = report.find(original, original, chosen(searches=20, queries=60))
     assert found.pairs["p_adjusted"].min() > 0.05
     assert not found.pairs["reversed"].any()
     assert found.agreement["p_adjusted"].min() > 0.05
     assert found.wrong_table["p_adjusted"].min() > 0.05
-    assert (found.wrong_table.loc[found.wrong_table["algorithm"] == analysis.EXHAUSTIVE, "cost"] == 0).all()
+    assert (found.wrong_table.loc[found.wrong_table["algorithm"] == report.EXHAUSTIVE, "cost"] == 0).all()
     for _, rows in found.picks.groupby("limit_mflops"):
         assert len(set(rows["cell"])) == 1
 
@@ -336,7 +340,7 @@ def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
 def test_where_the_noise_is_unknown_nothing_is_claimed_to_be_beyond_it() -> None:
     lowest = sorted(set(nas_bench_201.network_classes()))
     single = Accuracies("single", world(1).runs.iloc[lowest], NAS_BENCH_201, per_class=True)
-    told = " ".join(analysis.statements(analysis.find(world(2), single, chosen(searches=5, queries=10))))
+    told = " ".join(report.statements(report.find(world(2), single, chosen(searches=5, queries=10))))
     assert "noise of training is unknown" in told
     assert "how much of that is luck is unknown" in told
     assert "training again explains" not in told

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.benches.registry import Sizes
 
 
@@ -21,8 +21,8 @@ class ReferenceCell(nn.Module):
 
     def __init__(self, arch: str, channels: int, *, dead_edges: bool, normalised: bool = True) -> None:
         super().__init__()
-        self.operations = dict(zip(nas_bench_201.EDGES, nas_bench_201.parse_operations(arch), strict=True))
-        graph = nas_bench_201.parse(arch)
+        self.operations = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
+        graph = space.parse(arch)
         graph = graph if normalised else graph.without_normalisation
         effective = {(edge.source, edge.target) for edge in graph.effective.edges}
         self.edges = nn.ModuleDict()

@@ -40,7 +40,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for suffix in ("png", "pdf"):
         metadata = {"CreationDate": None} if suffix == "pdf" else {}
         with replacing(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, dpi=150, metadata=metadata)
+            # "tight" takes in all that was drawn, as a legend that is wider than its figure.
+            figure.savefig(temporary, dpi=150, metadata=metadata, bbox_inches="tight")
 
 
 def draw_all(findings: Findings, folder: Path) -> list[str]:
@@ -49,7 +50,7 @@ def draw_all(findings: Findings, folder: Path) -> list[str]:
         drawn = {
             "ranking_change": _three_panels(findings),
             "accuracy_gain": _gains(findings),
-            "largest_moves": _moves(findings),
+            "largest_moves": draw_moves(findings),
         }
         for name, figure in drawn.items():
             if figure is not None:
@@ -148,9 +149,9 @@ def _gains(findings: Findings) -> Figure:
         figure.legend(*decile.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     decile.set(xlabel="decile of the original accuracy (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11))
     overall = table.iloc[0]
+    ends = f" [{overall['gain_low']:+.2f}, {overall['gain_high']:+.2f}]" if np.isfinite(overall["gain_low"]) else ""
     decile.set_title(
-        f"Mean gain {overall['mean_gain']:+.2f} [{overall['gain_low']:+.2f}, {overall['gain_high']:+.2f}] points, "
-        f"{overall['share_improved']:.0%} of cells improve"
+        f"Mean gain {overall['mean_gain']:+.2f}{ends} points, {overall['share_improved']:.0%} of cells improve"
     )
     rows = table[table["grouping"] == "learning_rate_factor"]
     _bars(factor, rows, rows["group"].astype(float).tolist())
@@ -168,7 +169,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
     axes.plot(x, gain, "o", color=BLUE, markersize=4, label="mean, 95 % interval")
 
 
-def _moves(findings: Findings) -> Figure | None:
+def draw_moves(findings: Findings) -> Figure | None:
     """The cells that rise and fall most, drawn."""
     table, bench = findings.largest_moves, findings.comparison.bench
     rising, falling = table[table["move"] > 0].head(4), table[table["move"] < 0].head(4)
@@ -193,7 +194,7 @@ def _moves(findings: Findings) -> Figure | None:
         for option in bench.drawing.options
         if option.colours
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1))
     return figure
 
 

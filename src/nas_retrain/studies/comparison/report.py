@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from nas_retrain.files.atomic import replacing
-from nas_retrain.reports.markup import bullets, escaped, render, to_html, visible, write_csv
+from nas_retrain.reports.document import tell_stage, write_document
+from nas_retrain.reports.markup import bullets, escaped, write_csv
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
@@ -21,6 +20,16 @@ from nas_retrain.studies.comparison.tables import BEYOND_NOISE, Findings
 SIGNIFICANT = 0.05
 LOW_CEILING = 0.7
 """A noise ceiling below which a comparison of rankings is an illustration only."""
+
+RANKING_SHOWN = [
+    *("top_percent", "cells", "kendall_tau", "tau_low", "tau_high", "tau_ceiling", "ceiling_low", "ceiling_high"),
+    *("beyond_noise", "beyond_low", "beyond_high", "p_holm"),
+]
+GAIN_SHOWN = [
+    *("grouping", "group", "cells", "mean_original", "mean_gain", "gain_low", "gain_high", "selection"),
+    "share_improved",
+]
+"""The columns of these tables that the report shows; the files have all."""
 
 _EXPLORE = "[explore.html](explore.html) shows every cell to point at, filter and search, offline too."
 
@@ -40,13 +49,11 @@ def write(
     """
     tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
     write_tables(tables, folder)
+    tell_stage("Figures")
     drawn = figures.draw_all(findings, folder / "figures")
     text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with replacing(folder / "report.html") as temporary:
-        content = as_page(text.replace(_EXPLORE, ""), title, folder)  # it may be sent alone
-        temporary.write_text(content, encoding="utf-8")
+    write_document(folder, text, title, left_out=_EXPLORE)
+    tell_stage("The page of all cells, explore.html")
     again = findings.ceiling
     page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
 
@@ -58,22 +65,12 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
             write_csv(table, temporary, float_format="%.6g")
 
 
-def as_page(text: str, title: str, folder: Path) -> str:
-    """A report in Markdown as one HTML page that needs no other file: its figures lie in `folder`."""
-
-    def embedded(match: re.Match[str]) -> str:
-        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{content}"'
-
-    body = re.sub(r'src="(figures/\w+\.png)"', embedded, to_html(text))
-    return render("report.html", title=visible(title), body=Markup(body))  # noqa: S704 - escaped by its making
-
-
 def _sections(
     findings: Findings, title: str, facts: Mapping[str, str], drawn: Sequence[str], attribution: pd.DataFrame | None
 ) -> list[str]:
     comparison = findings.comparison
     original, retrained = escaped(comparison.original.name), escaped(comparison.retrained.name)
+    gains = findings.accuracy_gain
     parts = [f"# {escaped(title)}", bullets(statements(findings))]
     parts += [_EXPLORE]
     parts += [f"![The three panels](figures/{drawn[0]}.png)"]
@@ -82,19 +79,20 @@ def _sections(
         f"{escaped(facts['top K % by'])}, with its interval, beside the noise ceiling. Right: spread among each side's "
         f"own top K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
         "## Ranking change",
-        as_markdown(findings.ranking_change),
-        "*tau_ceiling: the mean tau if the true ranking were the same on both sides and only the noise of training "
-        "differed, each cell with as many trainings as it has; ceiling_low, ceiling_high: 95 % of such taus. "
-        "beyond_noise: tau_ceiling less kendall_tau, with the interval that tau's leaves. p_value: how often training "
-        "again gives a tau as low as the observed one; p_holm: adjusted for there being several K. Where very many "
+        as_markdown(findings.ranking_change[RANKING_SHOWN]),
+        "*tau: Kendall's tau-b, with its 95 % interval. Noise ceiling: the mean tau if the true ranking were the same "
+        "on both sides and only the noise of training differed, each cell with as many trainings as it has, and 95 % "
+        "of such taus. Beyond noise: the ceiling less tau, with the interval that tau's leaves. p, adjusted: how often "
+        "training again gives a tau as low as the observed one, adjusted for there being several K. Where very many "
         "networks are equally the best, a p-value of 0.05 may come up by chance in up to 20 % of cases. "
-        "tau_original_again, tau_retrained_again: each side against its own repetition. ties: share of pairs tied on "
-        "either side.*",
+        "tables/ranking_change.csv has more: Spearman's correlation, overlap, ties, and each side against its own "
+        "repetition.*",
         "## Gains",
         f"![Gains](figures/{drawn[1]}.png)",
-        as_markdown(findings.accuracy_gain[findings.accuracy_gain["grouping"] != "learning_rate_factor"]),
-        "*selection: the part of a decile's mean gain that comes from sorting cells by an accuracy that holds noise. "
-        "By learning-rate factor: tables/accuracy_gain.csv.*",
+        as_markdown(gains.loc[gains["grouping"] != "learning_rate_factor", GAIN_SHOWN]),
+        "*Deciles are by the original accuracy, 1 is the weakest. Selection: the part of a decile's mean gain that "
+        "comes from sorting cells by an accuracy that holds noise. tables/accuracy_gain.csv has more: quantiles of the "
+        "gain, and groups by learning-rate factor.*",
     ]
     if attribution is not None and len(attribution) > 1:
         parts += [
@@ -112,8 +110,8 @@ def _sections(
     if len(moves):
         parts += ["![Cells](figures/largest_moves.png)"] if "largest_moves" in drawn else []
         parts += [
-            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10)),
-            "*Ranks are from 1, the best. noise: standard deviation of the move if the networks were merely trained "
+            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10).drop(columns="network_class")),
+            "*Ranks are from 1, the best. Noise: standard deviation of the move if the networks were merely trained "
             f"again{f'; listed are moves of more than {BEYOND_NOISE:g} of these' if findings.ceiling else ''}. "
             "Dotted edges lead nowhere.*",
         ]
@@ -127,24 +125,6 @@ def _sections(
         ]
     parts += ["## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
     return parts
-
-
-def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
-    """A table in Markdown, its texts escaped.
-
-    decimals: of numbers that are not whole, by default 2, or 3 where all are below 1.
-    """
-    shown = table.copy()
-    for name in shown.select_dtypes("number"):
-        digits = decimals or (3 if shown[name].dropna().abs().lt(1).all() else 2)
-        finite = shown[name].dropna()
-        whole = finite[np.isfinite(finite)].mod(1).eq(0).all()
-        shown[name] = [
-            "" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.{digits}f}" for value in shown[name]
-        ]
-    for name in shown.select_dtypes(["object", "string"]):
-        shown[name] = [escaped(value) for value in shown[name]]
-    return shown.to_markdown(index=False, disable_numparse=True)
 
 
 def _noise_text(findings: Findings) -> str:
@@ -165,23 +145,12 @@ def _noise_text(findings: Findings) -> str:
 
 def statements(findings: Findings) -> list[str]:
     """What the numbers show and do not show, in plain sentences."""
-    table = findings.ranking_change
-    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
-    overall, gain = table.iloc[0], findings.accuracy_gain.iloc[0]
-    tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
-    found = [f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."]
+    found = [_agreement(findings)]
     if findings.ceiling is None:
-        found.append(f"{_noise_text(findings)} Nothing can be said of what is beyond noise.")
+        found.append(_unknown_noise(findings))
     else:
-        found += _against_ceiling(table, findings.ceiling.taus.shape[1])
-    direction = "higher" if gain["mean_gain"] > 0 else "lower"
-    certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
-    found.append(
-        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
-        f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
-        f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
-    )
-    found += _of_seeds(findings.comparison)
+        found += _against_ceiling(findings.ranking_change, findings.ceiling.taus.shape[1])
+    found += [_gain(findings), *_of_seeds(findings.comparison)]
     deciles = findings.accuracy_gain[findings.accuracy_gain["grouping"] == "decile"].tail(5)
     if len(deciles) == 5 and deciles["gain_low"].notna().all():
         better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
@@ -194,6 +163,52 @@ def statements(findings: Findings) -> list[str]:
         "hyperparameters."
     )
     return found
+
+
+def headline(findings: Findings) -> list[str]:
+    """The three sentences that matter most: agreement, whether noise explains it, and the gain."""
+    again = findings.ceiling
+    noise = _unknown_noise(findings) if again is None else _changed(findings.ranking_change, again.taus.shape[1])
+    return [_agreement(findings), noise, _gain(findings)]
+
+
+def _agreement(findings: Findings) -> str:
+    overall = findings.ranking_change.iloc[0]
+    tau = with_interval(overall["kendall_tau"], overall["tau_low"], overall["tau_high"], ".3f")
+    return f"Kendall's tau between the rankings: {tau} ({overall['cells']:,.0f} cells)."
+
+
+def _unknown_noise(findings: Findings) -> str:
+    return f"{_noise_text(findings)} Nothing can be said of what is beyond noise."
+
+
+def _gain(findings: Findings) -> str:
+    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
+    gain = findings.accuracy_gain.iloc[0]
+    direction = "higher" if gain["mean_gain"] > 0 else "lower"
+    certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
+    return (
+        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
+        f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
+        f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
+    )
+
+
+def _changed(table: pd.DataFrame, draws: int) -> str:
+    """At which K the ranking changed by more than noise, or that so few draws of noise cannot tell."""
+    tests = table["p_holm"].notna().sum()
+    if tests > SIGNIFICANT * (draws + 1):
+        return (
+            f"Whether the ranking changed more than training again explains cannot be told: {draws:,} draws of it are "
+            f"too few. They give no p-value below {1 / (draws + 1):.2g}, so that none of {tests} tests can "
+            f"reach the 5 % level: set analysis.null_draws to {round(tests / SIGNIFICANT):,} at least."
+        )
+    changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
+    level = f"(5 % level, adjusted for {tests} tests)"
+    if changed.empty:
+        return f"At no K did the ranking change more than training again explains {level}."
+    among = ", ".join(map(str, changed))
+    return f"The ranking changed more than training again explains {level} among the top {among} %."
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
@@ -237,20 +252,8 @@ def _against_ceiling(table: pd.DataFrame, draws: int) -> list[str]:
         f"Trained again with nothing changed they would agree to {ceiling} (the noise ceiling). This ceiling less "
         f"the observed tau is {beyond}."
     ]
-    tests = table["p_holm"].notna().sum()
-    if tests > SIGNIFICANT * (draws + 1):
-        found.append(
-            f"{draws:,} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that none of {tests} "
-            f"tests can reach the 5 % level: set analysis.null_draws to {round(tests / SIGNIFICANT):,} at least."
-        )
-    changed = table.loc[table["p_holm"] <= SIGNIFICANT, "top_percent"]
-    level = f"(5 % level, adjusted for {tests} tests)"
-    if len(changed):
-        among = ", ".join(map(str, changed))
-        found.append(f"The ranking changed more than training again explains {level} among the top {among} %.")
-    else:
-        found.append(f"At no K did the ranking change more than training again explains {level}.")
-    if table.iloc[0]["tau_ceiling"] < LOW_CEILING and len(changed):
+    found.append(_changed(table, draws))
+    if table.iloc[0]["tau_ceiling"] < LOW_CEILING and (table["p_holm"] <= SIGNIFICANT).any():
         found.append(
             f"A ceiling of {ceiling} means that noise alone shuffles these rankings a lot: what is said of them as a "
             "whole holds, but a single network's rank means little."

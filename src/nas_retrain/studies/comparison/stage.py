@@ -11,7 +11,7 @@ from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.rate_policy import Own
 from nas_retrain.settings import Settings
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.studies.comparison import report, tables
 from nas_retrain.studies.comparison.tables import Findings
@@ -54,7 +54,7 @@ def sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]
     chosen = settings.analysis
     retrained_path = settings.retrained or settings.results_dir / "runs.parquet"
     original, retrained = (
-        benchmark.read(
+        accuracies.read(
             path,
             settings.dataset.name,
             registry.of(settings.bench),
@@ -80,7 +80,7 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
     """
     control, recipes = settings.analysis.control, [name for name in settings.recipes if name in set(frame["recipe"])]
     bench = registry.of(settings.bench)
-    arms = {name: benchmark.from_runs(frame[frame["recipe"] == name], name, bench) for name in recipes}
+    arms = {name: accuracies.from_runs(frame[frame["recipe"] == name], name, bench) for name in recipes}
     cells = {name: set(arm.runs["index"]) for name, arm in arms.items()}
     others = [name for name in arms if name != control and len(cells.get(control, set()) & cells[name]) > 1]
     if not others:

@@ -40,10 +40,16 @@ def analyse(records: Records, settings: Settings) -> list[Report] | None:
 
 
 def write(reports: list[Report], folder: Path) -> list[str]:
-    """Write each report in its place below `folder`; returns their paths."""
-    from nas_retrain.studies.comparison import stage
+    """Write each report in its place below `folder`; returns what the main one found, and the paths of all."""
+    from nas_retrain.reports.document import closing_lines
+    from nas_retrain.studies.comparison import report, stage
 
-    return [f"{stage.write(report, folder)}/report.md" for report in reports]
+    said = []
+    for one in sorted(reports, key=lambda one: not one.place):  # the main one last, where it is seen
+        there = stage.write(one, folder)
+        findings = [] if one.place and len(reports) > 1 else report.headline(one.findings)
+        said += [f"{one.title}:", *closing_lines(findings, there / "report.html", there / "explore.html")]
+    return said
 
 
 STUDY = Study(trainings, analyse, write)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nas_retrain.reports.document import tell_stage
 from nas_retrain.settings import AnalysisSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.means import mean_interval
@@ -70,6 +71,8 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
     """Compare two sources; raises NasRetrainError if they have fewer than two cells in common."""
     comparison = compare(original, retrained)
     noise = {"original": noise_level(original), "retrained": noise_level(retrained)}
+    if None not in noise.values():
+        tell_stage(f"The noise ceiling, from {settings.null_draws:,} draws of training again")
     again = ceiling(
         comparison,
         *noise.values(),
@@ -77,6 +80,7 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
         seed=settings.seed,
         by_retrained=settings.top_by == "retrained",
     )
+    tell_stage(f"Intervals, from {settings.bootstrap_draws:,} draws of the bootstrap")
     weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
     return Findings(
         comparison=comparison,

@@ -17,9 +17,8 @@ from nas_retrain.benches.registry import Bench
 from nas_retrain.purpose import RateSearch
 from nas_retrain.rate_policy import Own
 from nas_retrain.settings import AnalysisSettings, Settings
-from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import luck
-from nas_retrain.statistics.accuracies import Accuracies
+from nas_retrain.statistics.accuracies import Accuracies, from_runs, seeding_of
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.noise import NoiseLevel, ceiling, noise_level
@@ -103,8 +102,8 @@ def judge(frame: pd.DataFrame, own: str, settings: Settings, space: Bench) -> Ow
     classes[list(MEASURED)] = measured.reindex(grid.cells).to_numpy()
     drawn = np.random.default_rng(chosen.seed).integers(0, len(classes), (chosen.bootstrap_draws, len(classes)))
     explained = by_rate.explained(classes, drawn)
-    right = benchmark.from_runs(frame[frame["recipe"] == own], own, space)
-    recipes = {name: benchmark.from_runs(frame[frame["recipe"] == name], name, space) for name in others}
+    right = from_runs(frame[frame["recipe"] == own], own, space)
+    recipes = {name: from_runs(frame[frame["recipe"] == name], name, space) for name in others}
     gradients = frame[frame["cell"].isin(right.runs["index"])].groupby("recipe")["relative_gradient"].mean()
     return OwnRates(
         own=own,
@@ -125,7 +124,7 @@ def _validation_accuracies(search: pd.DataFrame, chance: float) -> AccuracyGrid:
     whole = table.dropna().sort_index(axis=1)
     rates = np.unique(whole.columns.get_level_values(0))
     accuracy = whole.to_numpy().reshape(len(whole), len(rates), -1)
-    shared = benchmark.seeding_of(search) == "shared"
+    shared = seeding_of(search) == "shared"
     accuracy = np.maximum(accuracy, chance)
     return AccuracyGrid(whole.index.to_numpy(), rates.astype(float), accuracy, accuracy, shared)
 

@@ -12,12 +12,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates
 from nas_retrain.studies.own_rates.sensitivity import BASE_RATE_FACTOR, EPOCHS
@@ -29,7 +30,7 @@ COLOURS = (BLUE, ORANGE, GREEN)
 def write(
     found: OwnRates, sensitivity: pd.DataFrame | None, folder: Path, settings: Settings, facts: Mapping[str, str]
 ) -> Path:
-    """Write tables/*.csv, figures/* and report.md to whose_ranking below `folder`; returns the report's path.
+    """Write tables/*.csv, figures/*, report.md and report.html to whose_ranking below `folder`, and return that folder.
 
     sensitivity: see `sensitivity.compare_variants`; None if nothing was varied. Raises NasRetrainError if the
     folder cannot be written.
@@ -42,10 +43,9 @@ def write(
         save(figure_of_explained(found), folder / "figures", "own_rates")
         if sensitivity is not None:
             save(_sensitivity(sensitivity), folder / "figures", "sensitivity")
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n", encoding="utf-8")
-    return path
+    text = "\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n"
+    write_document(folder, text, _title(settings))
+    return folder
 
 
 def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
@@ -57,8 +57,13 @@ def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
     paper = _row(found.explained, "quantity", PAPERS)
     said.append(
         f"The paper's rule orders the networks' own best rates with Spearman's {_with_interval(paper, 'own_rate')}, "
-        f"and how much they lean to large rates with {_with_interval(paper, 'lean')}, where a perfect prediction would "
-        f"reach about {found.reliability['own_rate']:.2f} and {found.reliability['lean']:.2f}."
+        f"and how much they lean to large rates with {_with_interval(paper, 'lean')}"
+        + (
+            f", where a perfect prediction would reach about {found.reliability['own_rate']:.2f} and "
+            f"{found.reliability['lean']:.2f}."
+            if np.isfinite(found.reliability["own_rate"])
+            else ". How far noise lets a prediction reach is unknown, for it takes several seeds."
+        )
     )
     certain = found.explained[found.explained["lean_p"] <= SIGNIFICANT]
     if len(certain):
@@ -71,6 +76,11 @@ def statements(found: OwnRates, sensitivity: pd.DataFrame | None) -> list[str]:
         said.append(f"None of {len(found.explained)} quantities known before training goes with the lean beyond doubt.")
     said += _fitted(found)
     return said if sensitivity is None else said + _robust(sensitivity)
+
+
+def headline(found: OwnRates) -> list[str]:
+    """The three sentences that matter most: whose ranking is right, what recipes lack, and what rules could gain."""
+    return [_ranked(found, 100), *_headroom(found)]
 
 
 def _ranked(found: OwnRates, percent: int) -> str:
@@ -129,7 +139,7 @@ def _fitted(found: OwnRates) -> list[str]:
         row = ordered.iloc[int(ordered["rho"].argmax())]
         said.append(
             f"The rule that orders own rates best there is rate ~ ({row['rule']})^{row['slope']:.1f}: "
-            f"rho {row['rho']:.2f}, of about {found.reliability['own_rate']:.2f} that noise allows, and "
+            f"rho {row['rho']:.2f}{of_noise(found)}, and "
             f"{_with_interval(row, 'gain', '+.2f')} points."
         )
     if not best["gain_low"] > 0:
@@ -153,6 +163,12 @@ def _robust(sensitivity: pd.DataFrame) -> list[str]:
     return said
 
 
+def of_noise(found: OwnRates) -> str:
+    """How far noise lets a correlation with own rates reach; nothing where single trainings do not tell."""
+    reached = found.reliability["own_rate"]
+    return f", of about {reached:.2f} that noise allows" if np.isfinite(reached) else ""
+
+
 def _row(table: pd.DataFrame, column: str, value: str) -> pd.Series[Any]:
     return table[table[column] == value].iloc[0]
 
@@ -162,13 +178,17 @@ def _with_interval(row: pd.Series[Any], name: str, form: str = ".2f") -> str:
     return with_interval(value, row[f"{name}_low"], row[f"{name}_high"], form)
 
 
+def _title(settings: Settings) -> str:
+    return f"Whose ranking is right? {settings.bench.name} on {settings.dataset.name}"
+
+
 def _sections(
     found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]
 ) -> list[str]:
     search = settings.own_rate
     assert search is not None
     parts = [
-        f"# Whose ranking is right? {escaped(f'{settings.bench.name} on {settings.dataset.name}')}",
+        f"# {escaped(_title(settings))}",
         bullets(statements(found, sensitivity)),
         "![Whose ranking is right](figures/whose_ranking.png)",
         f"*{len(found.classes)} classes, each at its own best of {search.points} rates from {search.lowest:g} to "
@@ -180,15 +200,15 @@ def _sections(
         f"classes, of which they take {FEWEST}; {_of_seeds(settings)}*",
         "## Rankings",
         as_markdown(found.rankings),
-        "*The top K % are by the accuracies at own rates. tau_ceiling: the mean tau if both rankings were truly the "
-        "same and only noise differed, and 95 % of such taus; p_value: how often noise gives a tau as low, p_holm "
-        f"adjusted for their number. over_control: tau less that of {escaped(found.control)}, on the same resamples.*",
+        "*The top K % are by the accuracies at own rates. Noise ceiling: the mean tau if both rankings were truly the "
+        "same and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
+        f"adjusted for their number. Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
         "## Regret",
         as_markdown(found.regret),
-        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. relative_gradient: "
+        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. Relative gradient: "
         "the first step's gradient as a share of the weights, so how much one and the same rate does.*",
         as_markdown(found.curves, 3),
-        "*All classes with one rate, on validation images; share_best: how many have it as their own.*",
+        "*All classes with one rate, on validation images; Share best: how many have it as their own.*",
         "## What explains the own rate",
         "![What explains own rates](figures/own_rates.png)",
         as_markdown(found.explained),

@@ -13,7 +13,7 @@ import pandas as pd
 from nas_retrain.benches.registry import Bench
 from nas_retrain.purpose import Purpose, Recipe, Variant
 from nas_retrain.settings import AnalysisSettings
-from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.noise import ceiling, noise_level
 from nas_retrain.statistics.rankings import (
@@ -44,7 +44,7 @@ def compare_variants(
     frame = frame[frame["cell"].isin(classes)]
     rows = []
     for what, value, recipe, control, varied, fixed in _pairs(frame, recipes, epochs):
-        ours, theirs = benchmark.from_runs(varied, recipe, space), benchmark.from_runs(fixed, control, space)
+        ours, theirs = accuracies.from_runs(varied, recipe, space), accuracies.from_runs(fixed, control, space)
         comparison = compare(theirs, ours)
         weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
         x, y = comparison.original.accuracy, comparison.retrained.accuracy

@@ -69,11 +69,12 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
 
 
 def write(found: Judged, folder: Path) -> list[str]:
-    """Write the report below whose_ranking; returns its path and its sentences."""
+    """Write the report below whose_ranking; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.own_rates import report
 
-    path = report.write(found.own_rates, found.varied, folder, found.settings, found.facts)
-    return [f"{path}", *(f"- {sentence}" for sentence in report.statements(found.own_rates, found.varied))]
+    there = report.write(found.own_rates, found.varied, folder, found.settings, found.facts)
+    return closing_lines(report.headline(found.own_rates), there / "report.html")
 
 
 STUDY = Study(trainings, analyse, write)

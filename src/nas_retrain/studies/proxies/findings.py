@@ -18,14 +18,13 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
 from nas_retrain.purpose import is_search
 from nas_retrain.settings import AnalysisSettings, Settings
-from nas_retrain.statistics import accuracies as benchmark
-from nas_retrain.statistics import rate_tables
+from nas_retrain.statistics import accuracies, rate_tables
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import noise_level
 from nas_retrain.statistics.rankings import FEWEST, align
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates.findings import rankings
-from nas_retrain.studies.own_rates.table_findings import recipes_of
+from nas_retrain.studies.rate_table.findings import recipes_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def judge(settings: Settings) -> Proxies:
     chosen, original, retrained = settings.analysis, settings.original, settings.retrained
     assert original is not None
     assert retrained is not None
-    long = benchmark.read(
+    long = accuracies.read(
         original,
         settings.dataset.name,
         registry.of(settings.bench),
@@ -101,7 +100,7 @@ def read_recipes(path: Path, settings: Settings) -> dict[str, Accuracies]:
     if path.suffix == ".parquet" and path.exists() and not plain_table.is_plain(path):
         return _of_records(plain_table.read_parquet(path), path, bench)
     chosen = settings.analysis
-    found = benchmark.read(
+    found = accuracies.read(
         path,
         settings.dataset.name,
         registry.of(settings.bench),
@@ -122,7 +121,7 @@ def _of_records(frame: pd.DataFrame, path: Path, bench: Bench) -> dict[str, Accu
     found = {}
     for (dataset, name), part in frame.groupby(["dataset", "recipe"], sort=False):
         called = str(name) if len(datasets) == 1 else f"{dataset} {name}"
-        found[called] = benchmark.from_runs(_of_one_budget(part), called, bench)
+        found[called] = accuracies.from_runs(_of_one_budget(part), called, bench)
     return found
 
 

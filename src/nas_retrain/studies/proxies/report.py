@@ -9,39 +9,45 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.proxies.findings import Proxies
 
 
 def write(found: Proxies, folder: Path, facts: Mapping[str, str]) -> Path:
-    """Write tables/proxies.csv, figures/proxies.* and report.md below `folder`; returns the report's path. Raises
+    """Write tables/proxies.csv, figures/proxies.*, report.md and report.html below `folder`, and return it. Raises
     NasRetrainError if the folder cannot be written."""
     write_tables({"proxies": found.rankings}, folder)
     with rc_context(STYLE):
         save(_figure(found), folder / "figures", "proxies")
+    title = f"Cheap trainings for long ones: {found.cheap} for {found.long}"
     parts = [
-        f"# Cheap trainings for long ones: {escaped(found.cheap)} for {escaped(found.long)}",
+        f"# {escaped(title)}",
         bullets(statements(found)),
         "![Proxies](figures/proxies.png)",
         f"*Kendall's tau of each recipe's ranking with that of {escaped(found.long)}; grey: the noise ceiling. "
         "Intervals are 95 %, "
         f"over networks, of which they take {FEWEST}.*",
         as_markdown(found.rankings),
-        "*The top K % are by the long trainings. tau_ceiling: the mean tau if both rankings were truly the same "
-        "and only noise differed, and 95 % of such taus; p_value: how often noise gives a tau as low, p_holm "
+        "*The top K % are by the long trainings. Noise ceiling: the mean tau if both rankings were truly the same "
+        "and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
         "adjusted for their number. "
-        f"over_control: tau less that of {escaped(found.control)}, on the same resamples.*",
+        f"Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(parts) + "\n", title)
+    return folder
+
+
+def headline(found: Proxies) -> list[str]:
+    """The sentences that matter most: the first on all networks, the last on what is beyond noise."""
+    said = statements(found)
+    return [said[0], said[-1]]
 
 
 def statements(found: Proxies) -> list[str]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
@@ -51,7 +50,7 @@ def measure(settings: Settings, data: DeviceData) -> pd.DataFrame:
     the mean square of their change in the first step, over the square of the base rate.
     """
     rows = []
-    for sweep in spaces.of(settings.bench).sweeps(settings.bench):
+    for sweep in registry.of(settings.bench).sweeps(settings.bench):
         network = settings.network.model_copy(update={"channels": sweep.channels})
         sized = settings.model_copy(update={"network": network})
         for arm in ARMS:
@@ -65,7 +64,7 @@ def signal_sizes(
     settings: Settings, data: DeviceData, cells: Iterable[tuple[Initialisation, int]]
 ) -> dict[tuple[Initialisation, int], float]:
     """The mean square of the last vertex's pre-activations at the start, for each initialisation and network."""
-    space, sizes = spaces.of(settings.bench), {}
+    space, sizes = registry.of(settings.bench), {}
     for initialisation, cell in cells:
         network, images = _several(space.graph_at(cell), initialisation, settings, data)
         with torch.no_grad():
@@ -77,10 +76,10 @@ def signal_sizes(
 
 def _several(
     graph: CellGraph, initialisation: Initialisation, settings: Settings, data: DeviceData
-) -> tuple[networks.Network, Tensor]:
+) -> tuple[build.Network, Tensor]:
     """A network of several seeds side by side, and the same images for each of them."""
-    built = [networks.build(graph, settings, initialisation=initialisation, seed=seed) for seed in range(SEEDS)]
-    network = networks.join(built).to(data.device)
+    built = [build.build(graph, settings, initialisation=initialisation, seed=seed) for seed in range(SEEDS)]
+    network = build.join(built).to(data.device)
     return network, data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1)
 
 
@@ -90,7 +89,7 @@ def _one_step(graph: CellGraph, arm: Arm, settings: Settings, data: DeviceData) 
     if arm.rule:
         rate *= learning_rate_factor(
             graph,
-            spaces.of(bench).base,
+            registry.of(bench).base,
             depth_offset=bench.depth_offset,
             kernel_factor=True,
             base_kernel_size=bench.base_kernel_size,

@@ -81,6 +81,10 @@ class Verification:
         found = {name: self.judged(*key) for name, key in arms.items()}
         return pd.DataFrame([{"arm": name} | row for name, row in found.items() if row is not None])
 
+    def networks(self, initialisation: str) -> int:
+        """How many networks were searched with an initialisation, beside the base network."""
+        return int((self.rates["initialisation"] == initialisation).sum())
+
     def judged(self, initialisation: str, rule: str) -> dict[str, float] | None:
         """The numbers of a row of `rules`; None if there is no such row."""
         rows = self.rules[(self.rules["initialisation"] == initialisation) & (self.rules["rule"] == rule)]
@@ -142,14 +146,20 @@ def _stacked(graph: CellGraph, offset: int, cells_per_stage: int, stages: int) -
     return float((ways * (offset + np.arange(len(ways))) ** 3.0).sum() ** -0.5)
 
 
+TOO_FEW = 3
+"""So many networks have no correlation worth telling: of two or three it is near 1 or -1 by chance."""
+
 LOUD = 4.0
 """A signal at the last vertex of so many times the base network's is no longer what the rules take it for."""
 
 
 def without_loud(found: Verification, initialisation: Initialisation, rule: str) -> tuple[int, float]:
-    """How many networks have a loud signal, and Pearson's correlation of predicted and searched rates without them."""
+    """How many networks have a loud signal, and Pearson's correlation of predicted and searched rates without them; NaN
+    of too few."""
     rates = found.rates[found.rates["initialisation"] == initialisation]
     quiet = rates[~(rates["signal"] > LOUD)]
+    if len(quiet) <= TOO_FEW:
+        return len(rates) - len(quiet), math.nan
     return len(rates) - len(quiet), _pearson(quiet[rule].to_numpy(), quiet["searched_rate"].to_numpy())
 
 

@@ -15,15 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nas_retrain.benches import registry
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rate_prediction.findings import (
     LOUD,
     ONE_RATE,
     RULES,
+    TOO_FEW,
     Verification,
     main_rule,
     slopes,
@@ -54,7 +56,7 @@ def write(
     settings: Settings,
     facts: Mapping[str, str],
 ) -> Path:
-    """Write tables/*.csv, figures/* and report.md below `folder`; returns the report's path.
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`, and return it.
 
     coordinates: see `coordinates.measure`; None where it was not measured. Raises NasRetrainError if the folder cannot
     be written.
@@ -68,14 +70,28 @@ def write(
         save(_predicted(found, rule, settings), folder / "figures", "predicted_rates")
         if coordinates is not None:
             save(_coordinates(coordinates), folder / "figures", "coordinates")
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, tables, settings, facts)) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(_sections(found, tables, settings, facts)) + "\n", _title(settings))
+    return folder
 
 
 def statements(found: Verification, settings: Settings) -> list[str]:
     """What the numbers show, in plain sentences."""
+    said = _correlations(found, settings)
+    edges = found.rates["at_edge"]
+    if edges.any():
+        said.append(
+            f"{edges.sum()} of {len(edges)} searches chose the lowest or highest rate of the grid, so that their best "
+            "rate may lie outside: widen base_rate.lowest or base_rate.highest."
+        )
+    return [*said, *_best_orders(found), *_cheapest(found)]
+
+
+def headline(found: Verification, settings: Settings) -> list[str]:
+    """The sentences that matter most: how predicted and searched rates correlate, and the rules that do best."""
+    return [part[0] for part in (_correlations(found, settings), _best_orders(found), _cheapest(found)) if part]
+
+
+def _correlations(found: Verification, settings: Settings) -> list[str]:
     bench = registry.of(settings.bench)
     rule = main_rule(bench)
     said = []
@@ -85,6 +101,12 @@ def statements(found: Verification, settings: Settings) -> list[str]:
         if row is None:
             continue
         ceiling = found.ceiling[initialisation]
+        if (networks := found.networks(initialisation)) <= TOO_FEW:
+            said.append(
+                f"With {LABELS[initialisation]}: {networks} networks are too few for a correlation of predicted and "
+                f"searched rates. The median prediction is {2 ** row['off_by_octaves']:.2f} times off."
+            )
+            continue
         said.append(
             f"With {LABELS[initialisation]}: predicted and searched rates correlate with Pearson's r = "
             + _with_interval(row, "pearson")
@@ -102,31 +124,39 @@ def statements(found: Verification, settings: Settings) -> list[str]:
             said.append(
                 f"There, {loud} networks start with a signal at their last vertex of more than {LOUD:g} times the base "
                 "network's, since skips add up copies of one signal, which no variance of a layer makes up for and the "
-                f"rule for the rate does not see. Without them r = {r:.3f}."
+                "rule for the rate does not see. "
+                + ("The others are too few for a correlation." if math.isnan(r) else f"Without them r = {r:.3f}.")
             )
-    edges = found.rates["at_edge"]
-    if edges.any():
-        said.append(
-            f"{edges.sum()} of {len(edges)} searches chose the lowest or highest rate of the grid, so that their best "
-            "rate may lie outside: widen base_rate.lowest or base_rate.highest."
-        )
-    varied = found.rules[found.rules["spearman"].notna()].sort_values("spearman", ascending=False, kind="stable")
-    said += [
+    return said
+
+
+def _best_orders(found: Verification) -> list[str]:
+    enough = found.rules["initialisation"].map(found.networks) > TOO_FEW
+    varied = found.rules[found.rules["spearman"].notna() & enough].sort_values(
+        "spearman", ascending=False, kind="stable"
+    )
+    return [
         f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]} "
         f"initialisation: Spearman's {_with_interval(row, 'spearman')}."
         for _, row in varied.drop_duplicates("initialisation").iterrows()
     ]
+
+
+def _cheapest(found: Verification) -> list[str]:
     cheapest = found.rules.sort_values("excess_loss", kind="stable").drop_duplicates("initialisation")
-    said += [
+    return [
         f"'{row['rule']}' costs least with {LABELS[row['initialisation']]} initialisation: "
         f"{_with_interval(row, 'excess_loss')} of training loss above each network's best rate."
         for _, row in cheapest.iterrows()
     ]
-    return said
 
 
 def _with_interval(row: Mapping[str, float] | pd.Series[float], name: str) -> str:
     return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".3f")
+
+
+def _title(settings: Settings) -> str:
+    return f"{settings.bench.name} on {settings.dataset.name}: predicted against searched learning rates"
 
 
 def _sections(
@@ -138,7 +168,7 @@ def _sections(
     agreement = ["pearson", "pearson_log", "spearman"]
     columns = ["initialisation", "rule", *(f"{name}{end}" for name in agreement for end in ("", "_low", "_high"))]
     parts = [
-        f"# {escaped(f'{settings.bench.name} on {settings.dataset.name}')}: predicted against searched learning rates",
+        f"# {escaped(_title(settings))}",
         bullets(statements(found, settings)),
         "![Predicted against searched rates](figures/predicted_rates.png)",
         f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "
@@ -149,9 +179,9 @@ def _sections(
         "edge.*",
         "## What each way of setting hyperparameters costs",
         as_markdown(tables["arms"][loss]),
-        "*off_by_octaves: median distance of predicted and searched rate in factors of two. excess_loss: mean training "
+        "*Off by octaves: median distance of predicted and searched rate in factors of two. Excess loss: mean training "
         "loss at the predicted rate over that at each network's best rate with the same initialisation, in nats, with "
-        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. loss: "
+        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. Loss: "
         "the mean itself, which compares initialisations too.*",
         "## Rules",
         as_markdown(tables["rules"][columns]),
@@ -209,8 +239,11 @@ def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
             axis.set_minor_formatter("")
         row = found.judged(name, rule)
         assert row is not None
+        r = "too few networks for a correlation"
+        if found.networks(name) > TOO_FEW:
+            r = f"r = {_with_interval(row, 'pearson')}"
         axes.set_title(
-            f"{LABELS[name]}\nr = {_with_interval(row, 'pearson')}"
+            f"{LABELS[name]}\n{r}"
             + (f", paper {papers}" if (papers := registry.of(settings.bench).reported_correlation) else "")
         )
         axes.legend(loc="upper left")

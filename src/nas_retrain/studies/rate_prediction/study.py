@@ -84,13 +84,14 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
 
 def write(found: Verified, folder: Path) -> list[str]:
     """Write the report in `folder` itself, or in verify below it where recipes are compared, whose report is there;
-    returns its path and its sentences."""
+    returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.rate_prediction import report
 
     if not all(isinstance(recipe.rate_policy, Grid) for recipe in found.settings.recipes.values()):
         folder = folder / "verify"
-    path = report.write(found.verification, found.coordinates, folder, found.settings, found.facts)
-    return [f"{path}", *(f"- {sentence}" for sentence in report.statements(found.verification, found.settings))]
+    there = report.write(found.verification, found.coordinates, folder, found.settings, found.facts)
+    return closing_lines(report.headline(found.verification, found.settings), there / "report.html")
 
 
 STUDY = Study(trainings, analyse, write)

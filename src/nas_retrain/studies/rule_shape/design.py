@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.plan.plan import has_constants
 from nas_retrain.plan.study import Found
 from nas_retrain.purpose import AS_SET, Setup, Trial
@@ -64,13 +64,13 @@ def networks(settings: Settings) -> Networks:
     """Those that are drawn at random with `sample_seed`."""
     shape = asked_for(settings)
     first = shape.surface.classes
-    drawn = spaces.of(settings.bench).sample(first + shape.confirmation.classes, settings.sample_seed)
+    drawn = registry.of(settings.bench).sample(first + shape.confirmation.classes, settings.sample_seed)
     return Networks(drawn[:first], drawn[first:])
 
 
 def log_factors(settings: Settings, cells: Sequence[int]) -> Floats:
     """The logarithms to base 2 of the factors that the paper's rule gives networks."""
-    space = spaces.of(settings.bench)
+    space = registry.of(settings.bench)
     return np.array(
         [
             math.log2(learning_rate_factor(space.graph_at(cell), space.base, depth_offset=settings.bench.depth_offset))
@@ -140,7 +140,7 @@ class Design:
 
     def base_rate(self, epochs: int) -> list[Training]:
         """The base network at each rate, trained so long; its accuracies are of validation images."""
-        cell = spaces.of(self.settings.bench).base_cell
+        cell = registry.of(self.settings.bench).base_cell
         return self._grid(f"base_rate_{epochs}", [cell], self.shape.base_rate, epochs, AS_SET, INITIALISATIONS)
 
     def ladder(self, image_size: int, channels: int) -> list[Training]:
@@ -184,9 +184,9 @@ class Design:
     def scalars(self, stored: StoredRuns | None, initialisation: Initialisation, *, plain: bool) -> Scalars | None:
         """What the surface gives under an initialisation; None while any of its trainings is missing."""
         trainings = self.surface([initialisation], plain=plain)
-        rows = [stored.rows.get(training.key) for training in trainings] if stored else [None]
-        if stored is None or None in rows:
+        if stored is None or any(training.key not in stored for training in trainings):
             return None
+        rows = [stored.rows[training.key] for training in trainings]
         grid = self.shape.surface
         accuracies = stored.column("test_accuracy")[rows].reshape(-1, grid.points, len(grid.seeds))
         cells = list(dict.fromkeys(training.cell for training in trainings))
@@ -252,7 +252,7 @@ class Design:
             dataset=settings.dataset.name,
             purpose=trial,
             cell=cell,
-            arch=spaces.of(settings.bench).arch_at(cell),
+            arch=registry.of(settings.bench).arch_at(cell),
             network_class=cell,
             seed=seed,
             epochs=epochs,

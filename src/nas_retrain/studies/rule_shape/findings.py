@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.plan.study import NothingYet, Records
 from nas_retrain.purpose import Trial
 from nas_retrain.settings import RuleSettings, Settings
@@ -142,7 +143,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
 
 def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:
     """By normalisation and initialisation, those with enough networks."""
-    found = {}
+    found: dict[tuple[str, str], Surface] = {}
     for normalisation, prefix in NORMALISATIONS.items():
         for initialisation in INITIALISATIONS:
             ours = frame[(frame["part"] == prefix + SURFACE) & (frame["arm"] == initialisation)]
@@ -218,13 +219,13 @@ def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
 def _factors(rule: RuleSettings, surface: Surface, settings: Settings) -> Floats:
     """The rule's factor for each network. What is measured is the surface's own first steps; that of the base network
     is a common factor, of which nothing depends."""
-    space, cells = spaces.of(settings.bench), surface.cells.tolist()
+    space, cells = registry.of(settings.bench), surface.cells.tolist()
     graphs, parameters = [space.graph_at(cell) for cell in cells], dict(rule.parameters)
     if rule.rule == "measured":
         parameters["shares"] = {BASE.network_class: 1.0} | {
             graph.network_class: share for graph, share in zip(graphs, surface.shares.tolist(), strict=True)
         }
-    found, size = find(rule.rule, parameters), spaces.size_of(settings, Peers(tuple(graphs)))
+    found, size = find(rule.rule, parameters), registry.size_of(settings, Peers(tuple(graphs)))
     return np.array(
         [
             found.decide(graph, size, space.arch_at(cell)).learning_rate
@@ -237,12 +238,13 @@ def _searches(frame: pd.DataFrame) -> dict[tuple[str, int], tuple[Floats, Floats
     """Rates, and losses (rates, seeds), of the base network by initialisation and epochs; infinite where diverged."""
     base = frame[frame["part"].str.startswith("base_rate_")]
     found = {}
-    for (initialisation, epochs), ours in base.groupby(["arm", "epochs"]):
+    for _, ours in base.groupby(["arm", "epochs"]):
+        initialisation, epochs = str(ours["arm"].iloc[0]), int(ours["epochs"].iloc[0])
         losses = ours.assign(loss=ours["train_loss"].fillna(np.inf)).pivot_table(
             index="learning_rate", columns="seed", values="loss"
         )
         if losses.notna().all(axis=None) and losses.shape[1] >= SEARCH_SEEDS:
-            found[str(initialisation), int(epochs)] = losses.index.to_numpy(dtype=float), losses.to_numpy()
+            found[initialisation, epochs] = losses.index.to_numpy(dtype=float), losses.to_numpy()
     return found
 
 
@@ -438,7 +440,7 @@ HYPOTHESES = 6
 SIGNIFICANT = 1 - LEVEL
 
 
-def _verdict(row: pd.Series) -> str:  # type: ignore[type-arg]
+def _verdict(row: pd.Series[Any]) -> str:
     """What follows: a difference beyond doubt, one too small to matter, both, or nothing."""
     differs = row["p_holm"] <= SIGNIFICANT
     side = ("better" if row["difference"] > 0 else "worse") if differs else ""

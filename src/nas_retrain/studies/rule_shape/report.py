@@ -11,10 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import as_markdown, as_page, write_tables
+from nas_retrain.studies.comparison.report import write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
 FOLDER = "rule_shape"
@@ -26,16 +27,13 @@ INITIALISATION = {"stock": "PyTorch's initialisation", "source": "the paper's in
 
 def write(found: Findings, folder: Path) -> Path:
     """Write tables/*.csv, figures/gain_by_exponent.*, report.md and report.html to rule_shape below `folder`; returns
-    the path of report.md. Raises NasRetrainError if the folder cannot be written."""
+    the path of report.html. Raises NasRetrainError if the folder cannot be written."""
     folder = folder / FOLDER
     write_tables(found.tables, folder)
     with rc_context(STYLE):
         save(figure_of_exponents(found.tables["exponents"]), folder / "figures", "gain_by_exponent")
-    text = "\n\n".join(_sections(found)) + "\n"
-    for name, content in (("report.md", text), ("report.html", as_page(text, TITLE, folder))):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return folder / "report.md"
+    write_document(folder, "\n\n".join(_sections(found)) + "\n", TITLE)
+    return folder / "report.html"
 
 
 def statements(found: Findings) -> list[str]:
@@ -85,14 +83,14 @@ def _of_hypothesis(row: Row) -> str:
 
 
 def _of_surface(rows: pd.DataFrame) -> str:
-    first, best = rows.iloc[0], rows.loc[rows["gain"].idxmax()]
+    first, best = rows.iloc[0], rows.iloc[int(rows["gain"].argmax())]
     rule = rows[rows["exponent"] == 1].iloc[0]
     inside = rule["permuted_low"] <= rule["gain"] <= rule["permuted_high"]
     return (
         f"{_where(first)}, with every scalar tuned, the rule gains {_interval(rule, 'gain')} points of validation "
         f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}, so "
-        f"the rule is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried is "
-        f"{best['exponent']:g}, with {_interval(best, 'gain')}."
+        f"the rule is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried "
+        f"is {best['exponent']:g}, with {_interval(best, 'gain')}."
     )
 
 
@@ -119,7 +117,7 @@ def _of_base_rate(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     often = rows[rows["share"] >= 0.01].sort_values("share", ascending=False)
     found = ", ".join(f"{row['learning_rate']:g} in {row['share']:.0%}" for _, row in often.iterrows())
-    best = rows.loc[rows["mean_loss"].idxmin()]
+    best = rows.iloc[int(rows["mean_loss"].argmin())]
     return (
         f"Searches with three seeds after {_epochs(first)} under {INITIALISATION[first['initialisation']]} "
         f"find the base rate {found}; all {first['seeds']} seeds together find {best['learning_rate']:g}."
@@ -187,13 +185,9 @@ def _sections(found: Findings) -> list[str]:
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """With what a row is about first, and values with their intervals in one column."""
+    """With what a row is about first."""
     about = [name for name in ("normalisation", "initialisation") if name in table]
-    table = table[[*about, *table.columns.drop(about)]].copy()
-    for name in [column.removesuffix("_low") for column in table if str(column).endswith("_low")]:
-        table[name] = [_interval(row, name) for _, row in table.iterrows()]
-        table = table.drop(columns=[f"{name}_low", f"{name}_high"])
-    return table
+    return table[[*about, *table.columns.drop(about)]]
 
 
 def figure_of_exponents(exponents: pd.DataFrame) -> Figure:

@@ -23,11 +23,15 @@ def analyse(records: Records, settings: Settings) -> Findings | None:
 
 
 def write(found: Findings, folder: Path) -> list[str]:
-    """Write the report below rule_shape; returns its path and its sentences."""
+    """Write the report below rule_shape; returns what the hypotheses came to, and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.rule_shape import report
 
     path = report.write(found, folder)
-    return [f"{path}", *(f"- {sentence}" for sentence in report.statements(found))]
+    return closing_lines(report.statements(found)[:HYPOTHESES], path)
 
+
+HYPOTHESES = 6
+"""How many of a report's sentences are told."""
 
 STUDY = Study(trainings, analyse, write, searches=searches)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.plan import chosen_cells
 from nas_retrain.settings import RecipeSettings, RuleSettings, ScoreboardSettings, Settings
@@ -30,7 +30,7 @@ class Arms:
 
 def arms(settings: Settings, wanted: ScoreboardSettings) -> Arms:
     """The searches that the rules of a scoreboard need. Raises NasRetrainError for a rule that cannot be used."""
-    space, cells = spaces.of(settings.bench), chosen_cells(settings)
+    space, cells = registry.of(settings.bench), chosen_cells(settings)
     named = {f"grid_{number}": name for number, name in enumerate(wanted.rules)}
     recipes = {recipe: grid_recipe(wanted.rules[name], wanted) for recipe, name in named.items()}
     decisions = Decisions(settings.model_copy(update={"recipes": recipes}), cells)

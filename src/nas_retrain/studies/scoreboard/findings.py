@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import registry
 from nas_retrain.plan.rate_search import GridSearch
 from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
 from nas_retrain.statistics.means import mean_interval
@@ -38,14 +38,14 @@ class Searches:
 
 def factors(rule: RuleSettings, cells: Sequence[int], settings: Settings, searches: Searches, base_cell: int) -> Floats:
     """The rule's factor of the learning rate of each network."""
-    graphs = [spaces.graph_of(cell, settings) for cell in cells]
+    graphs = [registry.graph_of(cell, settings) for cell in cells]
     parameters = dict(rule.parameters)
     if rule.rule == MEASURED and "shares" not in parameters:
         parameters["shares"] = {
-            spaces.graph_of(cell, settings).network_class: searches.shares[cell] for cell in (*cells, base_cell)
+            registry.graph_of(cell, settings).network_class: searches.shares[cell] for cell in (*cells, base_cell)
         }
-    size = spaces.size_of(settings, Peers(tuple(graphs)))
-    space, found = spaces.of(settings.bench), find(rule.rule, parameters)
+    size = registry.size_of(settings, Peers(tuple(graphs)))
+    space, found = registry.of(settings.bench), find(rule.rule, parameters)
     names = map(space.arch_at, cells)
     return np.array([found.decide(graph, size, name).learning_rate for graph, name in zip(graphs, names, strict=True)])
 
@@ -60,7 +60,7 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
     found: by recipe, of all `arms.cells` and the base network.
     """
     settings = arms.settings
-    base_cell = spaces.of(settings.bench).base_cell
+    base_cell = registry.of(settings.bench).base_cell
     random = np.random.default_rng(settings.analysis.seed)
     drawn = random.integers(0, len(arms.cells), (settings.analysis.bootstrap_draws, len(arms.cells)))
     permutations = np.array([random.permutation(len(arms.cells)) for _ in range(wanted.permutations)])

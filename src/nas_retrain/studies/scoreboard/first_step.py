@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from nas_retrain.benches import build as networks
-from nas_retrain.benches import registry as spaces
+from nas_retrain.benches import build, registry
 from nas_retrain.benches.parametrised import update_factors
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
@@ -36,10 +35,10 @@ def measure(
 ) -> pd.DataFrame:
     """A row for each rule and network of all sweeps: sweep, x, rule, size and change (see `coordinates.measure`)."""
     rows = []
-    for sweep in spaces.of(settings.bench).sweeps(settings.bench):
+    for sweep in registry.of(settings.bench).sweeps(settings.bench):
         network = settings.network.model_copy(update={"channels": sweep.channels})
         sized = settings.model_copy(update={"network": network})
-        size = spaces.size_of(sized)
+        size = registry.size_of(sized)
         for name, rule in rules.items():
             try:
                 decided = find(rule.rule, rule.parameters).decide(sweep.graph, size, f"of sweep {sweep.name}")
@@ -53,10 +52,10 @@ def _one_step(
     graph: CellGraph, decided: Parametrisation, settings: Settings, data: DeviceData, wanted: ScoreboardSettings
 ) -> tuple[float, float]:
     built = [
-        networks.build(graph, settings, initialisation=wanted.initialisation, seed=seed, decided=decided)
+        build.build(graph, settings, initialisation=wanted.initialisation, seed=seed, decided=decided)
         for seed in range(SEEDS)
     ]
-    network = networks.join(built).to(data.device)
+    network = build.join(built).to(data.device)
     images, labels = data.test_images[:IMAGES].repeat(1, SEEDS, 1, 1), data.test_labels[:IMAGES]
     parameters = list(network.parameters())
     of_layers = update_factors(parameters, network.parameter_blocks, [decided] * SEEDS)

@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import ScoreboardSettings
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import as_markdown, write_tables
+from nas_retrain.studies.comparison.report import write_tables
 
 SHOWN = {
     "pearson": "r",
@@ -25,6 +26,9 @@ SHOWN = {
 }
 
 
+TITLE = "Scaling rules, through the same tests"
+
+
 def write(
     judged: Mapping[str, pd.DataFrame],
     slopes: Mapping[str, pd.DataFrame],
@@ -32,7 +36,7 @@ def write(
     folder: Path,
     facts: Mapping[str, str],
 ) -> Path:
-    """Write tables/*.csv, figures/scoreboard.* and report.md; returns the report's path.
+    """Write tables/*.csv, figures/scoreboard.*, report.md and report.html below `folder`, and return it.
 
     judged: by part, see `findings.judge_rules`. slopes: by part, see `first_step.measure_slopes`, of those parts that
     have them. Raises NasRetrainError if the folder cannot be written.
@@ -46,7 +50,8 @@ def write(
     with rc_context(STYLE):
         save(_figure(judged), folder / "figures", "scoreboard")
     parts = [
-        "# Scaling rules, through the same tests",
+        f"# {TITLE}",
+        bullets(statements(judged)),
         "![Gains of each rule](figures/scoreboard.png)",
         "*Training loss in nats that each rule gains, with its 95 % interval over networks: over the best one rate for "
         "all networks, and over its own factors handed to the wrong networks. Every scalar is tuned on one half of the "
@@ -63,10 +68,26 @@ def write(
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(parts) + "\n", TITLE)
+    return folder
+
+
+def statements(judged: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Which rules gain over one rate for all, and which of them because they know the network, by part."""
+    return [_gaining(part, table) for part, table in judged.items()]
+
+
+def _gaining(part: str, table: pd.DataFrame) -> str:
+    gaining = table[table["gain_over_one_rate_low"] > 0]
+    if gaining.empty:
+        return f"{part}: no rule gains over one rate for all networks beyond doubt."
+    best = gaining.nlargest(1, "gain_over_one_rate").iloc[0]
+    gain = _with_ends(*(best[f"gain_over_one_rate{end}"] for end in ("", "_low", "_high")))
+    knowing = gaining.loc[gaining["gain_over_permuted_low"] > 0, "rule"]
+    return (
+        f"{part}: {best['rule']} gains most over one rate for all networks, {gain} nats. "
+        f"{', '.join(knowing) if len(knowing) else 'No rule'} also gains over its own permutation beyond doubt."
+    )
 
 
 def _called(name: str, wanted: ScoreboardSettings) -> str:

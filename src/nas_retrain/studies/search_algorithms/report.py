@@ -22,20 +22,22 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, as_page, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
 from nas_retrain.studies.search_algorithms import replay
 from nas_retrain.studies.search_algorithms.algorithms import space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
 
+UNKNOWN_NOISE = "The noise of training is unknown on a side: nothing can be said of what is beyond noise."
 EXHAUSTIVE = "best of all cells"
 SHOWN_QUERIES = 60
 COLOURS = (GREY, BLUE, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#F0E442", "#000000")
@@ -85,11 +87,7 @@ def write(findings: Replays, folder: Path) -> Path:
     the folder cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
-    text = "\n\n".join(_sections(findings)) + "\n"
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(as_page(text, _title(findings), folder), encoding="utf-8")
+    write_document(folder, "\n\n".join(_sections(findings)) + "\n", _title(findings))
     return folder
 
 
@@ -253,7 +251,7 @@ def wrong_table(
 
     The last row of each table stands for the choice of its best cell. again, again_low, again_high: the mean and 95 %
     of the cost that training again has, since a search fits noise too; beyond_noise: the cost less that mean;
-    p_adjusted: how likely training again costs as much, adjusted for the number of rows. others, means: resampled
+    p, adjusted: how likely training again costs as much, adjusted for the number of rows. others, means: resampled
     means of `Outcome.other` and `Outcome.own`.
     """
     places = itertools.product(zip(SIDES, SIDES[::-1], strict=True), (*names, EXHAUSTIVE))
@@ -381,29 +379,29 @@ def _sections(findings: Replays) -> list[str]:
         "![Algorithms](figures/algorithms.png)",
         as_markdown(findings.ranking, 3),
         "*final: regret after the last training; anytime: mean of the regrets after each training. Intervals are "
-        "95 %, from resampled searches; rank_again_low, rank_again_high: 95 % of the ranks on tables drawn again, in "
+        "95 %, from resampled searches; rank again: 95 % of the ranks on tables drawn again, in "
         "which the cells have one true ranking and only the noise of training differs.*",
         as_markdown(findings.agreement, 3),
-        "*kendall_tau: between the two rankings of the algorithms, beside that of tables drawn again. p_adjusted: how "
+        "*tau: between the two rankings of the algorithms, beside that of tables drawn again. p, adjusted: how "
         "likely these give a tau as low, adjusted for there being two measures.*",
         as_markdown(findings.pairs[pairs_shown], 3),
-        "*superiority: how likely a search of the first algorithm comes out better than one of the other, a draw "
-        "counting half; change: of that, from original to retrained, beside 95 % of what training again gives. "
-        f"p_adjusted: for a change as large, adjusted for the {len(findings.pairs)} rows. reversed: changed, and each "
+        "*Superiority: how likely a search of the first algorithm comes out better than one of the other, a draw "
+        "counting half. Change: of that, from original to retrained, beside 95 % of what training again gives. "
+        f"p, adjusted: for a change as large, adjusted for the {len(findings.pairs)} rows. Reversed: changed, and each "
         "of the two is surely better on one table. Differences of mean regret: tables/pairs.csv.*",
         "## What the wrong table costs",
         as_markdown(findings.wrong_table, 3),
-        "*regret: of the cells found by searching one table, judged by the other; regret_own: of those found by "
+        "*Regret: of the cells found by searching one table, judged by the other; regret own: of those found by "
         "searching the judging table itself; cost: the difference. again: the cost that training again has, since the "
-        "best of many is lucky too; p_adjusted: how likely training again costs as much, adjusted for the "
+        "best of many is lucky too; p, adjusted: how likely training again costs as much, adjusted for the "
         f"{len(findings.wrong_table)} rows.*",
         "## Which network to take",
         "![Pareto fronts](figures/pareto.png)",
         "*A point a network class: mean accuracy over all its trainings, against multiply-accumulates (10 classes, "
         "32x32 images). A front joins the best of many, so noise alone moves it.*",
         as_markdown(findings.picks, 3),
-        "*limit_mflops: most FLOPs allowed, in millions. true_retrained, with its 95 % interval: what the pick truly "
-        "reaches when trained as in the retrained table, once the luck of the best of many is taken out. behind: how "
+        "*Limit: most FLOPs allowed, in millions. True retrained, with its 95 % interval: what the pick truly "
+        "reaches when trained as in the retrained table, once the luck of the best of many is taken out. Behind: how "
         "far below the retrained table's own pick that is. tied: size of the smallest set of classes that holds the "
         "truly best one with 95 %.*",
         *([as_markdown(unlimited.head(20), 3)] if len(unlimited) else []),
@@ -427,19 +425,11 @@ def _sections(findings: Replays) -> list[str]:
 def statements(findings: Replays) -> list[str]:
     """What the numbers show and do not show, in plain sentences."""
     sides = dict(zip(SIDES, findings.names, strict=True))
-    final = findings.ranking[findings.ranking["measure"] == "final"]
-    found = []
-    for side, name in sides.items():
-        rows = final[final["table"] == side].sort_values("mean_regret", kind="stable")
-        order = [f"{row['algorithm']} ({row['mean_regret']:.3f})" for _, row in rows.iterrows()]
-        found.append(
-            f"By mean regret after {findings.settings.queries:,} trainings (points) the algorithms rank, on {name}: "
-            f"{', '.join(order)}."
-        )
+    found = _orders(findings)
     if findings.compared_with_noise:
-        found += _beyond_noise(findings, sides)
+        found += _too_few_draws(findings) + _agreements(findings) + _beyond_noise(findings, sides)
     else:
-        found.append("The noise of training is unknown on a side: nothing can be said of what is beyond noise.")
+        found.append(UNKNOWN_NOISE)
     found += _to_take(findings)
     seen = "one of a cell's trainings" if findings.seeds else "a cell's mean accuracy and so fits its noise"
     found.append(
@@ -450,13 +440,41 @@ def statements(findings: Replays) -> list[str]:
     return found
 
 
-def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
-    found, draws = [], findings.settings.null_draws
-    if SIGNIFICANT * (draws + 1) < 1:  # the largest statistic adjusts for the number of tests within each draw
+def headline(findings: Replays) -> list[str]:
+    """The sentences that matter most: the ranking of the algorithms on each table, and whether noise explains how they
+    differ."""
+    noise = [UNKNOWN_NOISE]
+    if findings.compared_with_noise:
+        noise = _too_few_draws(findings) or _agreements(findings)[:1]
+    return [*_orders(findings), *noise]
+
+
+def _orders(findings: Replays) -> list[str]:
+    sides = dict(zip(SIDES, findings.names, strict=True))
+    final = findings.ranking[findings.ranking["measure"] == "final"]
+    found = []
+    for side, name in sides.items():
+        rows = final[final["table"] == side].sort_values("mean_regret", kind="stable")
+        order = [f"{row['algorithm']} ({row['mean_regret']:.3f})" for _, row in rows.iterrows()]
         found.append(
-            f"{draws} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that nothing can reach "
-            f"the 5 % level: set algorithms.null_draws to {round(1 / SIGNIFICANT) - 1} at least."
+            f"By mean regret after {findings.settings.queries:,} trainings (points) the algorithms rank, on {name}: "
+            f"{', '.join(order)}."
         )
+    return found
+
+
+def _too_few_draws(findings: Replays) -> list[str]:
+    draws = findings.settings.null_draws
+    if SIGNIFICANT * (draws + 1) >= 1:  # the largest statistic adjusts for the number of tests within each draw
+        return []
+    return [
+        f"{draws} draws of training again give no p-value below {1 / (draws + 1):.2g}, so that nothing can reach "
+        f"the 5 % level: set algorithms.null_draws to {round(1 / SIGNIFICANT) - 1} at least."
+    ]
+
+
+def _agreements(findings: Replays) -> list[str]:
+    found = []
     for _, row in findings.agreement.iterrows():
         verdict = "more than" if row["p_adjusted"] <= SIGNIFICANT else "no more than"
         found.append(
@@ -465,6 +483,11 @@ def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
             f"{row['again_high']:.2f}] if the cells are merely trained again. The rankings differ {verdict} training "
             f"again explains (p = {row['p_adjusted']:.2f}, adjusted)."
         )
+    return found
+
+
+def _beyond_noise(findings: Replays, sides: dict[str, str]) -> list[str]:
+    found = []
     table = findings.pairs
     changed = table[table["p_adjusted"] <= SIGNIFICANT]
     listed = "".join(

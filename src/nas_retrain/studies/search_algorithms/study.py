@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_retrain.plan.study import Found, Records, Study
+from nas_retrain.plan.study import Records, Study, no_trainings
 from nas_retrain.settings import Settings
-from nas_retrain.trainings.training import Training
 
 if TYPE_CHECKING:
     from nas_retrain.studies.search_algorithms.report import Replays
-
-
-def trainings(settings: Settings, found: Found) -> list[Training]:  # noqa: ARG001 - as every study is asked
-    """None."""
-    return []
 
 
 def analyse(records: Records, settings: Settings) -> Replays:  # noqa: ARG001 - the tables are those that are named
@@ -28,10 +22,12 @@ def analyse(records: Records, settings: Settings) -> Replays:  # noqa: ARG001 - 
 
 
 def write(found: Replays, folder: Path) -> list[str]:
-    """Write the report below algorithms/<original>_to_<retrained>; returns its path."""
+    """Write the report below algorithms/<original>_to_<retrained>; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.search_algorithms import report
 
-    return [f"{report.write(found, folder / 'algorithms' / '_to_'.join(found.names))}/report.md"]
+    there = report.write(found, folder / "algorithms" / "_to_".join(found.names))
+    return closing_lines(report.headline(found), there / "report.html")
 
 
-STUDY = Study(trainings, analyse, write, by_command=True)
+STUDY = Study(no_trainings, analyse, write, by_command=True)

@@ -12,35 +12,44 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.document import write_document
 from nas_retrain.reports.markup import bullets, escaped
+from nas_retrain.reports.tables import as_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
-from nas_retrain.studies.comparison.report import SIGNIFICANT, as_markdown, with_interval, write_tables
+from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates import report
-from nas_retrain.studies.own_rates.table_findings import TableFindings
+from nas_retrain.studies.rate_table.findings import TableFindings
 
 MOST_CLASSES = 20
 """Rows of the table of networks that the report shows."""
 
 
 def write(found: TableFindings, folder: Path, facts: Mapping[str, str]) -> Path:
-    """Write tables/*.csv, figures/* and report.md below `folder`; returns the report's path. Raises NasRetrainError if
+    """Write tables/*.csv, figures/*, report.md and report.html below `folder`, and return it. Raises NasRetrainError if
     the folder cannot be written."""
     write_tables(found.tables(), folder)
     with rc_context(STYLE):
         save(report.figure_of_rankings(found.found), folder / "figures", "whose_ranking")
         save(report.figure_of_explained(found.found), folder / "figures", "own_rates")
         save(_figure_of_budgets(found.budgets), folder / "figures", "budgets")
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(_sections(found, facts)) + "\n", encoding="utf-8")
-    return path
+    write_document(folder, "\n\n".join(_sections(found, facts)) + "\n", _title(found))
+    return folder
 
 
 def statements(found: TableFindings) -> list[str]:
     """What the numbers show, in plain sentences."""
     return [*_own_rates(found), *_depends(found), *report.statements(found.found, None), *map(_permuted, _rows(found))]
+
+
+def headline(found: TableFindings) -> list[str]:
+    """The three sentences that matter most: the own rates, what they go with, and the rule that gains most."""
+    rules = sorted(_rows(found), key=lambda row: -float(row["gain"]))
+    return [_own_rates(found)[0], *_depends(found), *map(_permuted, rules[:1])]
+
+
+def _title(found: TableFindings) -> str:
+    return f"Own best learning rates in {found.table.name}"
 
 
 def _rows(found: TableFindings) -> list[pd.Series]:
@@ -74,8 +83,7 @@ def _depends(found: TableFindings) -> list[str]:
     rho = with_interval(best["own_rate_rho"], best["own_rate_low"], best["own_rate_high"])
     return [
         f"Own rates go with {len(certain)} of the {len(explained)} quantities known before training beyond doubt, most "
-        f"with {best['quantity']}: Spearman's {rho}, of about {found.found.reliability['own_rate']:.2f} that "
-        "noise allows."
+        f"with {best['quantity']}: Spearman's {rho}{report.of_noise(found.found)}."
     ]
 
 
@@ -100,7 +108,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         else "There are too few seeds to split, so trainings are shared: agreement and gains are too large."
     )
     return [
-        f"# Own best learning rates in {escaped(found.table.name)}",
+        f"# {escaped(_title(found))}",
         bullets(found.table.notes),
         bullets(statements(found)),
         "![Whose ranking is right](figures/whose_ranking.png)",
@@ -113,9 +121,9 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         f"they take {FEWEST}.*",
         "## Rankings",
         as_markdown(own.rankings),
-        f"*The top K % are by the accuracies at own rates. {split} tau_ceiling: the mean tau if both rankings "
-        "were truly the same and only noise differed, and 95 % of such taus; p_value: how often noise gives a "
-        "tau as low (twice the mean over splits), p_holm adjusted for their number. over_control: tau less that "
+        f"*The top K % are by the accuracies at own rates. {split} Noise ceiling: the mean tau if both rankings "
+        "were truly the same and only noise differed, and 95 % of such taus; p: how often noise gives a "
+        "tau as low (twice the mean over splits), also adjusted for their number. Over control: tau less that "
         f"of {escaped(own.control)}. Luck of "
         "seeds that favours a kind of network is not in these intervals.*",
         "## Points below own rates",
@@ -124,7 +132,7 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         "the same "
         "seed.*",
         as_markdown(own.curves, 3),
-        "*All networks with one rate, on validation images; share_best: how many have it as their own.*",
+        "*All networks with one rate, on validation images; Share best: how many have it as their own.*",
         "## What explains the own rate",
         "![What explains own rates](figures/own_rates.png)",
         as_markdown(own.explained),
@@ -142,15 +150,15 @@ def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
         "## Batch sizes and epochs",
         "![Budgets](figures/budgets.png)",
         as_markdown(found.budgets),
-        "*own_gain: what own rates gain over the best one rate, chosen by some seeds and judged by others; "
-        "hindsight_gain: by the same. tau_benchmark: between the rankings at the benchmark's rate and at own "
+        "*Own gain: what own rates gain over the best one rate, chosen by some seeds and judged by others; "
+        "Hindsight gain: by the same. Tau benchmark: between the rankings at the benchmark's rate and at own "
         "rates, of single trainings. "
-        "paper_rho: rank correlation of own rates with the paper's rule.*",
+        "Paper rho: rank correlation of own rates with the paper's rule.*",
         "## Networks",
         as_markdown(own.classes.nsmallest(MOST_CLASSES, "cell")[shown], 3),
-        f"*The first {MOST_CLASSES}; tables/classes.csv has all. own_rate_low, own_rate_high: where 95 % of the "
+        f"*The first {MOST_CLASSES}; tables/classes.csv has all. In brackets: where 95 % of the "
         "own rates are that "
-        "other trainings would give; certainty: how many of these are the same rate, at most.*",
+        "other trainings would give. Certainty: how many of these are the same rate, at most.*",
         "## Made with",
         bullets(f"{name}: {value}" for name, value in facts.items()),
     ]

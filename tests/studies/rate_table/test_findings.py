@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,18 +15,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rate_tables import RateTable
-from nas_retrain.studies.own_rates import by_rate, table_findings, table_report
-from nas_retrain.studies.own_rates.table_findings import TableFindings
+from nas_retrain.studies.own_rates import by_rate
+from nas_retrain.studies.rate_table import findings, report
+from nas_retrain.studies.rate_table.findings import TableFindings
 from tests import published_tables
 from tests.benches.nas_bench_201.test_nas_hpo_bench import agree
 
-SPACE = nas_bench_201.NasBench201()
+SPACE = space.NasBench201()
 ROOT = Path(__file__).parents[3]
 PLANTED = 0.7
 """Octaves by which the best rate falls with each convolution on the deepest path."""
@@ -47,16 +49,16 @@ def read(folder: Path, dependence: float) -> RateTable:
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[float, TableFindings]:
+def by_dependence(tmp_path_factory: pytest.TempPathFactory) -> dict[float, TableFindings]:
     """By what was planted."""
     return {
-        dependence: table_findings.judge(read(tmp_path_factory.mktemp("published"), dependence), SETTINGS, SPACE)
+        dependence: findings.judge(read(tmp_path_factory.mktemp("published"), dependence), SETTINGS, SPACE)
         for dependence in (PLANTED, 0.0)
     }
 
 
-def test_a_planted_dependence_is_found_and_told(findings: dict[float, TableFindings]) -> None:
-    found = findings[PLANTED]
+def test_a_planted_dependence_is_found_and_told(by_dependence: dict[float, TableFindings]) -> None:
+    found = by_dependence[PLANTED]
     explained = found.found.explained.set_index("quantity")
     assert explained.loc["deepest path", "own_rate_high"] < -0.3
     assert explained["own_rate_rho"].abs().idxmax() == "deepest path"
@@ -65,27 +67,27 @@ def test_a_planted_dependence_is_found_and_told(findings: dict[float, TableFindi
     assert permuted.loc["depth", "rho_low"] > 0.3
     assert permuted.loc["depth", "gain"] > permuted.loc["depth", "permuted_high"]
     assert found.found.rules.set_index("rule").loc[by_rate.HINDSIGHT, "gain_low"] > 0
-    told = " ".join(table_report.statements(found))
+    told = " ".join(report.statements(found))
     assert "beyond doubt, most with deepest path" in told
     # Accuracy falls with the squared distance in octaves, so what is planted is the slope of the fitted line.
     slope = found.found.rules.set_index("rule").loc["deepest path", "slope"]
     assert slope < -0.3
 
 
-def test_nothing_is_found_where_nothing_is_planted(findings: dict[float, TableFindings]) -> None:
-    found = findings[0.0]
+def test_nothing_is_found_where_nothing_is_planted(by_dependence: dict[float, TableFindings]) -> None:
+    found = by_dependence[0.0]
     assert (found.found.explained[["own_rate_p", "lean_p"]] > 0.05).all(axis=None)
     assert (found.permuted["p_holm"] > 0.05).all()
     assert (found.found.rankings["p_holm"] > 0.05).all()
-    told = " ".join(table_report.statements(found))
+    told = " ".join(report.statements(found))
     assert "Own rates go with none of the 11 quantities known before training beyond doubt." in told
     assert "None of 11 quantities known before training goes with the lean" in told
     assert told.count("no better than its factors shuffled") == 3
     assert "No rule was found that beats one rate for all." in told
 
 
-def test_gains_and_rates_are_those_of_a_second_reckoning(findings: dict[float, TableFindings]) -> None:
-    found = findings[PLANTED]
+def test_gains_and_rates_are_those_of_a_second_reckoning(by_dependence: dict[float, TableFindings]) -> None:
+    found = by_dependence[PLANTED]
     grid, classes = found.grid, found.found.classes
     crossed, hindsight, own = [], [], []
     everyone = range(len(grid))
@@ -109,8 +111,8 @@ def test_gains_and_rates_are_those_of_a_second_reckoning(findings: dict[float, T
     assert row["accuracy"] == pytest.approx(grid.test[:, one].mean())
 
 
-def test_the_tau_with_own_rates_is_of_trainings_that_share_nothing(findings: dict[float, TableFindings]) -> None:
-    found = findings[PLANTED]
+def test_the_tau_with_own_rates_is_of_trainings_that_share_nothing(by_dependence: dict[float, TableFindings]) -> None:
+    found = by_dependence[PLANTED]
     grid = found.grid
     taus = []
     for ranked, judged, choosing in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
@@ -164,16 +166,19 @@ def test_own_rates_of_other_trainings_lie_where_they_are_said_to() -> None:
 def test_few_seeds_are_said_to_be_too_few(seeds: int, tmp_path: Path) -> None:
     published_tables.write_nas_hpo_bench(tmp_path / "few", 0.5, batch_sizes=(256,), seeds=range(seeds), every=40)
     table = rate_tables.read(tmp_path / "few", "cifar10", SPACE)
-    found = table_findings.judge(table, SETTINGS, SPACE)
+    found = findings.judge(table, SETTINGS, SPACE)
     assert np.isnan(found.found.rules.set_index("rule").loc[by_rate.OWN, "gain"]) == (seeds == 1)
-    text = table_report.write(found, tmp_path / "out", {}).read_text()
+    text = (report.write(found, tmp_path / "out", {}) / "report.md").read_text()
     assert "There are too few seeds to split" in text
+    assert not re.search(r"\bnan\b", " ".join(report.statements(found)))
+    assert ("noise allows" in text) == (seeds == 2)
 
 
-def test_the_report_tells_all_and_its_tables_are_whole(findings: dict[float, TableFindings], tmp_path: Path) -> None:
-    found = findings[PLANTED]
-    path = table_report.write(found, tmp_path, {"table": "x|y"})
-    text = path.read_text()
+def test_the_report_tells_all_and_its_tables_are_whole(
+    by_dependence: dict[float, TableFindings], tmp_path: Path
+) -> None:
+    found = by_dependence[PLANTED]
+    text = (report.write(found, tmp_path, {"table": "x|y"}) / "report.md").read_text()
     assert "predictions of its authors' surrogate model" in text
     for name in ("rankings", "regret", "curves", "classes", "explained", "rules", "permuted", "budgets"):
         assert len(pd.read_csv(tmp_path / "tables" / f"{name}.csv")) == len(found.tables()[name])
@@ -189,25 +194,25 @@ def test_the_report_tells_all_and_its_tables_are_whole(findings: dict[float, Tab
 
 
 def test_a_rule_of_ones_own_stands_beside_the_others(
-    findings: dict[float, TableFindings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_dependence: dict[float, TableFindings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rules_of_mine.py").write_text(
         "from nas_retrain.theory.rule import Parametrisation\n"
         "def rule(graph, size):\n    return Parametrisation(2.0 ** -len(graph.layers))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    grid = findings[PLANTED].grid
-    factors = table_findings.factors(grid, ["rules_of_mine:rule", "one_rate"], SETTINGS, SPACE)
+    grid = by_dependence[PLANTED].grid
+    factors = findings.factors(grid, ["rules_of_mine:rule", "one_rate"], SETTINGS, SPACE)
     assert list(factors) == ["rules of mine:rule"]  # one rate is nothing to compare
     assert stats.spearmanr(factors["rules of mine:rule"], grid.rates[grid.own]).statistic > 0.3
     with pytest.raises(NasRetrainError, match="rule nobody: there is none of this name"):
-        table_findings.factors(grid, ["nobody"], SETTINGS, SPACE)
+        findings.factors(grid, ["nobody"], SETTINGS, SPACE)
 
 
 def test_our_own_searches_and_any_table_go_the_same_way(tmp_path: Path) -> None:
     records = ROOT / "results" / "reference" / "201" / "fashion_mnist"
     settings = compose(*QUICK, "dataset=fashion_mnist")
-    found = table_findings.judge(rate_tables.read(records / "runs.parquet", "fashion_mnist", SPACE), settings, SPACE)
+    found = findings.judge(rate_tables.read(records / "runs.parquet", "fashion_mnist", SPACE), settings, SPACE)
     committed = pd.read_csv(records / "whose_ranking" / "tables" / "rules.csv").set_index("rule")
     ours = found.found.rules.set_index("rule")
     for name in (by_rate.OWN, by_rate.HINDSIGHT):
@@ -219,7 +224,7 @@ def test_our_own_searches_and_any_table_go_the_same_way(tmp_path: Path) -> None:
         columns=["index", "learning_rate", "seed", "accuracy"],
     )
     table.to_csv(tmp_path / "same.csv", index=False)
-    same = table_findings.judge(rate_tables.read(tmp_path / "same.csv", "fashion_mnist", SPACE), settings, SPACE)
+    same = findings.judge(rate_tables.read(tmp_path / "same.csv", "fashion_mnist", SPACE), settings, SPACE)
     pd.testing.assert_frame_equal(same.found.rules, found.found.rules, rtol=1e-6)
 
 
@@ -248,8 +253,11 @@ def test_a_whole_published_benchmark_takes_two_minutes_and_4_gib(tmp_path: Path)
     for dependence in (PLANTED, 0.0):
         folder = tmp_path / f"planted_{dependence}"
         published_tables.write_nas_hpo_bench(folder, dependence)
-        said, seconds = _run(folder, tmp_path / "results")
+        told, seconds = _run(folder, tmp_path / "results")
         assert seconds < 120
+        page = Path(told.splitlines()[-1].strip())
+        assert page.name == "report.html"
+        said = page.with_name("report.md").read_text()
         if dependence:
             assert "beyond doubt, most with deepest path" in said
             assert "depth: it orders own rates with Spearman's 0." in said

@@ -1,0 +1,97 @@
+"""Tables in reports: headers that a reader understands, and each number with its interval in one column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from nas_retrain.reports.markup import escaped
+
+HEADERS = {
+    "arch": "architecture",
+    "kendall_tau": "tau",
+    "limit_mflops": "limit (MFLOPs)",
+    "mean_gain": "mean gain (points)",
+    "mean_original": "mean accuracy, original",
+    "off_by_octaves": "off by octaves",
+    "p_adjusted": "p, adjusted",
+    "p_holm": "p, adjusted",
+    "p_value": "p",
+    "share_improved": "share higher",
+    "tau_ceiling": "noise ceiling",
+    "top_percent": "top K %",
+}
+"""Headers of columns whose names, with spaces, would not do."""
+
+INTERVAL = "[95 %]"
+"""What a header says of a column of numbers with their intervals."""
+
+
+def as_markdown(table: pd.DataFrame, decimals: int | None = None) -> str:
+    """A table in Markdown, its texts escaped. A number and the columns x_low and x_high of its interval are one column,
+    "0.37 [0.21, 0.53]"; where there is no interval the number stands alone.
+
+    decimals: of numbers that are not whole, by default 2, or 3 where all are below 1.
+    """
+    shown = {}
+    for name, low, high in with_ends(table):
+        head = header(name) + (f" {INTERVAL}" if low is not None else "")
+        shown[head] = _column(table[[part for part in (name, low, high) if part in table]], decimals)
+    return pd.DataFrame(shown, index=table.index).to_markdown(index=False, disable_numparse=True)
+
+
+def header(name: str) -> str:
+    """What a reader is shown in place of a column's name."""
+    return HEADERS.get(name, name.replace("_", " "))
+
+
+def with_ends(table: pd.DataFrame) -> Iterator[tuple[str, str | None, str | None]]:
+    """The columns to show, each with those of its interval's ends. Ends of no column stand for themselves, by what they
+    have in common.
+
+    The ends tau_low and tau_high are those of the last column before them that begins or ends with tau, as kendall_tau.
+    """
+    names = [str(name) for name in table]
+    ends: dict[str, str] = {}
+    alone: dict[str, str] = {}
+    for place, name in enumerate(names):
+        stem = name.removesuffix("_low")
+        if stem == name or f"{stem}_high" not in names:
+            continue
+        before = [one for one in names[:place] if f"_{one}_".startswith(f"_{stem}_") or one.endswith(f"_{stem}")]
+        of = [one for one in before if one not in ends and not one.endswith(("_low", "_high"))]
+        if of:
+            ends[of[-1]] = stem
+        else:
+            alone[name] = stem
+    bounds = {f"{stem}{end}" for stem in (*ends.values(), *alone.values()) for end in ("_low", "_high")}
+    for name in names:
+        if name in alone:
+            yield alone[name], name, f"{alone[name]}_high"
+        elif name in ends:
+            yield name, f"{ends[name]}_low", f"{ends[name]}_high"
+        elif name not in bounds:
+            yield name, None, None
+
+
+def _column(part: pd.DataFrame, decimals: int | None) -> list[str]:
+    """The cells of one column: of text or of a number, with or without the ends of its interval, or of the ends."""
+    first = part.iloc[:, 0]
+    if pd.api.types.is_bool_dtype(first):
+        return ["yes" if value else "no" for value in first]
+    if not pd.api.types.is_numeric_dtype(first):
+        return [escaped(value) for value in first]
+    values = part.to_numpy(dtype=float, na_value=np.nan)
+    finite = values[np.isfinite(values)]
+    digits = decimals or (3 if (np.abs(finite) < 1).all() else 2)
+    form = ",.0f" if (finite % 1 == 0).all() else f".{digits}f"
+    if str(first.name).startswith("p_") or str(first.name).endswith("_p"):  # 0.0005 is no zero
+        form = ".2g"
+    return [_cell(["" if np.isnan(value) else f"{value:{form}}" for value in row]) for row in values]
+
+
+def _cell(numbers: list[str]) -> str:
+    *first, low, high = ["", *numbers] if len(numbers) == 2 else [*numbers, "", ""] if len(numbers) == 1 else numbers
+    return " ".join(part for part in (*first, f"[{low}, {high}]" if low and high else "") if part)

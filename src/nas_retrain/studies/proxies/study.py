@@ -1,0 +1,50 @@
+"""How the recipes of `retrained` stand for the long trainings of `original`. It asks for no training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.study import Records, Study, no_trainings
+from nas_retrain.settings import Settings
+
+if TYPE_CHECKING:
+    from nas_retrain.studies.proxies.findings import Proxies
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found, and how (facts)."""
+
+    findings: Proxies
+    facts: dict[str, str]
+
+
+def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - the sources are those that are named
+    """The recipes of `retrained` beside `original`. Raises NasRetrainError for a source that cannot be read, and if the
+    two have too few networks in common."""
+    from nas_retrain.studies.comparison import stage
+    from nas_retrain.studies.proxies import findings
+
+    if settings.original is None or settings.retrained is None:
+        raise NasRetrainError(
+            "Proxies are cheap trainings beside long ones: give ORIGINAL=path of the long ones and "
+            "RETRAINED=path of the cheap ones, such as results/reference/201/fashion_mnist/runs.parquet."
+        )
+    facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
+    return Judged(findings.judge(settings), facts | {"versions": stage.facts(settings)["versions"]})
+
+
+def write(judged: Judged, folder: Path) -> list[str]:
+    """Write the report below proxies/<cheap>_for_<long>; returns its main findings and its path."""
+    from nas_retrain.reports.document import closing_lines
+    from nas_retrain.studies.proxies import report
+
+    found = judged.findings
+    there = report.write(found, folder / "proxies" / f"{found.cheap}_for_{found.long}", judged.facts)
+    return closing_lines(report.headline(found), there / "report.html")
+
+
+STUDY = Study(no_trainings, analyse, write, by_command=True)
