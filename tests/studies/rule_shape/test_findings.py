@@ -130,7 +130,7 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     told = STUDY.write(with_rule, tmp_path)
     text = (tmp_path / "rule_shape" / "report.md").read_text()
     first = with_rule.tables["hypotheses"].iloc[0]
-    assert told[1].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
+    assert told[0].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
     assert len(report.statements(with_rule)) == 6 + 4 + 6 + 6 + 4 + 4
     assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 9
