@@ -13,6 +13,7 @@ from tests.conftest import MakeSettings
 from tests.studies.rule_shape.simulated import miniature
 
 
+@pytest.mark.slow
 def test_every_stage_is_trained_once_and_what_was_lost_comes_back(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
