@@ -10,6 +10,7 @@ import pytest
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.execution.cost import estimate
 from nas_retrain.plan.plan import groups, make_plan
 from nas_retrain.purpose import Trial
 from nas_retrain.settings import Settings
@@ -147,6 +148,16 @@ def test_permuted_factors_are_the_same_ones() -> None:
 def test_settings_that_do_not_fit_are_refused(override: str, said: str) -> None:
     with pytest.raises(NasRetrainError, match=said):
         compose("profile=rule_shape", "dataset=fashion_mnist", "launcher=local", override)
+
+
+def test_the_forecast_knows_that_larger_images_cost_more(small: Settings) -> None:
+    design_of = Design(small)
+    ladder, surface = design_of.ladder(4, 2), design_of.surface(plain=False)
+    records = [replace(recorded(training, 0.0), images_per_second=100.0) for training in surface]
+    records += [replace(recorded(training, 0.0), images_per_second=20.0) for training in ladder]
+    cost = estimate([*surface, *ladder], StoredRuns.of(records), small, None)
+    assert cost is not None
+    assert np.mean(cost.seconds[len(surface) :]) > 2 * np.mean(cost.seconds[: len(surface)])
 
 
 def test_a_setup_changes_what_it_names(small: Settings) -> None:

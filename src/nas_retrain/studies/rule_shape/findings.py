@@ -14,7 +14,7 @@ from nas_retrain.plan.study import NothingYet, Records
 from nas_retrain.purpose import Trial
 from nas_retrain.settings import RuleSettings, Settings
 from nas_retrain.statistics.means import mean_interval
-from nas_retrain.statistics.rankings import LEVEL, Floats, Integers
+from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, Integers
 from nas_retrain.statistics.response_surface import (
     Curves,
     Estimate,
@@ -31,9 +31,6 @@ from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import CONFIRMATION, INITIALISATIONS, ONE_RATE, PERMUTED, RULE, SURFACE
 from nas_retrain.theory.rule import Peers, find
 from nas_retrain.theory.scaling import BASE
-
-FEWEST = 8
-"""The fewest networks of a part that get an interval."""
 
 NORMALISATIONS = {"batch": "", "none": "plain_"}
 """What the parts of each normalisation begin with."""
