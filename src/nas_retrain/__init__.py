@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nas_retrain.commands.command_line import compose
     from nas_retrain.errors import NasRetrainError
     from nas_retrain.own_network.tracing import Scaled, scale
-    from nas_retrain.statistics.accuracies import Accuracies, read, read_csv, read_published, read_runs
+    from nas_retrain.statistics.accuracies import Accuracies, read, read_csv, read_published, read_recipe
     from nas_retrain.statistics.noise import Ceiling, NoiseLevel, ceiling, noise_level
     from nas_retrain.statistics.rankings import Comparison, agreement, compare
 
@@ -38,7 +38,7 @@ __all__ = [
     "read",
     "read_csv",
     "read_published",
-    "read_runs",
+    "read_recipe",
     "scale",
 ]
 
@@ -46,7 +46,7 @@ _HOMES = {
     "commands.command_line": ("compose",),
     "errors": ("NasRetrainError",),
     "own_network.tracing": ("Scaled", "scale"),
-    "statistics.accuracies": ("Accuracies", "read", "read_csv", "read_published", "read_runs"),
+    "statistics.accuracies": ("Accuracies", "read", "read_csv", "read_published", "read_recipe"),
     "statistics.noise": ("Ceiling", "NoiseLevel", "ceiling", "noise_level"),
     "statistics.rankings": ("Comparison", "agreement", "compare"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import reprlib
 from pathlib import Path
 
 
@@ -27,6 +28,29 @@ def cannot_write(path: Path, error: OSError) -> NasRetrainError:
     )
 
 
-def printable(text: str) -> str:
-    """Text that may come from a file, with characters that could control a terminal written as escapes."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+def printable(text: str, longest: int | None = None) -> str:
+    """Text that may come from a file, with characters that could control a terminal written as escapes.
+
+    longest: for a part of a line, whose line ends are escapes too: how many letters are shown, before three dots.
+    """
+    kept = "\n" if longest is None else ""
+    plain = "".join(
+        letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text[:longest]
+    )
+    return plain if longest is None or len(text) <= longest else f"{plain}..."
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 2
+_BRIEF.maxtuple = 8
+_BRIEF.maxstring = 60
+_BRIEF.maxother = 1000
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """A wrong value, of any kind, as a part of a line: as Python writes it, what holds much cut short; or its type."""
+    try:
+        text = _BRIEF.repr(value)
+    except Exception:  # noqa: BLE001 - of a foreign class, or a whole number with more digits than Python prints
+        text = ""
+    return printable(text, longest) if 0 < len(text) <= longest else f"of type {type(value).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,35 @@ def test_a_mistake_ends_with_2_and_one_message(
     told = capsys.readouterr().err
     assert told.count("nas-retrain: ") == 1
     assert "Traceback" not in told
+
+
+def test_a_warning_is_a_note_without_a_line_of_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = warnings.showwarning
+
+    def stage(_: Settings) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("mine.csv: its columns are separated by tabs.", stacklevel=1)
+            warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+
+    monkeypatch.setattr(sys, "argv", ["plan.py"])
+    cli.run(stage)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "note: mine.csv: its columns are separated by tabs."
+    assert others[0].startswith("note: ")
+    assert "DeprecationWarning: soon gone" in others[0]
+    assert warnings.showwarning is shown
+
+
+def test_a_command_is_found_by_the_name_of_make_s_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(cli, "run_command", ran.append)
+    for name in ("own-rates", "own_rates", "gpu-check"):
+        monkeypatch.setattr(sys, "argv", ["nas-retrain", name, "bench=201"])
+        cli.main()
+    assert ran == ["own_rates", "own_rates", "gpu_check"]
 
 
 @pytest.mark.parametrize("arguments", ["a='b", 'a="b', "a=b\\"])

@@ -173,6 +173,15 @@ def test_another_budget_in_the_same_folder_is_refused(undisturbed: Path) -> None
     assert figures(undisturbed) == before
 
 
+def test_an_analysis_with_settings_of_no_training_says_so(undisturbed: Path) -> None:
+    before = figures(undisturbed)
+    done = run("analyze", undisturbed, "training.epochs=4")
+    assert done.returncode == 2
+    assert "none that these settings ask for" in done.stderr
+    assert "settings.json" in done.stderr
+    assert figures(undisturbed) == before
+
+
 def test_status_and_plan_tell_where_it_stands_and_write_nothing(undisturbed: Path, tmp_path: Path) -> None:
     status = run("status", undisturbed)
     assert status.returncode == 0, status.stderr

@@ -8,7 +8,7 @@ import os
 import pickle
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,11 @@ from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU, one_training, run, saved, timeless
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EPOCHS = 2
 STEPS = 23
 """Where the training of these tests was stopped: in its second epoch of nineteen steps."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    train.prepare_process(CPU)
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ what needs no numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,6 @@ from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunRecord
 from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    training.prepare_process(torch.device("cpu"))
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -156,6 +146,8 @@ from pathlib import Path
 import torch
 from nas_retrain.commands.command_line import compose
 from nas_retrain.execution import devices, gpu_check, gpu_tuning
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 if __name__ == "__main__":
     folder, *overrides = sys.argv[1:]

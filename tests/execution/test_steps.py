@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import roofline, train
+from nas_retrain.execution import roofline
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, epoch_seed
@@ -29,15 +28,6 @@ from tests.execution.test_train import CELL, CPU
 
 CONNECTED = [cell for cell in random.Random(3).sample(range(15625), 30) if nas_bench_201.graph_at(cell).connected][:20]
 EPOCHS = 2
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    train.prepare_process(CPU)
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -211,6 +201,8 @@ print(json.dumps(found))
 MANY_CLASSES = """
 from nas_retrain.execution.checkpoints import Checkpoint
 from nas_retrain.plan import plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 settings = Settings.model_validate_json(text)
 data = cost.made_up_images(settings, device, 40)

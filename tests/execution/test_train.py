@@ -32,18 +32,11 @@ from nas_retrain.trainings.training import Training
 from tests.benches.nas_bench_201.test_network import pairs
 from tests.conftest import MakeSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 COURSE = ("seconds", "images_per_second", "started", "finished", "resumed")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    train.prepare_process(CPU)
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_num_threads(threads)
 
 
 def one_training(settings: Settings, recipe: str = "benchmark") -> Training:

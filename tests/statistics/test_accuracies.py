@@ -51,6 +51,14 @@ def test_a_csv_gives_the_column_of_its_data_set_or_the_one_that_is_named(tmp_pat
     assert other.runs["accuracy"].tolist() == table()["other"].tolist()
 
 
+def test_where_no_bench_is_named_the_cells_are_those_of_nas_bench_201(tmp_path: Path) -> None:
+    path = written(tmp_path, table())
+    named, found = accuracies.read_csv(path, "cifar10", NAS_BENCH_201), accuracies.read_csv(path, "cifar10")
+    pd.testing.assert_frame_equal(found.runs, named.runs)
+    assert found.bench.title == NAS_BENCH_201.title
+    assert accuracies.Accuracies("mine", found.runs).classes == found.classes == named.classes
+
+
 def cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def change(frame: pd.DataFrame) -> pd.DataFrame:
         frame = frame.astype({column: object})

@@ -390,6 +390,16 @@ def settings_kinds() -> dict[str, type[BenchSettings]]:
     return {name: kind.settings_kind for name, kind in _kinds().items()}
 
 
+DEFAULT = "201"
+"""The name of the benchmark whose cells a table is of where nothing else is said."""
+
+
+@cache
+def default() -> Bench:
+    """NAS-Bench-201, whose cells a table is of where nothing else is said."""
+    return _kinds()[DEFAULT]()
+
+
 @cache
 def of(settings: BenchSettings) -> Bench:
     """The benchmark that settings choose; raises NasRetrainError if there is none of that name."""

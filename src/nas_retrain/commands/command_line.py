@@ -15,6 +15,7 @@ import select
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -157,10 +158,12 @@ def _as_a_command() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no text has
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    shown, warnings.showwarning = warnings.showwarning, _as_a_note
     try:
         try:
             yield
         finally:
+            warnings.showwarning = shown
             if _nobody_reads():
                 sys.exit(NOBODY_READS)
     except NasRetrainError as error:
@@ -168,6 +171,20 @@ def _as_a_command() -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _as_a_note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,  # noqa: ARG001 - as warnings calls it
+    line: str | None = None,
+) -> None:
+    """Tell a warning in a sentence; of one that is meant for programmers, tell the line of code too."""
+    for_users = category is UserWarning
+    told = str(message) if for_users else warnings.formatwarning(message, category, filename, lineno, line).strip()
+    print(f"note: {printable(told)}", file=sys.stderr)  # noqa: T201 - this is the command line
 
 
 def _nobody_reads() -> bool:
@@ -205,7 +222,8 @@ def given_to_make(environment: Mapping[str, str]) -> list[str]:
 def main() -> None:
     """The program nas-retrain: run the command that its first argument names, with the others as settings."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in COMMANDS:
+    if name.replace("-", "_") in COMMANDS:  # make's targets have hyphens
+        name = name.replace("-", "_")
         sys.argv = [f"nas-retrain {name}", *sys.argv[2:]]
         run_command(name)
         return

@@ -329,6 +329,11 @@ def _analyse(made: Plan, stored: StoredRuns, settings: Settings) -> None:
         rate_search.write_search(search, settings.results_dir, name)
     records = Records(made.everything, stored)
     counts = Counter(records.frame(Recipe, RateGrid)["status"])
+    if not counts and set(stored.column("recipe")) & set(settings.recipes):
+        raise NasRetrainError(
+            f"{settings.results_dir} has trainings, but none that these settings ask for. Give those of the run again: "
+            f"PROFILE=... and ARGS='...' (see {settings.results_dir / 'settings.json'})."
+        )
     say(f"{settings.results_dir}/runs.parquet: " + ", ".join(f"{n:,} {status}" for status, n in counts.items()))
     for study in studies().values():
         if not study.by_command:

@@ -166,7 +166,7 @@ def _tell_what_differs(path: Path, before: object, now: Mapping[str, str]) -> No
     known = before if isinstance(before, dict) else now
     differing = [name for name in ("device", "torch", "cuDNN") if known.get(name) != now.get(name)]
     changes = [
-        f"{name} {printable(str(known.get(name, 'none')))[:99]} then, {now.get(name, 'none')} now" for name in differing
+        f"{name} {printable(str(known.get(name, 'none')), 99)} then, {now.get(name, 'none')} now" for name in differing
     ]
     if changes:
         warnings.warn(f"{path} goes on with what may change its last bits: {', '.join(changes)}.", stacklevel=4)

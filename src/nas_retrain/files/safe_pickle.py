@@ -32,7 +32,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, printable, shown
 from nas_retrain.files.file_kind import seems
 
 DEEPEST = 200
@@ -63,21 +63,10 @@ def damage_reported(path: Path) -> Iterator[None]:
         yield
     except DAMAGE as error:
         what = seems(path) or "it is truncated, damaged or not of the expected format"
-        details = _shown(f"{type(error).__name__}: {error}", 200)
+        details = printable(f"{type(error).__name__}: {error}", 200)
         raise NasRetrainError(f"{path} cannot be read: {what} ({details}). Download or write it again.") from error
     except MemoryError:
         raise NasRetrainError(f"{path} cannot be read: this machine has not enough free memory for it.") from None
-
-
-def _shown(text: str, longest: int = 80) -> str:
-    """Text from a file as it can be printed in a message."""
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
-    return plain if len(text) <= longest else f"{plain}..."
-
-
-def _named(value: object) -> str:
-    """A value as it can be printed in a message: what holds other values can be endless when it is printed."""
-    return _shown(repr(value)) if type(value) in _ATOMS else f"a {type(value).__name__}"
 
 
 class Readable(Protocol):
@@ -188,8 +177,9 @@ class RefusedError(NasRetrainError):
 
     def __init__(self, path: Path, module: str, name: str) -> None:
         self.module = module
+        asked = printable(f"{module}.{name}", 80)
         super().__init__(
-            f"{path} is refused: it asks for {_shown(f'{module}.{name}')}, which its format does not need and which "
+            f"{path} is refused: it asks for {asked}, which its format does not need and which "
             "could run code. Download the file again from its official source."
         )
 
@@ -250,6 +240,9 @@ class Pairs(NamedTuple):
 
     keys: list[tuple[Any, ...]]
     values: list[Any]
+
+    def __repr__(self) -> str:
+        return f"<{len(self.keys)} pairs>"  # what they hold can be endless
 
 
 class Unpickler:
@@ -683,7 +676,7 @@ class Unpickler:
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:  # noqa: ANN401
         """What protocol 2 calls to rebuild bytes."""
         if type(text) is not str or type(encoding) is not str or encoding != "latin1":
-            raise pickle.UnpicklingError(f"bytes are written with another codec than latin1: {_named(encoding)}")
+            raise pickle.UnpicklingError(f"bytes are written with another codec than latin1: {shown(encoding)}")
         self._spend(len(text))
         encoded: bytes = text.encode(encoding)
         return encoded

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, shown
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """The layers that are drawn."""
@@ -32,7 +32,7 @@ def positive(base_rate: SupportsFloat) -> float:
         if not (math.isfinite(number) and number > 0):
             raise ValueError
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise NasRetrainError(f"base_rate is {_shown(base_rate)}; give a positive learning rate, a number.") from error
+        raise NasRetrainError(f"base_rate is {shown(base_rate)}; give a positive learning rate, a number.") from error
     return number
 
 
@@ -46,17 +46,8 @@ def generator_of(seed: SupportsIndex | torch.Generator | None) -> torch.Generato
         return torch.Generator().manual_seed(operator.index(seed))
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise NasRetrainError(
-            f"seed is {_shown(seed)}; give a whole number of 64 bits, a torch.Generator, or None for torch's own."
+            f"seed is {shown(seed)}; give a whole number of 64 bits, a torch.Generator, or None for torch's own."
         ) from error
-
-
-def _shown(value: object) -> str:
-    """A wrong argument in a few characters, whatever it is."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - of a foreign class, or a whole number with more digits than Python prints
-        text = ""
-    return text if 0 < len(text) <= 60 else f"of type {type(value).__name__}"
 
 
 def require_example(example_input: Tensor) -> None:
@@ -71,7 +62,7 @@ def require_example(example_input: Tensor) -> None:
 def require_readable(module: nn.Module) -> None:
     """Refuse what hides a network or its weights from a trace, before anything of the network runs."""
     if not isinstance(module, nn.Module):
-        raise NasRetrainError(f"module is {_shown(module)}; give a torch.nn.Module, the network to scale.")
+        raise NasRetrainError(f"module is {shown(module)}; give a torch.nn.Module, the network to scale.")
     for name, part in module.named_modules():
         if reason := _hidden(part):
             raise NasRetrainError(f"Module {name or type(part).__name__} {reason}")

@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table, safe_pickle, table_copy
@@ -44,7 +45,7 @@ class Accuracies:
 
     name: str
     runs: pd.DataFrame
-    bench: Bench
+    bench: Bench = field(default_factory=registry.default)
     per_class: bool = False
     classes: tuple[int, ...] = ()
     seeding: Seeding = "shared"
@@ -113,17 +114,18 @@ def _like_fractions(accuracy: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
-def read_csv(path: Path | str, dataset: str, bench: Bench, column: str | None = None) -> Accuracies:
+def read_csv(path: Path | str, dataset: str, bench: Bench | None = None, column: str | None = None) -> Accuracies:
     """Accuracies from a CSV file (.csv, .csv.gz or .tsv) with the columns index, arch (of which one is enough) and an
     accuracy.
 
+    bench: whose cells it has; by default NAS-Bench-201.
     column: the accuracy's column; by default `<dataset>_test`, `<dataset>`, `accuracy` or `test_accuracy`, whichever
     is there. A column seed distinguishes the trainings of a cell; without one, each row counts as one training,
     even if it was averaged over seeds where the file was made. What `make export` wrote is read as the
     records that it was made of. Raises NasRetrainError for a file that is missing, damaged, or not of that form.
     """
     path = Path(path)
-    return _from_table(plain_table.read_csv(path), path, dataset, bench, column)
+    return _from_table(plain_table.read_csv(path), path, dataset, bench or registry.default(), column)
 
 
 def _from_table(table: pd.DataFrame, path: Path, dataset: str, bench: Bench, column: str | None) -> Accuracies:
@@ -171,9 +173,13 @@ def check_names(cells: Iterable[tuple[int, object]], source: Path, bench: Bench)
             )
 
 
-def from_runs(frame: pd.DataFrame, name: str, bench: Bench) -> Accuracies:
+def from_runs(frame: pd.DataFrame, name: str, bench: Bench | None = None) -> Accuracies:
     """One recipe's accuracies out of run records (the columns of `store.RunRecord`), one row a class of networks that
-    are initialised alike. Raises NasRetrainError if the recipe's records differ in the initialisation."""
+    are initialised alike. Raises NasRetrainError if the recipe's records differ in the initialisation.
+
+    bench: whose cells they are of; by default NAS-Bench-201.
+    """
+    bench = bench or registry.default()
     conventions = {None if pd.isna(value) else value for value in frame["in_degree"]}
     if len(conventions) > 1:
         raise NasRetrainError(
@@ -196,9 +202,12 @@ def seeding_of(frame: pd.DataFrame) -> Seeding:
     return "nested" if "seeding" in frame and (frame["seeding"] == "nested").all() else "shared"
 
 
-def read_runs(path: Path | str, dataset: str, bench: Bench, recipe: str) -> Accuracies:
-    """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets."""
-    path = Path(path)
+def read_recipe(path: Path | str, dataset: str, recipe: str, bench: Bench | None = None) -> Accuracies:
+    """One recipe's accuracies from a runs.parquet of ours; raises NasRetrainError if it has none or several budgets.
+
+    bench: whose cells it has; by default NAS-Bench-201.
+    """
+    path, bench = Path(path), bench or registry.default()
     if not path.exists():
         raise NasRetrainError(f"There is no file {path}.")
     frame = plain_table.read_parquet(path)
@@ -228,16 +237,18 @@ def read_runs(path: Path | str, dataset: str, bench: Bench, recipe: str) -> Accu
     return from_runs(found, recipe, bench)
 
 
-def read_published(path: Path | str, dataset: str, bench: Bench, *, epochs: int, test_set: str) -> Accuracies:
+def read_published(
+    path: Path | str, dataset: str, bench: Bench | None = None, *, epochs: int = 200, test_set: str = "ori-test"
+) -> Accuracies:
     """Accuracies of every seed as the benchmark's authors published them.
 
-    path: a benchmark's one file (see `Bench.read_published_file`), or a folder of nats_bench with one
-    <index>.pickle.pbz2 a cell ("-simple"). epochs: which of the trainings, such as 12 or 200. test_set:
-    "ori-test" (all test images), or "x-valid" or "x-test" (a half each) where there are these. Reading takes minutes,
-    so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
+    bench: whose; by default NAS-Bench-201. path: its one file (see `Bench.read_published_file`), or a folder of
+    nats_bench with one <index>.pickle.pbz2 a cell ("-simple"). epochs: which of the trainings, such as 12 or 200.
+    test_set: "ori-test" (all test images), or "x-valid" or "x-test" (a half each) where there are these. Reading takes
+    minutes, so what was read is kept beside `path` as <name>.accuracies.parquet and used until `path` changes. Raises
     NasRetrainError for a damaged or foreign file, a folder without cells, and a choice that no cell has.
     """
-    path = Path(path)
+    path, bench = Path(path), bench or registry.default()
     table = _published_table(path, bench)
     here = table[table["dataset"] == published_name(bench, dataset)]
     chosen = here[(here["epochs"] == epochs) & (here["test_set"] == test_set)]
@@ -375,7 +386,7 @@ def _typed(value: object, kind: type[T]) -> T:
 def read(
     path: Path | str,
     dataset: str,
-    bench: Bench,
+    bench: Bench | None = None,
     *,
     recipe: str,
     column: str | None = None,
@@ -385,17 +396,17 @@ def read(
     """Accuracies of a benchmark's cells on a data set from any source: a NATS folder, or by its name a .pth, a
     runs.parquet of ours or a CSV.
 
-    recipe: which one to take from runs of ours. column: see `read_csv`. epochs, test_set: see
-    `read_published`.
+    bench: whose cells; by default NAS-Bench-201. recipe: which one to take from runs of ours. column: see `read_csv`.
+    epochs, test_set: see `read_published`.
     """
-    path = Path(path)
+    path, bench = Path(path), bench or registry.default()
     if path.is_dir() or path.suffix == ".pth":
         return read_published(path, dataset, bench, epochs=epochs, test_set=test_set)
     if path.suffix == ".parquet":
         if plain_table.is_plain(path):
             return _from_table(plain_table.read_parquet(path), path, dataset, bench, column)
         with safe_pickle.damage_reported(path):
-            return read_runs(path, dataset, bench, recipe)
+            return read_recipe(path, dataset, recipe, bench)
     if path.name.endswith((".csv", ".csv.gz", ".tsv")):
         return read_csv(path, dataset, bench, column)
     if not path.exists():

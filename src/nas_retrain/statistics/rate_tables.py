@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
@@ -92,16 +93,18 @@ class RateTable:
         )
 
 
-def read(path: Path | str, dataset: str, bench: Bench, column: str | None = None, recipe: str = "") -> RateTable:
+def read(
+    path: Path | str, dataset: str, bench: Bench | None = None, column: str | None = None, recipe: str = ""
+) -> RateTable:
     """The table at a path: NAS-HPO-Bench-II's folder, or a .csv, .csv.gz, .tsv or .parquet file with JAHS-Bench-201's
     table, any table of trainings or run records of ours with a search of every network's rate.
 
-    dataset, recipe: which of our own records. column: the accuracy's, see `plain_table.trainings`. Raises
-    NasRetrainError for what is missing, damaged, foreign or too little.
+    bench: whose cells; by default NAS-Bench-201. dataset, recipe: which of our own records. column: the accuracy's, see
+    `plain_table.trainings`. Raises NasRetrainError for what is missing, damaged, foreign or too little.
     """
+    path, bench = Path(path), bench or registry.default()
     if bench.rate_sources is None:
         raise NasRetrainError(f"There are no tables of {bench.title}'s trainings at several learning rates.")
-    path = Path(path)
     nas_hpo_bench, jahs_bench = bench.rate_sources
     if path.name in (nas_hpo_bench.TRAININGS, nas_hpo_bench.CELLS, nas_hpo_bench.PREDICTIONS):
         path = path.parent

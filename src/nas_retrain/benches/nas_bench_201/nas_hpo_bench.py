@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.benches.nas_bench_201 import space
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, shown
 from nas_retrain.files import safe_pickle
 from nas_retrain.files.safe_pickle import Pairs, Unpickler
 
@@ -145,7 +145,7 @@ def _hashes(path: Path) -> dict[str, str | int]:
         raise NasRetrainError(f"{path} holds no 'hash', the cells' hashes by their cellcodes. {_ADVICE}")
     for cellcode, its_hash in hashes.items():
         if not isinstance(cellcode, str) or not _CELLCODE.fullmatch(cellcode):
-            raise NasRetrainError(f"{path}: {_shown(cellcode)} is no cellcode like '0|22|310'. {_ADVICE}")
+            raise NasRetrainError(f"{path}: {shown(cellcode)} is no cellcode like '0|22|310'. {_ADVICE}")
         if type(its_hash) not in (str, int) or (type(its_hash) is int and its_hash.bit_length() > 63):
             raise NasRetrainError(f"{path}: the hash of {cellcode} is neither text nor a number. {_ADVICE}")
     return hashes
@@ -176,13 +176,6 @@ def _column(columns: Mapping[str, Any], name: str, path: Path) -> Pairs:
     return column
 
 
-def _shown(value: object) -> str:
-    """A value out of a file as it can be printed: what holds other values can be endless."""
-    if isinstance(value, tuple) and all(type(part) in (str, int, float) for part in value):
-        return f"({', '.join(map(_shown, value))})"
-    return repr(value)[:50] if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"
-
-
 class _Keys:
     """The keys of a column, (hash, learning rate, ...), and where each is in an array (hashes, rates, ...).
 
@@ -205,11 +198,11 @@ class _Keys:
         at = self._at if same else self._found(column.keys, self._values(column.keys))
         if not set(map(type, column.values)) <= {float, int}:
             odd = next(place for place, value in enumerate(column.values) if type(value) not in (float, int))
-            raise self._error(f"{name} of {_shown(column.keys[odd])} is {_shown(column.values[odd])}, no number")
+            raise self._error(f"{name} of {shown(column.keys[odd])} is {shown(column.values[odd])}, no number")
         accuracies = _floats(column.values)
         wrong = np.flatnonzero(~((accuracies >= 0) & (accuracies <= 100)))
         if len(wrong):
-            key = _shown(column.keys[wrong[0]])
+            key = shown(column.keys[wrong[0]])
             raise self._error(f"{name} of {key} is {accuracies[wrong[0]]:g}, and no percentage from 0 to 100")
         if len(accuracies) and accuracies.max() <= 1:
             raise self._error(f"{name} has no accuracy above 1; percentages are expected")
@@ -222,7 +215,7 @@ class _Keys:
         length = 1 + len(self._parts)
         if not keys or set(map(len, keys)) != {length}:
             odd = next((key for key in keys if len(key) != length), ())
-            raise self._error(f"the key {_shown(odd)} is not (hash, {', '.join(self._parts)})")
+            raise self._error(f"the key {shown(odd)} is not (hash, {', '.join(self._parts)})")
         columns = list(zip(*keys, strict=True))[1:]
         for part, column in zip(self._parts, columns, strict=True):
             if not set(map(type, column)) <= ({int, float} if part == "learning rate" else {int}):
@@ -241,7 +234,7 @@ class _Keys:
             raise self._error("a hash among the keys is neither text nor a number")
         hashes = [self._places.get(key[0], -1) for key in keys]
         if -1 in hashes:
-            raise self._error(f"{CELLS} has no cell with the hash {_shown(keys[hashes.index(-1)][0])}")
+            raise self._error(f"{CELLS} has no cell with the hash {shown(keys[hashes.index(-1)][0])}")
         at = np.array(hashes)
         for part, axis, column in zip(self._parts, self.axes, values, strict=True):
             place = np.minimum(np.searchsorted(axis, column), len(axis) - 1)
@@ -250,7 +243,7 @@ class _Keys:
             at = at * len(axis) + place
         repeated = np.flatnonzero(np.bincount(at) > 1)
         if len(repeated):
-            raise self._error(f"the key {_shown(keys[int(np.flatnonzero(at == repeated[0])[1])])} is there twice")
+            raise self._error(f"the key {shown(keys[int(np.flatnonzero(at == repeated[0])[1])])} is there twice")
         return at
 
     def _error(self, what: str) -> NasRetrainError:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.document import tell_stage, write_document
-from nas_retrain.reports.markup import bullets, escaped, write_csv
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.markup import write_csv
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
@@ -31,7 +32,7 @@ GAIN_SHOWN = [
 ]
 """The columns of these tables that the report shows; the files have all."""
 
-_EXPLORE = "[explore.html](explore.html) shows every cell to point at, filter and search, offline too."
+_EXPLORE = Markup("[explore.html](explore.html) shows every cell to point at, filter and search, offline too.")
 
 
 def write(
@@ -51,7 +52,7 @@ def write(
     write_tables(tables, folder)
     tell_stage("Figures")
     drawn = figures.draw_all(findings, folder / "figures")
-    text = "\n\n".join(_sections(findings, title, facts, drawn, attribution)) + "\n"
+    text = _text(findings, title, facts, drawn, attribution)
     write_document(folder, text, title, left_out=_EXPLORE)
     tell_stage("The page of all cells, explore.html")
     again = findings.ceiling
@@ -65,66 +66,29 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
             write_csv(table, temporary, float_format="%.6g")
 
 
-def _sections(
+def _text(
     findings: Findings, title: str, facts: Mapping[str, str], drawn: Sequence[str], attribution: pd.DataFrame | None
-) -> list[str]:
-    comparison = findings.comparison
-    original, retrained = escaped(comparison.original.name), escaped(comparison.retrained.name)
-    gains = findings.accuracy_gain
-    parts = [f"# {escaped(title)}", bullets(statements(findings))]
-    parts += [_EXPLORE]
-    parts += [f"![The three panels](figures/{drawn[0]}.png)"]
-    parts += [
-        f"*Left: each cell's accuracy, {retrained} against {original}. Middle: Kendall's tau-b among the top K % by "
-        f"{escaped(facts['top K % by'])}, with its interval, beside the noise ceiling. Right: spread among each side's "
-        f"own top K %. Intervals are 95 %, from resampled network classes, of which they take {FEWEST}.*",
-        "## Ranking change",
-        as_markdown(findings.ranking_change[RANKING_SHOWN]),
-        "*tau: Kendall's tau-b, with its 95 % interval. Noise ceiling: the mean tau if the true ranking were the same "
-        "on both sides and only the noise of training differed, each cell with as many trainings as it has, and 95 % "
-        "of such taus. Beyond noise: the ceiling less tau, with the interval that tau's leaves. p, adjusted: how often "
-        "training again gives a tau as low as the observed one, adjusted for there being several K. Where very many "
-        "networks are equally the best, a p-value of 0.05 may come up by chance in up to 20 % of cases. "
-        "tables/ranking_change.csv has more: Spearman's correlation, overlap, ties, and each side against its own "
-        "repetition.*",
-        "## Gains",
-        f"![Gains](figures/{drawn[1]}.png)",
-        as_markdown(gains.loc[gains["grouping"] != "learning_rate_factor", GAIN_SHOWN]),
-        "*Deciles are by the original accuracy, 1 is the weakest. Selection: the part of a decile's mean gain that "
-        "comes from sorting cells by an accuracy that holds noise. tables/accuracy_gain.csv has more: quantiles of the "
-        "gain, and groups by learning-rate factor.*",
-    ]
-    if attribution is not None and len(attribution) > 1:
-        parts += [
-            "## Where the gain comes from",
-            as_markdown(attribution),
-            f"*Mean gain of each recipe over {original} on the same cells, in points.*",
-        ]
-    parts += [
-        "## Spread among the best",
-        as_markdown(findings.performance_gap),
-        "*Standard deviation of accuracy among each side's own top K %, in points.*",
-        "## Largest moves",
-    ]
-    moves = findings.largest_moves
-    if len(moves):
-        parts += ["![Cells](figures/largest_moves.png)"] if "largest_moves" in drawn else []
-        parts += [
-            as_markdown(moves.groupby(moves["move"] > 0, sort=False).head(10).drop(columns="network_class")),
-            "*Ranks are from 1, the best. Noise: standard deviation of the move if the networks were merely trained "
-            f"again{f'; listed are moves of more than {BEYOND_NOISE:g} of these' if findings.ceiling else ''}. "
-            "Dotted edges lead nowhere.*",
-        ]
-    else:
-        parts += [f"No cell moved by more than {BEYOND_NOISE:g} standard deviations of what training again gives."]
-    parts += ["## Noise of training", escaped(_noise_text(findings))]
-    if len(findings.noise_levels):
-        parts += [
-            as_markdown(findings.noise_levels[findings.noise_levels["accuracy"].isna()].drop(columns="accuracy")),
-            "*Standard deviation of one training's accuracy, in points, pooled; by level: tables/noise.csv.*",
-        ]
-    parts += ["## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
-    return parts
+) -> str:
+    gains, moves, noise = findings.accuracy_gain, findings.largest_moves, findings.noise_levels
+    return render_markdown(
+        __package__,
+        title=title,
+        statements=statements(findings),
+        explore=_EXPLORE,
+        drawn=drawn,
+        original=findings.comparison.original.name,
+        retrained=findings.comparison.retrained.name,
+        fewest=FEWEST,
+        findings=findings,
+        ranking_change=findings.ranking_change[RANKING_SHOWN],
+        gains=gains.loc[gains["grouping"] != "learning_rate_factor", GAIN_SHOWN],
+        attribution=attribution,
+        moves=moves.groupby(moves["move"] > 0, sort=False).head(10).drop(columns="network_class"),
+        beyond_noise=f"{BEYOND_NOISE:g}",
+        noise=_noise_text(findings),
+        noise_levels=noise[noise["accuracy"].isna()].drop(columns="accuracy") if len(noise) else noise,
+        facts=facts,
+    )
 
 
 def _noise_text(findings: Findings) -> str:
