@@ -7,6 +7,7 @@ it where the settings that made a record are not at hand; nothing else takes the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 BASE_RATE = "base_rate"
 """What the search for the base rate is recorded as, and the name of what it finds."""
@@ -79,7 +80,44 @@ class RateGrid:
         return self.recipe
 
 
-Purpose = Recipe | Variant | RateSearch | RateGrid
+@dataclass(frozen=True)
+class Setup:
+    """What a training has otherwise than the settings say; None: as they say.
+
+    image_size: of the data set's images, in pixels. channels: of the network's first stage.
+    """
+
+    normalisation: Literal["batch", "none"] | None = None
+    weight_decay: float | None = None
+    image_size: int | None = None
+    channels: int | None = None
+
+
+AS_SET = Setup()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """To train a network in one arm of an experiment.
+
+    part: of the experiment; all trainings of a part have one setup and one number of epochs. arm: what is compared
+    within it. validated: whether accuracy and loss are measured on validation images instead of the test set.
+    tries_rate: whether the rate is one of a grid's, and so known from the start.
+    """
+
+    part: str
+    arm: str
+    validated: bool = False
+    tries_rate: bool = False
+    setup: Setup = AS_SET
+
+    @property
+    def recorded_as(self) -> str:
+        """Part and arm, which no recipe is named after."""
+        return f"{self.part}.{self.arm}"
+
+
+Purpose = Recipe | Variant | RateSearch | RateGrid | Trial
 
 
 def is_search(recorded_as: str) -> bool:

@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.purpose import SEARCH, is_search
+from nas_retrain.purpose import SEARCH, Setup, is_search
 from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
 from nas_retrain.theory.scaling import InDegree, Initialisation
@@ -373,6 +373,86 @@ class SensitivitySettings(_Section):
     base_rate_factors: Annotated[tuple[Rate, ...], OneOrMore, AfterValidator(_all_different)]
 
 
+class BaseRateDrawsSettings(GridSettings):
+    """The base network at each rate with each seed, after each number of epochs: how much the searched base rate is a
+    matter of luck."""
+
+    epochs: Annotated[tuple[Positive, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+
+
+class SurfaceSettings(GridSettings):
+    """Networks at each rate of a grid with each seed, under each initialisation, scored on validation images."""
+
+    classes: Annotated[int, Field(ge=2)]
+
+
+class ConfirmationSettings(_Section):
+    """Other networks, trained at the rates that the surface gave and scored on test images."""
+
+    classes: Annotated[int, Field(ge=2)]
+    seeds: Seeds
+
+
+class LongerSettings(ConfirmationSettings):
+    """The first of the confirmation's networks, trained longer."""
+
+    epochs: Positive
+    weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], OneOrMore, AfterValidator(_all_different)]
+
+
+class PlainSettings(_Section):
+    """How many networks of surface and confirmation are trained without BatchNorm too."""
+
+    surface_classes: Annotated[int, Field(ge=2)]
+    confirmation_classes: Annotated[int, Field(ge=2)]
+
+
+class LadderSettings(SurfaceSettings):
+    """The first of the surface's networks at other sizes: sides of images in pixels, and channels."""
+
+    sizes: tuple[tuple[Positive, Positive], ...]
+
+
+RuleShapeStage = Literal["base_rate", "surface", "confirmation", "longer", "plain", "ladder"]
+
+
+class RuleShapeSettings(_Section):
+    """The study of the shape of the learning-rate rule (configs/profile/rule_shape.yaml)."""
+
+    stages: Annotated[tuple[RuleShapeStage, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+    validation_images: Positive
+    base_rate: BaseRateDrawsSettings
+    surface: SurfaceSettings
+    confirmation: ConfirmationSettings
+    longer: LongerSettings
+    plain: PlainSettings
+    ladder: LadderSettings
+    exponents: Annotated[tuple[float, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
+    margin: Rate
+    tau_margin: Rate
+    permutations: Positive
+    draws: Positive
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RuleShapeSettings:
+        if not {0.0, 1.0} <= set(self.exponents):
+            raise ValueError("exponents must hold 0 (one rate for all) and 1 (the rule)")
+        if len(self.surface.seeds) < 2:
+            raise ValueError("surface.seeds: rankings are compared between seeds, so two at least are needed")
+        if set(self.surface.seeds) & (set(self.confirmation.seeds) | set(self.longer.seeds)):
+            raise ValueError("confirmation.seeds and longer.seeds must be none of surface.seeds, which chose the rates")
+        parts = {
+            "plain.surface_classes": (self.plain.surface_classes, self.surface.classes),
+            "ladder.classes": (self.ladder.classes, self.surface.classes),
+            "plain.confirmation_classes": (self.plain.confirmation_classes, self.confirmation.classes),
+            "longer.classes": (self.longer.classes, self.confirmation.classes),
+        }
+        for key, (wanted, there) in parts.items():
+            if wanted > there:
+                raise ValueError(f"{key}={wanted}: there are {there} networks to take them from")
+        return self
+
+
 class LocalSettings(_Section):
     """Training on this machine (configs/launcher/local.yaml)."""
 
@@ -521,8 +601,9 @@ class Settings(_Section):
     base_rate: BaseRateSettings
     own_rate: OwnRateSettings | None
     sensitivity: SensitivitySettings | None
+    rule_shape: RuleShapeSettings | None
     launcher: Annotated[LocalSettings | SlurmSettings, Field(discriminator="name")]
-    profile: Literal["full", "dry", "reference"]
+    profile: Literal["full", "dry", "reference", "rule_shape"]
     results_dir: UserPath
     data_dir: UserPath
     cells: Annotated[
@@ -563,6 +644,14 @@ class Settings(_Section):
                 f"own_rate.validation_images {own.validation_images} leaves nothing of the "
                 f"{self.dataset.train_images} training images"
             )
+        shape = self.rule_shape
+        if shape is not None and shape.validation_images >= self.dataset.train_images:
+            raise ValueError(
+                f"rule_shape.validation_images {shape.validation_images} leaves nothing of the "
+                f"{self.dataset.train_images} training images"
+            )
+        if shape is not None and own is not None and shape.validation_images != own.validation_images:
+            raise ValueError("rule_shape.validation_images and own_rate.validation_images must be the same")
         # With the search's seeds luck would be rewarded; with those of other recipes at the same rate, it would be the
         # same training, and its noise would pass for agreement.
         if own is not None and set(own.fresh_seeds) & (set(own.seeds) | set(self.seeds)):
@@ -580,6 +669,25 @@ class Settings(_Section):
         ):
             raise ValueError("sensitivity: leave out training.epochs and a factor of 1, which the recipes have already")
         return self
+
+    @property
+    def validation_images(self) -> int:
+        """How many training images are kept back, for trainings that are validated."""
+        asking = self.rule_shape or self.own_rate
+        return asking.validation_images if asking else 0
+
+    def under(self, setup: Setup) -> Settings:
+        """These settings with what a training has otherwise."""
+
+        def changed(section: _Section, **values: Any) -> _Section:  # noqa: ANN401 - of several keys
+            return section.model_copy(update={key: value for key, value in values.items() if value is not None})
+
+        parts = {
+            "network": changed(self.network, normalisation=setup.normalisation, channels=setup.channels),
+            "training": changed(self.training, weight_decay=setup.weight_decay),
+            "dataset": changed(self.dataset, image_size=setup.image_size),
+        }
+        return self.model_copy(update=parts)
 
     def identity(self, recipe: str) -> dict[str, Any]:
         """Everything that decides what a training of this recipe comes to, save the cell, the seed and the rate."""

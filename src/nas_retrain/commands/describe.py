@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nas_retrain.execution.cost import Cost
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
 from nas_retrain.plan.plan import Plan
+from nas_retrain.purpose import Trial
 from nas_retrain.rate_policy import ByRule, Grid
 from nas_retrain.settings import Settings, SlurmSettings
 from nas_retrain.trainings.training import Training
@@ -34,6 +36,7 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
         f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
         f"  base rate      {_base_rate(made, settings)}",
         *_own_rates(made, settings),
+        *_parts(made),
         f"  trainings      {number:,} wanted{searches}, {number - missing:,} stored, {missing:,} to do",
     ]
 
@@ -80,6 +83,12 @@ def _own_rates(made: Plan, settings: Settings) -> list[str]:
         f"  own rates      to be searched: {own.points} rates from {own.lowest:g} to {own.highest:g}, "
         f"{len(own.seeds)} seed(s), {settings.training.epochs} epoch(s) on each of {len(networks):,} network(s)"
     ]
+
+
+def _parts(made: Plan) -> list[str]:
+    """How many trainings each part of an experiment has; nothing if there is none."""
+    parts = Counter(training.purpose.part for training in made.everything if isinstance(training.purpose, Trial))
+    return [f"  parts          {', '.join(f'{part} {number:,}' for part, number in parts.items())}"] if parts else []
 
 
 def cost_here(cost: Cost, workers: int) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Sizes
+from nas_retrain.purpose import AS_SET, Setup
 from nas_retrain.settings import BenchSettings, Settings
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
@@ -70,7 +71,7 @@ def estimate(
     """
     connected = np.array([training.learning_rate is not None for training in trainings], dtype=bool)
     images_each = settings.dataset.images_per_epoch
-    work = _flops_of([training.cell for training in trainings], settings)
+    work = _work_of(trainings, settings)
     epochs = np.array([training.epochs for training in trainings])
     if not connected.any():
         return Cost(0, 0, 0, (0.0,) * len(trainings), 0.0, 0.0, "nothing to measure")
@@ -121,13 +122,27 @@ def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> N
     return np.array([_flops(int(cell), settings) for cell in different], dtype=float)[places]
 
 
+def _work_of(trainings: Sequence[Training], settings: Settings) -> NDArray[np.float64]:
+    """Multiply-accumulates of each training's network, for one image."""
+    work = np.zeros(len(trainings))
+    places: dict[Setup, list[int]] = {}
+    for place, training in enumerate(trainings):
+        places.setdefault(training.setup, []).append(place)
+    for setup, there in places.items():
+        work[there] = _flops_of([trainings[place].cell for place in there], settings.under(setup))
+    return work
+
+
 def _known_points(trainings: Sequence[Training], stored: StoredRuns, settings: Settings) -> NDArray[np.float64]:
     """Multiply-accumulates and seconds per image of stored trainings with the same settings, a row each."""
-    hashes = {training.config_hash for training in trainings}
-    speeds, cells = stored.column("images_per_second"), stored.column("cell")
-    same = np.isin(stored.column("config_hash"), list(hashes)) & (cells < registry.of(settings.bench).size)
-    known = same & (speeds > 0)
-    return np.column_stack([_flops_of(cells[known], settings), 1 / speeds[known]])
+    setups = {training.config_hash: training.setup for training in trainings}
+    hashes, speeds, cells = (stored.column(name) for name in ("config_hash", "images_per_second", "cell"))
+    usable = (cells < registry.of(settings.bench).size) & (speeds > 0)
+    points = [np.empty((0, 2))]
+    for setup in dict.fromkeys(setups.values()):
+        known = usable & np.isin(hashes, [one for one, its in setups.items() if its == setup])
+        points.append(np.column_stack([_flops_of(cells[known], settings.under(setup)), 1 / speeds[known]]))
+    return np.concatenate(points)
 
 
 def _measured_points(
@@ -140,21 +155,22 @@ def _measured_points(
     import torch
 
     ordered = [place for place in np.argsort(work) if trainings[place].learning_rate is not None]
-    cells = dict.fromkeys(trainings[ordered[int(q * (len(ordered) - 1))]].cell for q in (0.0, 0.5, 1.0))
+    chosen = [trainings[ordered[int(q * (len(ordered) - 1))]] for q in (0.0, 0.5, 1.0)]
+    networks = dict.fromkeys([(training.cell, training.setup) for training in chosen])
+    networks[registry.of(settings.bench).base_cell, AS_SET] = None
     # On the CPU few images will do, since its speed hardly depends on the batch.
     batch_size = settings.training.batch_size
     number = min(batch_size, 32) if device.type == "cpu" else MEASURED_STEPS * batch_size
-    data = made_up_images(settings, device, number)
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker trains
     try:
-        return np.array(
-            [
-                (float(_flops(cell, settings)), seconds_per_image(cell, settings, data))
-                for cell in [*cells, registry.of(settings.bench).base_cell]
-            ]
-        )
+        points = []
+        for cell, setup in networks:
+            its = settings.under(setup)
+            seconds = seconds_per_image(cell, its, made_up_images(its, device, number))
+            points.append((float(_flops(cell, its)), seconds))
+        return np.array(points)
     finally:
         torch.set_num_threads(threads)
 

@@ -39,7 +39,7 @@ from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.execution import devices, gpu_verdicts
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
-from nas_retrain.settings import Settings
+from nas_retrain.settings import DatasetSettings, Settings
 from nas_retrain.trainings.failures import first_line
 from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns
 from nas_retrain.trainings.training import Training
@@ -501,11 +501,10 @@ def _outcomes(connection: Connection, settings: Settings, place: Place, stopping
         devices.take(device, place.sharing)
 
         @cache
-        def data(*, validated: bool) -> batches.DeviceData:
-            kept_back = settings.own_rate.validation_images if validated and settings.own_rate else 0
-            return batches.load(settings.dataset, settings.data_dir, device, kept_back)
+        def data(dataset: DatasetSettings, kept_back: int) -> batches.DeviceData:
+            return batches.load(dataset, settings.data_dir, device, kept_back)
 
-        data(validated=False)
+        data(settings.dataset, 0)
     except NasRetrainError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without this worker
@@ -535,7 +534,8 @@ def _train_group(
     from nas_retrain.execution.train import Stopped, train
 
     try:
-        images = data(validated=group[0].validated)
+        settings = settings.under(group[0].setup)
+        images = data(settings.dataset, settings.validation_images if group[0].validated else 0)
         records = train(group, settings, images, checkpoint_path(group, settings), stopping.is_set)
     except Stopped:
         return Outcome("stopped")

@@ -411,12 +411,14 @@ def make_plan(settings: Settings, stored: StoredRuns, only: Collection[int] | No
     found = {which: outcome for which, outcome in outcomes.items() if outcome is not None}
     rates = {which: found[which].chosen.learning_rate if which in found else 1.0 for which in outcomes}
     base = next((rate for (search, _), rate in rates.items() if search == RateSearch(None)), settings.dataset.base_rate)
-    asked = _asked_for(settings, Found(base, rates, planned))
+    given = Found(base, rates, planned, stored)
+    search += [training for study in studies().values() for training in study.searches(settings, given)]
+    asked = _asked_for(settings, given)
     if settings.enough_tau is not None:
         asked = _deciding_seeds(asked, stored, settings.enough_tau)
         if only is not None:
             asked = [training for training in asked if training.network_class in only]
-            search = search_trainings(settings, only)
+            search = [training for training in search if training.network_class in only]
     everything = search + asked
     return Plan(
         search,
@@ -461,7 +463,7 @@ def _deciding_seeds(trainings: Sequence[Training], stored: StoredRuns, enough_ta
 
 
 def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]:
-    """Cut trainings, in their order, into groups of one network class and budget, of at most `together` members.
+    """Cut trainings, in their order, into groups of one network class, budget and setup, of at most `together` members.
 
     A disconnected cell's trainings have nothing to share and stay alone.
     """
@@ -476,6 +478,7 @@ def groups(trainings: Sequence[Training], together: int) -> list[list[Training]]
             and training.learning_rate is not None
             and (training.network_class, training.epochs) == (last.network_class, last.epochs)
             and (training.tries_rate, training.validated) == (last.tries_rate, last.validated)
+            and training.setup == last.setup
         ):
             found[-1].append(training)
         else:

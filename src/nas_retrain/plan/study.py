@@ -35,12 +35,13 @@ class Found:
     """What the searches for learning rates came to; while they are not over, 1 stands for a rate, for counting only.
 
     base_rate: of the learning-rate rule; None if no recipe follows it. only: the network classes to plan trainings of;
-    None: of all.
+    None: of all. stored: all records, for rates that a study finds itself (see `Study.searches`).
     """
 
     base_rate: float | None
     rates: Rates
     only: Collection[int] | None = None
+    stored: StoredRuns | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,15 @@ class Study:
     write: write reports, tables and figures of what was found below the results folder; returns what to tell at the
     end: the main findings in two or three sentences, and the files to open (see `reports.document.closing_lines`).
     by_command: whether it looks at records only if its own command is given, and not whenever trainings are done.
+    searches: those of its trainings that decide the rates of others of them. They are done first; while they are not
+    all stored, `trainings` may have 1 in the place of a rate.
     """
 
     trainings: Callable[[Settings, Found], list[Training]]
     analyse: Callable[[Records, Settings], Any]
     write: Callable[[Any, Path], list[str]]
     by_command: bool = False
+    searches: Callable[[Settings, Found], list[Training]] = lambda _settings, _found: []
 
 
 def no_trainings(settings: Settings, found: Found) -> list[Training]:  # noqa: ARG001 - as every study is asked

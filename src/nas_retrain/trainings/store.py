@@ -60,7 +60,8 @@ class RunRecord:
 
     learning_rate is None for a disconnected cell, in_degree None under stock initialisation. A diverged training and
     a disconnected cell have no losses and the accuracy of chance. Under <recipe>_search of a recipe with a rate for
-    each network, test_loss and test_accuracy are of validation images. gradient_norm: of the first step's gradient;
+    each network, and in the parts of a study that try a grid of rates, test_loss and test_accuracy are of validation
+    images. gradient_norm: of the first step's gradient;
     relative_gradient: the root mean square over layers of its norm as a share of the weights' (neither depends on the
     learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
     seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".

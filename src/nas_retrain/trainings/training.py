@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from nas_retrain.purpose import Purpose, RateGrid, RateSearch, Variant
+from nas_retrain.purpose import AS_SET, Purpose, RateGrid, RateSearch, Setup, Trial, Variant
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import RunKey
@@ -63,13 +63,20 @@ class Training:
     @property
     def tries_rate(self) -> bool:
         """Whether its rate is one of a grid's, and so known before any search is over."""
+        if isinstance(self.purpose, Trial):
+            return self.purpose.tries_rate
         return isinstance(self.purpose, RateSearch | RateGrid)
 
     @property
     def validated(self) -> bool:
         """Whether accuracy and loss are measured on validation images instead of the test set (see
         `OwnRateSettings`)."""
-        return isinstance(self.purpose, RateSearch) and self.purpose.validated
+        return isinstance(self.purpose, RateSearch | Trial) and self.purpose.validated
+
+    @property
+    def setup(self) -> Setup:
+        """What it has otherwise than the settings say."""
+        return self.purpose.setup if isinstance(self.purpose, Trial) else AS_SET
 
     @property
     def key(self) -> RunKey:

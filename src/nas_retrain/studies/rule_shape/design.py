@@ -1,0 +1,301 @@
+"""The trainings of each stage, and the rates that the surface gives the later ones.
+
+| part | networks | rates |
+| --- | --- | --- |
+| base_rate_<epochs> | the base network | a grid |
+| surface | some | a grid |
+| confirmation | others | one rate, the rule's, the rule's permuted, with the scalars that the surface gives |
+| longer_<weight decay> | the first of these | one rate and the rule's, with the same scalars |
+| plain_surface, plain_confirmation | the first of both | likewise, without BatchNorm |
+| ladder_<pixels>_<channels> | the first of the surface's | a grid |
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nas_retrain.benches import registry
+from nas_retrain.plan.plan import has_constants
+from nas_retrain.plan.study import Found
+from nas_retrain.purpose import AS_SET, Setup, Trial
+from nas_retrain.settings import GridSettings, RuleShapeSettings, Settings, digest
+from nas_retrain.statistics.accuracy_grid import best_places
+from nas_retrain.statistics.rankings import Floats
+from nas_retrain.statistics.response_surface import Curves
+from nas_retrain.theory.scaling import Initialisation, learning_rate_factor
+from nas_retrain.trainings.store import StoredRuns
+from nas_retrain.trainings.training import Training
+
+INITIALISATIONS: tuple[Initialisation, ...] = ("stock", "source")
+"""PyTorch's and the paper's, as its experiments had it."""
+
+ONE_RATE, RULE, PERMUTED = "one_rate", "rule", "permuted"
+ARMS = (ONE_RATE, RULE, PERMUTED)
+
+SURFACE, CONFIRMATION = "surface", "confirmation"
+PLAIN = Setup(normalisation="none")
+
+WAITING = 1.0
+"""Stands for a rate that the surface has not given yet, for counting only."""
+
+
+def asked_for(settings: Settings) -> RuleShapeSettings:
+    """The study's settings, of a run that asks for it."""
+    assert settings.rule_shape is not None
+    return settings.rule_shape
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The network classes of the study; no network is in both parts."""
+
+    surface: tuple[int, ...]
+    confirmation: tuple[int, ...]
+
+
+def networks(settings: Settings) -> Networks:
+    """Those that are drawn at random with `sample_seed`."""
+    shape = asked_for(settings)
+    first = shape.surface.classes
+    drawn = registry.of(settings.bench).sample(first + shape.confirmation.classes, settings.sample_seed)
+    return Networks(drawn[:first], drawn[first:])
+
+
+def log_factors(settings: Settings, cells: Sequence[int]) -> Floats:
+    """The logarithms to base 2 of the factors that the paper's rule gives networks."""
+    space = registry.of(settings.bench)
+    return np.array(
+        [
+            math.log2(learning_rate_factor(space.graph_at(cell), space.base, depth_offset=settings.bench.depth_offset))
+            for cell in cells
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """What a surface says of the confirmation's rates, as logarithms to base 2: for each arm the geometric mean of the
+    rates at which accuracy is best, and what to take off the logarithms of factors so that they are relative to it."""
+
+    mean: Mapping[str, float]
+    offset: float
+
+    def rates(self, arm: str, factors: Floats) -> list[float]:
+        """The rate of each network, given the logarithms of their factors, permuted where the arm is."""
+        relative = np.zeros(len(factors)) if arm == ONE_RATE else factors - self.offset
+        return [float(f"{2.0**value:.4g}") for value in self.mean[arm] + relative]
+
+
+def scalars(curves: Curves, factors: Floats) -> Scalars:
+    """Each arm's scalar, tuned on all networks of a surface.
+
+    factors: the logarithms of the factors of the surface's networks. The permuted arm's scalar is best on average over
+    all permutations.
+    """
+    means = {
+        ONE_RATE: curves.accuracy.mean(0),
+        RULE: curves.by_scalar(factors).mean(0),
+        PERMUTED: curves.by_scalar_if_permuted(factors),
+    }
+    tuned = {arm: float(curves.logarithms[int(best_places(mean[None])[0])]) for arm, mean in means.items()}
+    return Scalars(tuned, float(factors.mean()))
+
+
+def permuted(values: Floats, seed: int) -> Floats:
+    """The values handed to the wrong networks, the same at each call."""
+    order = list(range(len(values)))
+    random.Random(seed).shuffle(order)
+    return values[order]
+
+
+class Design:
+    """The trainings of all stages."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.shape, self.networks = settings, asked_for(settings), networks(settings)
+        self._identity, self._hash = cache(self._identity_of), cache(self._hash_of)
+
+    def wanted(self, *stages: str) -> bool:
+        """Whether one of these stages is asked for."""
+        return bool({*stages} & {*self.shape.stages})
+
+    def surface(self, initialisations: Iterable[Initialisation] = INITIALISATIONS, *, plain: bool) -> list[Training]:
+        """The networks with BatchNorm or without at each rate."""
+        name, cells, setup = SURFACE, self.networks.surface, AS_SET
+        if plain:
+            name, cells, setup = f"plain_{SURFACE}", cells[: self.shape.plain.surface_classes], PLAIN
+        return self._grid(name, cells, self.shape.surface, self.settings.training.epochs, setup, initialisations)
+
+    def searches(self) -> list[Training]:
+        """Those of which later ones take their rates."""
+        with_norm = self.surface(plain=False) if self.wanted("surface", "confirmation", "longer") else []
+        return with_norm + (self.surface(plain=True) if self.wanted("plain") else [])
+
+    def base_rate(self, epochs: int) -> list[Training]:
+        """The base network at each rate, trained so long; its accuracies are of validation images."""
+        cell = registry.of(self.settings.bench).base_cell
+        return self._grid(f"base_rate_{epochs}", [cell], self.shape.base_rate, epochs, AS_SET, INITIALISATIONS)
+
+    def ladder(self, image_size: int, channels: int) -> list[Training]:
+        """Networks of one size at each rate."""
+        grid, setup = self.shape.ladder, Setup(image_size=image_size, channels=channels)
+        cells = self.networks.surface[: grid.classes]
+        name = ladder_part(image_size, channels)
+        return self._grid(name, cells, grid, self.settings.training.epochs, setup, INITIALISATIONS[:1])
+
+    def confirmation(self, stored: StoredRuns | None, *, plain: bool) -> list[Training]:
+        """All arms on other networks."""
+        name, number, setup = CONFIRMATION, self.shape.confirmation.classes, AS_SET
+        if plain:
+            name, number, setup = f"plain_{CONFIRMATION}", self.shape.plain.confirmation_classes, PLAIN
+        rates = self._rates(stored, plain=plain)
+        seeds, epochs = self.shape.confirmation.seeds, self.settings.training.epochs
+        return list(self._arms(name, number, seeds, epochs, setup, rates))
+
+    def longer(self, stored: StoredRuns | None, weight_decay: float) -> list[Training]:
+        """One rate and the rule, trained longer."""
+        longer, setup = self.shape.longer, Setup(weight_decay=weight_decay)
+        rates = {arm: rates for arm, rates in self._rates(stored, plain=False).items() if arm[1] != PERMUTED}
+        name = longer_part(weight_decay)
+        return list(self._arms(name, longer.classes, longer.seeds, longer.epochs, setup, rates))
+
+    def trainings(self, stored: StoredRuns | None) -> list[Training]:
+        """All trainings of the stages that are asked for, beside `searches`."""
+        shape, found = self.shape, list[Training]()
+        if self.wanted("base_rate"):
+            found += [training for epochs in shape.base_rate.epochs for training in self.base_rate(epochs)]
+        if self.wanted("confirmation"):
+            found += self.confirmation(stored, plain=False)
+        if self.wanted("longer"):
+            found += [training for decay in shape.longer.weight_decays for training in self.longer(stored, decay)]
+        if self.wanted("plain"):
+            found += self.confirmation(stored, plain=True)
+        if self.wanted("ladder"):
+            found += [training for size in shape.ladder.sizes for training in self.ladder(*size)]
+        return found
+
+    def scalars(self, stored: StoredRuns | None, initialisation: Initialisation, *, plain: bool) -> Scalars | None:
+        """What the surface gives under an initialisation; None while any of its trainings is missing."""
+        trainings = self.surface([initialisation], plain=plain)
+        if stored is None or any(training.key not in stored for training in trainings):
+            return None
+        rows = [stored.rows[training.key] for training in trainings]
+        grid = self.shape.surface
+        accuracies = stored.column("test_accuracy")[rows].reshape(-1, grid.points, len(grid.seeds))
+        cells = list(dict.fromkeys(training.cell for training in trainings))
+        return scalars(Curves.of(np.array(grid.grid), accuracies.mean(2)), log_factors(self.settings, cells))
+
+    def _rates(self, stored: StoredRuns | None, *, plain: bool) -> dict[tuple[Initialisation, str], list[float]]:
+        """The rate of each of the confirmation's networks in each arm."""
+        cells = self.networks.confirmation
+        if plain:
+            cells = cells[: self.shape.plain.confirmation_classes]
+        factors = log_factors(self.settings, cells)
+        wrong = permuted(factors, self.settings.analysis.seed)
+        rates = {}
+        for initialisation in INITIALISATIONS:
+            found = self.scalars(stored, initialisation, plain=plain)
+            for arm in ARMS:
+                given = found.rates(arm, wrong if arm == PERMUTED else factors) if found else [WAITING] * len(cells)
+                rates[initialisation, arm] = given
+        return rates
+
+    def _grid(
+        self,
+        part: str,
+        cells: Sequence[int],
+        grid: GridSettings,
+        epochs: int,
+        setup: Setup,
+        initialisations: Iterable[Initialisation],
+    ) -> list[Training]:
+        wanted = tuple(initialisations)
+        return [
+            self._training(
+                Trial(part, initialisation, validated=True, tries_rate=True, setup=setup),
+                cell, seed, epochs, rate, initialisation,
+            )
+            for cell in cells
+            for initialisation in wanted
+            for rate in grid.grid
+            for seed in grid.seeds
+        ]  # fmt: skip
+
+    def _arms(
+        self,
+        part: str,
+        number: int,
+        seeds: Sequence[int],
+        epochs: int,
+        setup: Setup,
+        rates: Mapping[tuple[Initialisation, str], Sequence[float]],
+    ) -> Iterator[Training]:
+        for place, cell in enumerate(self.networks.confirmation[:number]):
+            for (initialisation, arm), of_arm in rates.items():
+                trial = Trial(part, f"{initialisation}_{arm}", setup=setup)
+                for seed in seeds:
+                    yield self._training(trial, cell, seed, epochs, of_arm[place], initialisation)
+
+    def _training(
+        self, trial: Trial, cell: int, seed: int, epochs: int, rate: float, initialisation: Initialisation
+    ) -> Training:
+        settings = self.settings
+        return Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            purpose=trial,
+            cell=cell,
+            arch=registry.of(settings.bench).arch_at(cell),
+            network_class=cell,
+            seed=seed,
+            epochs=epochs,
+            learning_rate=rate,
+            initialisation=initialisation,
+            config_hash=self._hash(
+                trial.setup, trial.validated, epochs, rate, initialisation, has_constants(settings, cell)
+            ),
+        )
+
+    def _hash_of(
+        self, setup: Setup, validated: bool, epochs: int, rate: float, initialisation: Initialisation, constants: bool
+    ) -> str:
+        found = self._identity(setup, validated, epochs, constants)
+        return digest(found | {"recipe": {"learning_rate": rate, "initialisation": initialisation}})
+
+    def _identity_of(self, setup: Setup, validated: bool, epochs: int, constants: bool) -> dict[str, Any]:
+        found = self.settings.under(setup).identity(next(iter(self.settings.recipes)))
+        found["training"] |= {"epochs": epochs}
+        if validated:
+            found["validation_images"] = self.shape.validation_images
+        return found | ({"constants": True} if constants else {})
+
+
+def longer_part(weight_decay: float) -> str:
+    """What the longer trainings with this weight decay are recorded as."""
+    return f"longer_{weight_decay:g}"
+
+
+def ladder_part(image_size: int, channels: int) -> str:
+    """What the trainings of this size are recorded as."""
+    return f"ladder_{image_size}_{channels}"
+
+
+def _of(trainings: list[Training], only: Collection[int] | None) -> list[Training]:
+    return trainings if only is None else [training for training in trainings if training.network_class in only]
+
+
+def searches(settings: Settings, found: Found) -> list[Training]:
+    """The surfaces, whose scalars the confirmation's rates are made with."""
+    return [] if settings.rule_shape is None else _of(Design(settings).searches(), found.only)
+
+
+def trainings(settings: Settings, found: Found) -> list[Training]:
+    """The other trainings of every stage; rates that wait for a surface are 1."""
+    return [] if settings.rule_shape is None else _of(Design(settings).trainings(found.stored), found.only)

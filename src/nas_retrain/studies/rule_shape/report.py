@@ -1,0 +1,231 @@
+"""The study's tables, its one figure and its report, which says first what holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nas_retrain.reports.document import write_document
+from nas_retrain.reports.markup import bullets
+from nas_retrain.reports.tables import as_markdown
+from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
+from nas_retrain.studies.comparison.report import write_tables
+from nas_retrain.studies.rule_shape.findings import Findings
+
+FOLDER = "rule_shape"
+TITLE = "Does the shape of the learning-rate rule help?"
+
+NORMALISATION = {"batch": "with BatchNorm", "none": "without BatchNorm"}
+INITIALISATION = {"stock": "PyTorch's initialisation", "source": "the paper's initialisation"}
+
+
+def write(found: Findings, folder: Path) -> Path:
+    """Write tables/*.csv, figures/gain_by_exponent.*, report.md and report.html to rule_shape below `folder`; returns
+    the path of report.html. Raises NasRetrainError if the folder cannot be written."""
+    folder = folder / FOLDER
+    write_tables(found.tables, folder)
+    with rc_context(STYLE):
+        save(figure_of_exponents(found.tables["exponents"]), folder / "figures", "gain_by_exponent")
+    write_document(folder, "\n\n".join(_sections(found)) + "\n", TITLE)
+    return folder / "report.html"
+
+
+def statements(found: Findings) -> list[str]:
+    """What holds, in sentences, that of the hypotheses first; each follows from an interval of a table."""
+    tables, said = found.tables, list[str]()
+    if "hypotheses" in tables:
+        said += [_of_hypothesis(row) for _, row in tables["hypotheses"].iterrows()]
+    said += [
+        _of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"], sort=False)
+    ]
+    if "procedure" in tables:
+        said += [_of_procedure(row) for _, row in tables["procedure"].iterrows()]
+    if "base_rates" in tables:
+        said += [
+            _of_base_rate(rows) for _, rows in tables["base_rates"].groupby(["initialisation", "epochs"], sort=False)
+        ]
+    if "longer" in tables:
+        said += [_of_longer(row) for _, row in tables["longer"].iterrows()]
+    if "ladder" in tables:
+        said += [_of_size(row) for _, row in tables["ladder"].iterrows()]
+    return said
+
+
+Row = Any
+"""A row of a table: its values by column."""
+
+
+def _interval(row: Row, name: str) -> str:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return f"{value:+.2f}" if np.isnan(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _of_hypothesis(row: Row) -> str:
+    unit = "points of accuracy" if row["unit"] == "points" else "of Kendall's tau"
+    verdicts = {
+        "better": "a gain beyond doubt",
+        "worse": "a loss beyond doubt",
+        "within the margin": f"no difference to speak of: within {row['margin']:g}",
+        "better, within the margin": f"a gain beyond doubt, but within {row['margin']:g}",
+        "worse, within the margin": f"a loss beyond doubt, but within {row['margin']:g}",
+        "open": f"undecided: neither beyond doubt nor within {row['margin']:g}",
+    }
+    return (
+        f"{row['hypothesis']}, {row['claim']}: {_interval(row, 'difference')} {unit} on {row['networks']} networks "
+        f"(p = {row['p_holm']:.3g} after Holm), which is {verdicts[row['verdict']]}."
+    )
+
+
+def _of_surface(rows: pd.DataFrame) -> str:
+    first, best = rows.iloc[0], rows.iloc[int(rows["gain"].argmax())]
+    rule = rows[rows["exponent"] == 1].iloc[0]
+    inside = rule["permuted_low"] <= rule["gain"] <= rule["permuted_high"]
+    return (
+        f"{_where(first)}, with every scalar tuned, the rule gains {_interval(rule, 'gain')} points of validation "
+        f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}, so "
+        f"the rule is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried "
+        f"is {best['exponent']:g}, with {_interval(best, 'gain')}."
+    )
+
+
+def _where(row: Row) -> str:
+    return f"{NORMALISATION[row['normalisation']].capitalize()} under {INITIALISATION[row['initialisation']]}".replace(
+        "batchnorm", "BatchNorm"
+    )
+
+
+def _of_procedure(row: Row) -> str:
+    return (
+        f"The paper's procedure, whose base rate three seeds find after {_epochs(row)} under "
+        f"{INITIALISATION[row['initialisation']]}, gives {_interval(row, 'over_benchmark')} points over the "
+        f"benchmark's rate under PyTorch's initialisation, and {_interval(row, 'over_tuned')} over the best one rate; "
+        "the interval is of a single such search."
+    )
+
+
+def _epochs(row: Row) -> str:
+    return "one epoch" if row["epochs"] == 1 else f"{row['epochs']} epochs"
+
+
+def _of_base_rate(rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    often = rows[rows["share"] >= 0.01].sort_values("share", ascending=False)
+    found = ", ".join(f"{row['learning_rate']:g} in {row['share']:.0%}" for _, row in often.iterrows())
+    best = rows.iloc[int(rows["mean_loss"].argmin())]
+    return (
+        f"Searches with three seeds after {_epochs(first)} under {INITIALISATION[first['initialisation']]} "
+        f"find the base rate {found}; all {first['seeds']} seeds together find {best['learning_rate']:g}."
+    )
+
+
+def _of_longer(row: Row) -> str:
+    decay = row["part"].removeprefix("longer_")
+    return (
+        f"Trained longer with a weight decay of {decay}, the rule less one rate under "
+        f"{INITIALISATION[row['initialisation']]} comes to {_interval(row, 'difference')} points of test accuracy on "
+        f"{row['networks']} networks."
+    )
+
+
+def _of_size(row: Row) -> str:
+    return (
+        f"At {row['image_size']:.0f}x{row['image_size']:.0f} pixels and {row['channels']:.0f} channels the rule gains "
+        f"{_interval(row, 'over_one_rate')} points over one rate and {_interval(row, 'over_permuted')} over permuted "
+        f"factors, on {row['networks']:.0f} networks."
+    )
+
+
+def _sections(found: Findings) -> list[str]:
+    tables = found.tables
+    parts = [
+        f"# {TITLE}",
+        bullets(statements(found)),
+        "![Gain over one rate by exponent](figures/gain_by_exponent.png)",
+        "*Points of validation accuracy gained over one rate for all networks, where a network's rate is m times the "
+        "rule's factor to the power of alpha: 0 is one rate, 1 is the rule, and negative values turn it round. m is "
+        "tuned for every alpha, on one half of the networks, and judged on the other. Bars: 95 % intervals. Grey: 95 % "
+        "of what the same factors do when they are handed to the wrong networks. A curve within the grey says that it "
+        "does not matter which network gets which rate.*",
+    ]
+    titles = {
+        "hypotheses": (
+            "Hypotheses",
+            "difference: on test images of networks of which no rate was chosen (H5: on the surface), mean over seeds. "
+            "p_value: by flipping the signs of networks' differences (H5: by resampling networks); p_holm: adjusted "
+            "for six hypotheses. equivalent: the 90 % interval lies within the margin.",
+        ),
+        "arms": ("Test accuracy of every arm", "Percent, on average over networks and seeds."),
+        "exponents": (
+            "Exponents",
+            "scalar: the geometric mean of the rates that is best on all networks. outside: the share of rates that "
+            "lie beyond the grid, where its last rate stands for them.",
+        ),
+        "rules": (
+            "Other rules on the same surface",
+            "gain: over one rate. over_permuted: over the rule's own factors in the wrong networks. p_value: how often "
+            "a permutation gains as much; p_holm: adjusted for the number of rules.",
+        ),
+        "procedure": ("The paper's procedure", "On average over the base rates that three seeds find."),
+        "base_rates": ("The base rate as a distribution", "share: of searches with three seeds that find this rate."),
+        "longer": ("Trained longer", "Points of test accuracy, the rule less its rival."),
+        "ladder": ("Larger images and networks", "The same networks at every size."),
+    }
+    for name, (title, legend) in titles.items():
+        if name in tables:
+            parts += [f"## {title}", as_markdown(_ordered(tables[name])), f"*{legend} Brackets: 95 %.*"]
+    if found.facts:
+        parts += ["## Made with", bullets(f"{name}: {value}" for name, value in found.facts.items())]
+    return parts
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """With what a row is about first."""
+    about = [name for name in ("normalisation", "initialisation") if name in table]
+    return table[[*about, *table.columns.drop(about)]]
+
+
+def figure_of_exponents(exponents: pd.DataFrame) -> Figure:
+    """Gain over exponent 0 by exponent: a panel with BatchNorm and one without, a curve for each initialisation."""
+    panels = [name for name in NORMALISATION if (exponents["normalisation"] == name).any()]
+    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.6), layout="constrained")
+    for place, name in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        _draw(axes, exponents[exponents["normalisation"] == name])
+        axes.set_title(NORMALISATION[name].capitalize().replace("batchnorm", "BatchNorm"))
+        axes.set_xlabel("$\\alpha$: rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$")
+        if place == 0:
+            axes.set_ylabel("accuracy gained over one rate for all (points)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle("Do rates that follow the rule do better than one rate, and than the rule's rates permuted?")
+    return figure
+
+
+def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    for initialisation, colour, hatch, shift in (("stock", BLUE, "///", -0.015), ("source", ORANGE, "\\\\\\", 0.015)):
+        rows = exponents[exponents["initialisation"] == initialisation].sort_values("exponent")
+        if not len(rows):
+            continue
+        x = rows["exponent"].to_numpy(dtype=float)
+        gain, ends = (rows[["gain", "gain_low", "gain_high"]].to_numpy(dtype=float)[:, part] for part in (0, [1, 2]))
+        name = INITIALISATION[initialisation]
+        axes.fill_between(
+            x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
+            facecolor=(0.5, 0.5, 0.5, 0.18), edgecolor=colour, linewidth=0.4, hatch=hatch, alpha=0.5,
+            label=f"the same rates handed to the wrong networks, {name}",
+        )  # fmt: skip
+        away = np.abs(ends - gain[:, None]).T
+        axes.errorbar(
+            x + shift, gain, yerr=away, fmt="-o", color=colour, markersize=4, linewidth=1.4, elinewidth=0.9, label=name
+        )
+    for exponent in (0, 1):
+        axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
+    axes.annotate("the rule", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
+    axes.annotate("one rate", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")

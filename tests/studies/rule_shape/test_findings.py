@@ -1,0 +1,151 @@
+"""The study's findings on records of trainings that were made up, with a truth that is known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas_retrain.commands.command_line import compose
+from nas_retrain.plan.plan import make_plan
+from nas_retrain.plan.study import NothingYet, Records
+from nas_retrain.purpose import Trial
+from nas_retrain.settings import Settings
+from nas_retrain.studies.rule_shape import design, findings, report
+from nas_retrain.studies.rule_shape.findings import Findings, Surface
+from nas_retrain.studies.rule_shape.study import STUDY
+from nas_retrain.trainings.store import RunRecord, StoredRuns
+from nas_retrain.trainings.training import Training
+from tests.studies.rule_shape.simulated import recorded
+
+SMALL = (
+    "profile=rule_shape",
+    "dataset=fashion_mnist",
+    "launcher=local",
+    "rule_shape.surface.classes=60",
+    "rule_shape.confirmation={classes: 60, seeds: [111, 222]}",
+    "rule_shape.longer.classes=20",
+    "rule_shape.plain={surface_classes: 40, confirmation_classes: 40}",
+    "rule_shape.base_rate.seeds=[1,2,3,4,5,6]",
+    "rule_shape.exponents=[-1, 0, 1, 2]",
+    "rule_shape.permutations=100",
+    "rule_shape.draws=400",
+)
+
+
+def made_up(settings: Settings, alpha: dict[str, float], better_by: float = 0.0) -> Records:
+    """Records of the whole study. The best rate of a network goes with the factor to the power of alpha, given by
+    normalisation; the paper's initialisation is better by so many points."""
+    random = np.random.default_rng(0)
+    centre = float(design.log_factors(settings, design.networks(settings).surface).mean())
+    own: dict[int, float] = {}
+
+    def record(training: Training) -> RunRecord:
+        if not isinstance(training.purpose, Trial):
+            return recorded(training, 0.0)
+        rate = math.log2(training.learning_rate or 1)
+        if training.purpose.part.startswith("base_rate"):
+            return recorded(training, 0.0, 1 + 0.02 * (rate - math.log2(0.215)) ** 2 + abs(random.normal(0, 0.01)))
+        (factor,) = design.log_factors(settings, [training.cell]) - centre
+        best = math.log2(0.05) + alpha[training.setup.normalisation or "batch"] * factor
+        level = own.setdefault(training.cell, random.normal(5, 1))
+        gain = better_by if training.initialisation == "source" else 0.0
+        return recorded(training, level + gain - 1.0 * (rate - best) ** 2 + random.normal(0, 0.3))
+
+    surface = [record(training) for training in make_plan(settings, StoredRuns.of([])).search]
+    rest = make_plan(settings, StoredRuns.of(surface)).asked
+    stored = StoredRuns.of([*surface, *map(record, rest)])
+    return Records(make_plan(settings, stored).everything, stored)
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return compose(*SMALL)
+
+
+@pytest.fixture(scope="module")
+def with_rule(settings: Settings) -> Findings:
+    """Where the rule is right without BatchNorm alone, and the paper's initialisation is better by a point."""
+    found = STUDY.analyse(made_up(settings, {"batch": 0.0, "none": 1.0}, better_by=1.0), settings)
+    assert isinstance(found, Findings)
+    return found
+
+
+def test_the_hypotheses_find_what_was_planted_and_nothing_else(with_rule: Findings) -> None:
+    table = with_rule.tables["hypotheses"].set_index("hypothesis")
+    assert list(table.index) == ["H1", "H2", "H3", "H4", "H5", "H6"]
+    assert table.loc["H4", "verdict"] == "better"
+    assert table.loc["H4", "difference_low"] < 1 < table.loc["H4", "difference_high"]
+    assert table.loc["H6", "verdict"] == "better"
+    # With BatchNorm spread-out rates cost accuracy, and those of permuted factors as much.
+    assert (table.loc[["H1", "H2"], "difference"] < 0).all()
+    assert "better" not in table.loc["H3", "verdict"]
+    assert (table["p_holm"] >= table["p_value"]).all()
+    assert (table["difference_low"] <= table["difference"]).all()
+    assert (table["difference"] <= table["difference_high"]).all()
+
+
+def test_the_best_exponent_is_the_planted_one(with_rule: Findings) -> None:
+    for (normalisation, _), rows in with_rule.tables["exponents"].groupby(["normalisation", "initialisation"]):
+        best = rows.loc[rows["gain"].idxmax()]
+        assert best["exponent"] == {"batch": 0, "none": 1}[str(normalisation)]
+        none = rows[rows["exponent"] == 0].iloc[0]
+        assert none[["gain", "gain_low", "gain_high", "permuted_low", "permuted_high"]].abs().max() < 1e-9
+        rule = rows[rows["exponent"] == 1].iloc[0]
+        outside = rule["gain"] > rule["permuted_high"]
+        assert outside == (normalisation == "none")
+    rules = with_rule.tables["rules"]
+    papers = rules[(rules["rule"] == "the paper's")].set_index(["normalisation", "initialisation"])
+    assert (papers.loc["none", "p_holm"] < 0.05).all()
+    assert (papers.loc["none", "over_permuted_low"] > 0).all()
+
+
+def test_the_procedure_is_averaged_over_the_base_rates_that_three_seeds_find(with_rule: Findings) -> None:
+    shares = with_rule.tables["base_rates"].groupby(["initialisation", "epochs"])["share"].sum()
+    assert shares.to_numpy() == pytest.approx(np.ones(6))
+    row = with_rule.tables["procedure"].iloc[0]
+    assert row["over_tuned_low"] < row["over_tuned"] < row["over_tuned_high"]
+    # A single search is less sure than the networks alone would say, so the interval is wide.
+    assert row["over_tuned_high"] - row["over_tuned_low"] > 0.1
+
+
+def test_hypotheses_are_judged_by_means_of_networks(settings: Settings) -> None:
+    records = made_up(settings, {"batch": 1.0, "none": 0.0})
+    found = STUDY.analyse(records, settings)
+    frame = records.frame(Trial)
+    frame = frame.assign(part=[one.part for one in frame["purpose"]], arm=[one.arm for one in frame["purpose"]])
+    ours = frame[frame["part"] == "confirmation"].pivot_table(index="cell", columns="arm", values="test_accuracy")
+    expected = (ours["stock_rule"] - ours["stock_one_rate"]).mean()
+    table = found.tables["hypotheses"].set_index("hypothesis")
+    assert table.loc["H1", "difference"] == pytest.approx(expected)
+    assert table.loc["H1", "verdict"] == table.loc["H2", "verdict"] == table.loc["H3", "verdict"] == "better"
+    assert table.loc["H4", "verdict"] == "within the margin"
+    assert "better" not in table.loc["H6", "verdict"]
+
+
+def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, tmp_path: Path) -> None:
+    told = STUDY.write(with_rule, tmp_path)
+    text = (tmp_path / "rule_shape" / "report.md").read_text()
+    first = with_rule.tables["hypotheses"].iloc[0]
+    assert told[0].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
+    assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
+    assert len(report.statements(with_rule)) == 6 + 4 + 6 + 6 + 4 + 4
+    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 9
+    for name, table in with_rule.tables.items():
+        again = pd.read_csv(tmp_path / "rule_shape" / "tables" / f"{name}.csv")
+        assert list(again.columns) == list(table.columns)
+
+
+def test_networks_that_lack_a_training_are_left_out(settings: Settings) -> None:
+    frame = pd.DataFrame(
+        [(cell, rate, seed, 50.0 + cell + rate, 0.2) for cell in (3, 5, 9) for rate in (0.1, 0.2) for seed in (1, 2)],
+        columns=["cell", "learning_rate", "seed", "test_accuracy", "relative_gradient"],
+    )
+    surface = Surface.of(frame.drop(index=5))
+    assert surface.cells.tolist() == [3, 9]
+    assert surface.accuracy[1].tolist() == [[59.1, 59.1], [59.2, 59.2]]
+    with pytest.raises(NothingYet, match="8 networks"):
+        findings.find_all(Records([], StoredRuns.of([])), settings)
