@@ -121,7 +121,7 @@ def test_a_warning_is_a_note_without_a_line_of_code(
             warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
 
     monkeypatch.setattr(sys, "argv", ["plan.py"])
-    cli.run(stage)
+    command_line.run(stage)
     first, *others = capsys.readouterr().err.splitlines()
     assert first == "note: mine.csv: its columns are separated by tabs."
     assert others[0].startswith("note: ")
@@ -131,10 +131,10 @@ def test_a_warning_is_a_note_without_a_line_of_code(
 
 def test_a_command_is_found_by_the_name_of_make_s_target(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(cli, "run_command", ran.append)
+    monkeypatch.setattr(command_line, "run_command", ran.append)
     for name in ("own-rates", "own_rates", "gpu-check"):
         monkeypatch.setattr(sys, "argv", ["nas-retrain", name, "bench=201"])
-        cli.main()
+        command_line.main()
     assert ran == ["own_rates", "own_rates", "gpu_check"]
 
 
