@@ -43,4 +43,4 @@ def closing_lines(findings: Iterable[str], *to_open: Path) -> list[str]:
 
 def tell_stage(text: str) -> None:
     """Say on stderr what is being computed, before a stage that takes seconds."""
-    print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: T201 - what a command tells
+    print(f"{visible(text)} ...", file=sys.stderr, flush=True)  # noqa: T201 - what a command tells

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from nas_retrain.plan.rate_search import GridPoint, GridSearch
 from nas_retrain.settings import Settings
 from nas_retrain.studies.rate_prediction import findings, report
 from nas_retrain.studies.rate_prediction.findings import Searched
+from nas_retrain.theory.scaling import Initialisation
 from tests.conftest import MakeSettings
 from tests.strategies import cells
 from tests.theory.test_graph import paths
@@ -168,3 +171,13 @@ def test_three_networks_are_too_few_for_a_correlation(make_settings: MakeSetting
     assert "nan" not in (tmp_path / "report.md").read_text()
     four = findings.verify(a_world(settings, 1.0, 0.5)[-5:], settings, space)
     assert "r = " in " ".join(report.statements(four, settings))
+
+
+@pytest.mark.parametrize("initialisation", [*get_args(Initialisation)])
+def test_every_initialisation_that_can_be_searched_has_a_name(
+    make_settings: MakeSettings, initialisation: Initialisation
+) -> None:
+    settings = make_settings("bench=mlp", "analysis.bootstrap_draws=20", config="verify")
+    searched = [replace(one, initialisation=initialisation) for one in a_world(settings, 1.0, 0.5)[-12:]]
+    found = findings.verify(searched, settings, registry.of(settings.bench))
+    assert f"with {report.LABELS[initialisation]}: Spearman's" in " ".join(report.statements(found, settings))

@@ -58,22 +58,23 @@ def sources(settings: Settings) -> tuple[Accuracies, Accuracies, dict[str, str]]
             f"{settings.results_dir} holds no trainings to compare with. Give a second table (RETRAINED=...), another "
             "results folder (RESULTS=...), or make retrain first."
         )
-    original, retrained = (
-        accuracies.read(
-            path,
-            settings.dataset.name,
-            registry.of(settings.bench),
-            recipe=chosen.recipe,
-            column=column,
-            epochs=chosen.epochs,
-            test_set=chosen.test_set,
-        )
-        for path, column in (
-            (settings.original, chosen.column),
-            (retrained_path, chosen.retrained_column or chosen.column),
-        )
-    )
+    original = read_source(settings.original, settings, chosen.column)
+    retrained = read_source(retrained_path, settings, chosen.retrained_column or chosen.column)
     return original, retrained, {"original": str(settings.original), "retrained": str(retrained_path)}
+
+
+def read_source(path: Path, settings: Settings, column: str | None) -> Accuracies:
+    """The accuracies in one source, of the recipe, epochs and test set that the settings name."""
+    chosen = settings.analysis
+    return accuracies.read(
+        path,
+        settings.dataset.name,
+        registry.of(settings.bench),
+        recipe=chosen.recipe,
+        column=column,
+        epochs=chosen.epochs,
+        test_set=chosen.test_set,
+    )
 
 
 def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:

@@ -39,6 +39,7 @@ def trainings(settings: Settings, found: Found) -> list[Training]:
 def analyse(records: Records, settings: Settings) -> Judged | None:
     """The recipes judged by the own rates; None without a recipe of own rates."""
     from nas_retrain.benches import registry
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts
     from nas_retrain.studies.own_rates import findings, sensitivity
 
@@ -64,6 +65,7 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
         "images": f"{dataset.images_per_epoch:,} of {dataset.image_size} x {dataset.image_size} pixels, batches of "
         f"{settings.training.batch_size}",
     }
+    tell_stage("Whose ranking is right: the recipes against networks at their own rates")
     judged = findings.judge(recipes, own, settings, bench)
     return Judged(judged, varied, settings, made_with)
 

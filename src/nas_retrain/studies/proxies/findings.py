@@ -22,6 +22,7 @@ from nas_retrain.statistics import accuracies, rate_tables
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import noise_level
 from nas_retrain.statistics.rankings import FEWEST, align
+from nas_retrain.studies.comparison.stage import read_source
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates.findings import rankings
 from nas_retrain.studies.rate_table.findings import recipes_of
@@ -45,15 +46,7 @@ def judge(settings: Settings) -> Proxies:
     chosen, original, retrained = settings.analysis, settings.original, settings.retrained
     assert original is not None
     assert retrained is not None
-    long = accuracies.read(
-        original,
-        settings.dataset.name,
-        registry.of(settings.bench),
-        recipe=chosen.recipe,
-        column=chosen.column,
-        epochs=chosen.epochs,
-        test_set=chosen.test_set,
-    )
+    long = read_source(original, settings, chosen.column)
     recipes = read_recipes(retrained, settings)
     common = {name: len(align(long, recipe)[0]) for name, recipe in recipes.items()}
     kept = [name for name in recipes if common[name] > FEWEST]
@@ -99,16 +92,7 @@ def read_recipes(path: Path, settings: Settings) -> dict[str, Accuracies]:
         return recipes_of(table, settings)
     if path.suffix == ".parquet" and path.exists() and not plain_table.is_plain(path):
         return _of_records(plain_table.read_parquet(path), path, bench)
-    chosen = settings.analysis
-    found = accuracies.read(
-        path,
-        settings.dataset.name,
-        registry.of(settings.bench),
-        recipe=chosen.recipe,
-        column=chosen.column,
-        epochs=chosen.epochs,
-        test_set=chosen.test_set,
-    )
+    found = read_source(path, settings, settings.analysis.column)
     return {found.name: found}
 
 

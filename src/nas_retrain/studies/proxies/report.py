@@ -10,8 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
@@ -25,22 +24,10 @@ def write(found: Proxies, folder: Path, facts: Mapping[str, str]) -> Path:
     with rc_context(STYLE):
         save(_figure(found), folder / "figures", "proxies")
     title = f"Cheap trainings for long ones: {found.cheap} for {found.long}"
-    parts = [
-        f"# {escaped(title)}",
-        bullets(statements(found)),
-        "![Proxies](figures/proxies.png)",
-        f"*Kendall's tau of each recipe's ranking with that of {escaped(found.long)}; grey: the noise ceiling. "
-        "Intervals are 95 %, "
-        f"over networks, of which they take {FEWEST}.*",
-        as_markdown(found.rankings),
-        "*The top K % are by the long trainings. Noise ceiling: the mean tau if both rankings were truly the same "
-        "and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
-        "adjusted for their number. "
-        f"Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
-        "## Made with",
-        bullets(f"{name}: {value}" for name, value in facts.items()),
-    ]
-    write_document(folder, "\n\n".join(parts) + "\n", title)
+    text = render_markdown(
+        __package__, title=title, statements=statements(found), found=found, fewest=FEWEST, facts=facts
+    )
+    write_document(folder, text, title)
     return folder
 
 

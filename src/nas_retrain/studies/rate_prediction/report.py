@@ -41,11 +41,12 @@ SWEEPS = {
     "kernel": "kernel size of a chain of 3 layers",
 }
 LABELS = {
-    "he": "He's",
-    "mup": "muP's",
-    "source": "the paper's, in-degree of the source",
-    "target": "the paper's, in-degree of the target",
-    "released": "the paper's, in-degree of the source with dead edges counted",
+    "stock": "PyTorch's default initialisation",
+    "he": "He's initialisation",
+    "mup": "muP's initialisation",
+    "source": "the paper's initialisation, in-degree of the source",
+    "target": "the paper's initialisation, in-degree of the target",
+    "released": "the paper's initialisation, in-degree of the source with dead edges counted",
 }
 
 
@@ -136,8 +137,8 @@ def _best_orders(found: Verification) -> list[str]:
         "spearman", ascending=False, kind="stable"
     )
     return [
-        f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]} "
-        f"initialisation: Spearman's {_with_interval(row, 'spearman')}."
+        f"Of the rules, '{row['rule']}' orders the searched rates best with {LABELS[row['initialisation']]}: "
+        f"Spearman's {_with_interval(row, 'spearman')}."
         for _, row in varied.drop_duplicates("initialisation").iterrows()
     ]
 
@@ -145,7 +146,7 @@ def _best_orders(found: Verification) -> list[str]:
 def _cheapest(found: Verification) -> list[str]:
     cheapest = found.rules.sort_values("excess_loss", kind="stable").drop_duplicates("initialisation")
     return [
-        f"'{row['rule']}' costs least with {LABELS[row['initialisation']]} initialisation: "
+        f"'{row['rule']}' costs least with {LABELS[row['initialisation']]}: "
         f"{_with_interval(row, 'excess_loss')} of training loss above each network's best rate."
         for _, row in cheapest.iterrows()
     ]

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
@@ -33,7 +32,7 @@ def write(found: TableFindings, folder: Path, facts: Mapping[str, str]) -> Path:
         save(report.figure_of_rankings(found.found), folder / "figures", "whose_ranking")
         save(report.figure_of_explained(found.found), folder / "figures", "own_rates")
         save(_figure_of_budgets(found.budgets), folder / "figures", "budgets")
-    write_document(folder, "\n\n".join(_sections(found, facts)) + "\n", _title(found))
+    write_document(folder, _text(found, facts), _title(found))
     return folder
 
 
@@ -98,70 +97,23 @@ def _permuted(row: pd.Series) -> str:
     )
 
 
-def _sections(found: TableFindings, facts: Mapping[str, str]) -> list[str]:
-    grid, own = found.grid, found.found
+def _text(found: TableFindings, facts: Mapping[str, str]) -> str:
     shown = ["cell", "arch", "own_rate", "own_rate_low", "own_rate_high", "certainty", "lean"]
-    split = (
-        "Each ranking is of single trainings: one seed ranks the networks at a rate, another one at their own, and the "
-        "others choose these; all is averaged over such splits."
-        if grid.seeds > 2
-        else "There are too few seeds to split, so trainings are shared: agreement and gains are too large."
+    return render_markdown(
+        __package__,
+        title=_title(found),
+        notes=found.table.notes,
+        statements=statements(found),
+        grid=found.grid,
+        budget=found.budget,
+        fewest=FEWEST,
+        own=found.found,
+        permuted=found.permuted,
+        budgets=found.budgets,
+        classes=found.found.classes.nsmallest(MOST_CLASSES, "cell")[shown],
+        classes_shown=MOST_CLASSES,
+        facts=facts,
     )
-    return [
-        f"# {escaped(_title(found))}",
-        bullets(found.table.notes),
-        bullets(statements(found)),
-        "![Whose ranking is right](figures/whose_ranking.png)",
-        f"*{len(grid):,} networks at {len(grid.rates)} rates from {grid.rates[0]:.3g} to {grid.rates[-1]:.3g}, "
-        f"{grid.seeds} seed(s), {escaped(found.budget)}. Rates are chosen by validation accuracy, all else is "
-        "judged by test accuracy where the table has both. Left: Kendall's tau with the ranking at own rates, "
-        "beside the noise ceiling. Middle: points that the other ways to set the rate lack (boxes: the middle "
-        "half, whiskers: 90 %, diamonds: means). Right: accuracy by rate, for three groups by the factor that "
-        "the paper's rule gives. Intervals are 95 %, over networks, of which "
-        f"they take {FEWEST}.*",
-        "## Rankings",
-        as_markdown(own.rankings),
-        f"*The top K % are by the accuracies at own rates. {split} Noise ceiling: the mean tau if both rankings "
-        "were truly the same and only noise differed, and 95 % of such taus; p: how often noise gives a "
-        "tau as low (twice the mean over splits), also adjusted for their number. Over control: tau less that "
-        f"of {escaped(own.control)}. Luck of "
-        "seeds that favours a kind of network is not in these intervals.*",
-        "## Points below own rates",
-        as_markdown(own.regret),
-        "*Test accuracy at the own rate, chosen by the other seeds, less that of each way to set the rate with "
-        "the same "
-        "seed.*",
-        as_markdown(own.curves, 3),
-        "*All networks with one rate, on validation images; Share best: how many have it as their own.*",
-        "## What explains the own rate",
-        "![What explains own rates](figures/own_rates.png)",
-        as_markdown(own.explained),
-        "*Rank correlations (rho) with the own rate and with the lean, which is the slope of validation accuracy on "
-        "log2 of the rate; p-values are adjusted for the number of quantities.*",
-        as_markdown(own.rules),
-        "*Rules log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), fitted on one half of the "
-        "networks and judged on the other, both ways. For the paper's b is 1 and the quantity its factor. own "
-        "rate: chosen with some "
-        "seeds and judged with the others; in hindsight: judged with the same.*",
-        as_markdown(found.permuted),
-        "*Rules with nothing but a scalar tuned, on one half and judged on the other, beside their own factors "
-        "shuffled "
-        "between networks.*",
-        "## Batch sizes and epochs",
-        "![Budgets](figures/budgets.png)",
-        as_markdown(found.budgets),
-        "*Own gain: what own rates gain over the best one rate, chosen by some seeds and judged by others; "
-        "Hindsight gain: by the same. Tau benchmark: between the rankings at the benchmark's rate and at own "
-        "rates, of single trainings. "
-        "Paper rho: rank correlation of own rates with the paper's rule.*",
-        "## Networks",
-        as_markdown(own.classes.nsmallest(MOST_CLASSES, "cell")[shown], 3),
-        f"*The first {MOST_CLASSES}; tables/classes.csv has all. In brackets: where 95 % of the "
-        "own rates are that "
-        "other trainings would give. Certainty: how many of these are the same rate, at most.*",
-        "## Made with",
-        bullets(f"{name}: {value}" for name, value in facts.items()),
-    ]
 
 
 def _figure_of_budgets(budgets: pd.DataFrame) -> Figure:

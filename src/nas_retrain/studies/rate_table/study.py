@@ -26,6 +26,7 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
     """The own rates in `original`. Raises NasRetrainError for a table that cannot be read, or has too little or nothing
     at the budget asked for."""
     from nas_retrain.benches import registry
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.statistics import rate_tables
     from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.rate_table import findings
@@ -38,6 +39,7 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
     chosen, asked = settings.analysis, settings.rate_table
     bench = registry.of(settings.bench)
     table = rate_tables.read(settings.original, settings.dataset.name, bench, chosen.column, chosen.recipe)
+    tell_stage(f"Own rates of the networks in {table.name}")
     found = findings.judge(table, settings, bench)
     facts = {
         "table": str(settings.original),

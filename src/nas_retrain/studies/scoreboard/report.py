@@ -11,8 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import ScoreboardSettings
 from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import write_tables
@@ -49,26 +48,15 @@ def write(
     write_tables(tables, folder)
     with rc_context(STYLE):
         save(_figure(judged), folder / "figures", "scoreboard")
-    parts = [
-        f"# {TITLE}",
-        bullets(statements(judged)),
-        "![Gains of each rule](figures/scoreboard.png)",
-        "*Training loss in nats that each rule gains, with its 95 % interval over networks: over the best one rate for "
-        "all networks, and over its own factors handed to the wrong networks. Every scalar is tuned on one half of the "
-        "networks and judged on the other. A rule that gains over one rate and not over its permutation does not know "
-        "which network needs which rate.*",
-        *(f"## {part}\n\n{as_markdown(_shown(judged[part], slopes.get(part)))}" for part in judged),
-        "*r and rho: Pearson's and Spearman's correlation of predicted and searched rates. loss it costs: training "
-        "loss at the predicted rate, with the base network's searched rate as the base rate, above that at each "
-        "network's best rate. Exponents: of the change that the first step makes to the last vertex, against depth, "
-        "width, the sum of cubed path depths of random graphs, and kernel size; 0 is flat. With 95 % intervals; every "
-        "number is in tables/rules.csv and tables/slopes.csv.*",
-        "## Rules",
-        bullets(f"{name}: {_called(name, wanted)}" for name in wanted.rules),
-        "## Made with",
-        bullets(f"{name}: {value}" for name, value in facts.items()),
-    ]
-    write_document(folder, "\n\n".join(parts) + "\n", TITLE)
+    text = render_markdown(
+        __package__,
+        title=TITLE,
+        statements=statements(judged),
+        parts={part: _shown(table, slopes.get(part)) for part, table in judged.items()},
+        rules={name: _called(name, wanted) for name in wanted.rules},
+        facts=facts,
+    )
+    write_document(folder, text, TITLE)
     return folder
 
 
