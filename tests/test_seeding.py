@@ -17,6 +17,7 @@ from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import train as training
+from nas_retrain.execution.steps import epoch_seed
 from nas_retrain.plan import plan
 from nas_retrain.plan.claims import claim_results_folder
 from nas_retrain.settings import Settings
@@ -44,7 +45,7 @@ def draws(planned: Training, settings: Settings) -> torch.Tensor:
     graph = space.graph_at(planned.cell)
     network = build.build(graph, settings, initialisation="stock", seed=seed)
     data = batches.load(settings.dataset, settings.data_dir, CPU)
-    drawn = training._batches(data, 32, [seed], epoch=1)
+    drawn = batches.training_batches(data, 32, torch.Generator().manual_seed(epoch_seed(seed, 1)))
     labels = [batch[1].flatten() for batch in itertools.islice(drawn, 3)]
     return torch.cat([next(iter(network.parameters())).flatten().detach(), *labels])
 

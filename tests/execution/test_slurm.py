@@ -123,7 +123,7 @@ def test_site_presets_fit_and_the_command_line_wins_over_them(make_settings: Mak
     assert isinstance(launcher, SlurmSettings)
     assert launcher.partition is not None
     assert launcher.parallelism == 3
-    with pytest.raises(NasRetrainError, match=r"launcher\.partition: there is no such key"):
+    with pytest.raises(NasRetrainError, match=r"launcher\.\w+ is SLURM's"):
         make_settings("launcher=local", f"site={site}")
 
 

@@ -19,6 +19,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import slurm, workers
 from nas_retrain.plan import claims, plan
 from nas_retrain.plan.claims import claim_results_folder
+from nas_retrain.purpose import RateSearch
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import read_failures
 from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns, merge, read_runs
@@ -258,7 +259,9 @@ def test_records_of_other_cells_by_the_same_settings_are_this_folder_s_own(
     for _ in range(2):  # the searches' trainings, and those that they decide
         there = read_runs(before.results_dir)
         made = plan.make_plan(before, there)
-        missing = [training for training in made.missing if training.searched or not made.searching]
+        missing = [
+            training for training in made.missing if isinstance(training.purpose, RateSearch) or not made.searching
+        ]
         with RunWriter(before.results_dir / "runs", "local") as writer:
             writer.append(*(as_stored(training) for training in missing))
     now = make_settings(*chosen_recipe, f"cells={chosen}", *([override] if override else []))
@@ -285,7 +288,7 @@ def test_what_a_newer_version_wrote_into_the_settings_stays_there(
     settings = make_settings(*FEW)
     newer: Any = claim(settings)
     newer["novelty"] = {"on": True}
-    newer["training"]["label_smoothing"] = 0.1
+    newer["training"]["mixup"] = 0.1
     newer["recipes"]["benchmark"]["warm_up"] = 5
     newer["recipes"]["another"] = {"learning_rate": "by magic"}
     (settings.results_dir / "settings.json").write_text(json.dumps(newer))

@@ -139,6 +139,8 @@ def submissions(folder: Path) -> dict[str, Units | None]:
 def _read_units(path: Path) -> Units | None:
     try:
         units = json.loads(path.read_bytes())
+        if not isinstance(units, list):
+            return None
         return [[Slot.read(text) for text in unit] for unit in units]
     except (OSError, ValueError, RecursionError, TypeError, AttributeError):  # the last two: another form of JSON
         return None
