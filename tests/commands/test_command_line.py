@@ -178,8 +178,8 @@ def test_a_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
     code = (
-        "from nas_retrain.commands import command_line as cli\n"
-        "print(command_line.compose('site=cpu_nodes', 'launcher=slurm').results_dir, cli.ROOT)"
+        "from nas_retrain.commands import command_line\n"
+        "print(command_line.compose('site=cpu_nodes', 'launcher=slurm').results_dir, command_line.ROOT)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / name, capture_output=True, text=True, check=False,

@@ -18,6 +18,8 @@ from nas_retrain.trainings.store import RunRecord
 from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def subject(make_settings: MakeSettings, tmp_path: Path) -> Subject:
@@ -146,8 +148,6 @@ from pathlib import Path
 import torch
 from nas_retrain.commands.command_line import compose
 from nas_retrain.execution import devices, gpu_check, gpu_tuning
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 if __name__ == "__main__":
     folder, *overrides = sys.argv[1:]

@@ -26,6 +26,8 @@ from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONNECTED = [cell for cell in random.Random(3).sample(range(15625), 30) if nas_bench_201.graph_at(cell).connected][:20]
 EPOCHS = 2
 
@@ -201,8 +203,6 @@ print(json.dumps(found))
 MANY_CLASSES = """
 from nas_retrain.execution.checkpoints import Checkpoint
 from nas_retrain.plan import plan
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 settings = Settings.model_validate_json(text)
 data = cost.made_up_images(settings, device, 40)
