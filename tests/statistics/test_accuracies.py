@@ -14,6 +14,7 @@ import pytest
 
 from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import plain_table
 from nas_retrain.statistics import accuracies
 from tests.strategies import NAS_BENCH_201
 
@@ -367,3 +368,10 @@ def test_a_file_of_no_known_kind_is_told_what_it_seems_to_be(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(content)
         with pytest.raises(NasRetrainError, match=told):
             accuracies.read(tmp_path / name, "cifar10", NAS_BENCH_201, recipe="benchmark")
+
+
+def test_columns_of_one_name_are_told() -> None:
+    """The metadata of a damaged Parquet file may give two columns one name."""
+    twice = pd.DataFrame([[0, "cell", "x", "y"]], columns=["index", "arch", "accuracy", "accuracy"])
+    with pytest.raises(NasRetrainError, match=r"table\.parquet has several columns named 'accuracy'"):
+        plain_table.trainings(twice, Path("table.parquet"), "cifar10", None)

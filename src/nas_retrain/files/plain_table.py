@@ -130,6 +130,8 @@ def trainings(table: pd.DataFrame, path: Path, dataset: str, column: str | None)
 
 def check_numbers(values: pd.Series[Any], path: Path) -> None:
     """Raise NasRetrainError, with the first value at fault, for a column that does not hold numbers."""
+    if values.ndim != 1:
+        raise NasRetrainError(f"{path} has several columns named {str(next(iter(values)))[:40]!r}. Leave one of them.")
     if pd.api.types.is_numeric_dtype(values):
         return
     if values.empty:
