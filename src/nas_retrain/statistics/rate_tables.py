@@ -20,7 +20,7 @@ from nas_retrain.benches import registry
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
-from nas_retrain.purpose import SEARCH
+from nas_retrain.purpose import is_search
 from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
@@ -231,7 +231,7 @@ def _own_records(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, re
     part = here[here["recipe"] == name]
     renamed = part.rename(columns={"cell": "index", "test_accuracy": "valid"})
     long = _checked(renamed.assign(test=renamed["valid"]), path, bench, ("valid", "test"))
-    images = "validation images" if name.endswith(SEARCH) else "test images"
+    images = "validation images" if is_search(name) else "test images"
     return RateTable(
         f"{_name(path)} {name}",
         _grids(long, path, shared=accuracies.seeding_of(part) == "shared"),
