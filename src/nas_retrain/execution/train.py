@@ -21,7 +21,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -321,9 +321,23 @@ def _records(
                 group=group_name(group),
                 seeding=settings.seeding,
                 resumed=" ".join(progress.resumed),
+                **_decided(training),
             )
         )
     return records
+
+
+def _decided(training: Training) -> dict[str, Any]:
+    """The fields of a record that tell what a rule decided; nothing without a rule."""
+    rule, decided = training.rule, training.decided
+    if rule is None or decided is None:
+        return {}
+    return {
+        "rule": rule.name,
+        "rule_checksum": rule.checksum,
+        "rule_factor": decided.learning_rate,
+        "rule_layers": decided.layers_as_text(),
+    }
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from nas_retrain.benches import registry
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
-from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, find, layer_name
+from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, RuleVersion, find, layer_name
 
 
 class Decisions:
@@ -33,6 +33,10 @@ class Decisions:
             decided = rule.decide(graph, self._size, self._space.arch_at(cell)) if rule and graph.connected else None
             self._decided[recipe, cell] = decided
         return self._decided[recipe, cell]
+
+    def rule(self, recipe: str, cell: int) -> RuleVersion | None:
+        """Which rule decided what `of` tells; None where none did."""
+        return None if self.of(recipe, cell) is None else self._rules[recipe].version
 
     def training_class(self, recipe: str, cell: int) -> int:
         """The cell whose training by the recipe stands for this one's.

@@ -97,7 +97,7 @@ def recipe_trainings(
                     settings.base_rate,
                     settings.base_rate.epochs,
                     recipe.drawn_as,
-                    decisions.of(name, network_class),
+                    decisions,
                 )
             elif not isinstance(recipe.rate_policy, Own) or network_class in own:
                 trainings += of_class(Recipe(name), network_class)
@@ -255,6 +255,10 @@ def _class_trainings(
         if isinstance(policy, ByRule) and base_rate is None:
             raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
         rate = factor * learning_rate(name, network_class) if space.graph_at(network_class).connected else None
+        if rate is not None and not 0 < rate < math.inf:  # though the numbers that it is made of are
+            rule = decisions.rule(name, network_class)
+            which = f"rule {rule.name} for cell {space.arch_at(network_class)}" if rule else f"Recipe {name}"
+            raise NasRetrainError(f"{which}: the learning rate comes to {rate:g}; a positive, finite one belongs here.")
         made_with = config_hash(
             name,
             factor * base_rate if isinstance(policy, ByRule) and base_rate is not None else None,
@@ -278,6 +282,7 @@ def _class_trainings(
                 initialisation=settings.recipes[name].drawn_as,
                 config_hash=made_with,
                 decided=decisions.of(name, network_class),
+                rule=decisions.rule(name, network_class),
             )
             for seed in (fresh_seeds if isinstance(policy, Own) else settings.seeds)
         ]
@@ -294,17 +299,16 @@ def search_trainings(settings: Settings, only: Collection[int] | None = None) ->
     decisions = Decisions(settings, chosen_cells(settings))
     trainings = []
     if needs_base_rate(settings):
-        trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree)
+        trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree, decisions)
     for name, recipe in settings.recipes.items():
         if isinstance(recipe.rate_policy, Tuned):
-            decided = decisions.of(name, base_cell)
-            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decided)
+            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decisions)
         if isinstance(recipe.rate_policy, Own) and own is not None:
             search = RateSearch(name, validated=True)
             for cell in _own_classes(settings):
                 if only is None or cell in only:
-                    epochs, decided = settings.training.epochs, decisions.of(name, cell)
-                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decided)
+                    epochs = settings.training.epochs
+                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decisions)
     return trainings
 
 
@@ -315,11 +319,11 @@ def _grid(
     grid: GridSettings,
     epochs: int,
     initialisation: Initialisation,
-    decided: Parametrisation | None = None,
+    decisions: Decisions,
 ) -> list[Training]:
     """One network at each rate of a grid with each seed; none for a disconnected cell.
 
-    decided: by the recipe's rule, if it has one; its factor of the learning rate has no part in this.
+    What the rule of the recipe decided about the learning rate, if there is one, has no part in this.
     """
     space = registry.of(settings.bench)
     if not space.graph_at(cell).connected:
@@ -331,6 +335,8 @@ def _grid(
     if has_constants(settings, cell):
         shared |= _CONSTANTS
     how: dict[str, Any] = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
+    name = purpose.recipe
+    decided = None if name is None else decisions.of(name, cell)
     if decided is not None and (of_layers := decided.layers_as_plain()):
         how["decided"] = of_layers
     return [
@@ -347,6 +353,7 @@ def _grid(
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
             decided=decided,
+            rule=None if name is None else decisions.rule(name, cell),
         )
         for rate in grid.grid
         for seed in grid.seeds

@@ -67,6 +67,11 @@ class RunRecord:
     seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
     resumed: where the training stood each time that it went on from a checkpoint, as "epoch.step", with spaces between.
 
+    Of a recipe that names a scaling rule, and None of all others (the paper's rule as recipes have it built in is in
+    learning_rate and in_degree): rule, the rule's name; rule_checksum, of the file that the rule is written in (see
+    `own_code.Loaded`); rule_factor, the factor of the learning rate that it decided, which a rate of a search does not
+    have in it; rule_layers, what it decided about layers as JSON (see `Parametrisation.layers_as_text`).
+
     A field with a default is one that older versions did not write: the default is what is read then.
     """
 
@@ -98,6 +103,10 @@ class RunRecord:
     group: str = ""
     seeding: str = "shared"
     resumed: str = ""
+    rule: str | None = None
+    rule_checksum: str | None = None
+    rule_factor: float | None = None
+    rule_layers: str | None = None
 
     @property
     def key(self) -> RunKey:
@@ -121,7 +130,7 @@ SCHEMA = Schema.of(
         "train_accuracy": (0, 100),
         "test_accuracy": (0, 100),
         **dict.fromkeys(("learning_rate", "train_loss", "test_loss", "seconds", "images_per_second"), (0, math.inf)),
-        **dict.fromkeys(("gradient_norm", "relative_gradient"), (0, math.inf)),
+        **dict.fromkeys(("gradient_norm", "relative_gradient", "rule_factor"), (0, math.inf)),
     },
 )
 """The columns of a table of records, and what each may hold: the one check of lines and of tables."""
