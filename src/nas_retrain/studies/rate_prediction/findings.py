@@ -175,17 +175,19 @@ def slopes_by_sweep(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """How a signal and its change go with each sweep: exponents of power laws, 0 is flat.
 
     table: with the columns sweep, x, size, change and `by`. Returns a row for each sweep and value of `by`: size_slope
-    and change_slope, by least squares on logarithms.
+    and change_slope, by least squares on logarithms; NaN where a value is none that has a logarithm.
     """
     rows = []
     for (sweep, name), part in table.groupby(["sweep", by], sort=False):
         x = np.log(part["x"].to_numpy(dtype=float))
-        fitted = {
-            f"{column}_slope": float(np.polyfit(x, np.log(part[column].to_numpy(dtype=float)), 1)[0])
-            for column in ("size", "change")
-        }
+        fitted = {f"{column}_slope": _exponent(x, part[column].to_numpy(dtype=float)) for column in ("size", "change")}
         rows.append({"sweep": sweep, by: name} | fitted)
     return pd.DataFrame(rows)
+
+
+def _exponent(logs: Floats, values: Floats) -> float:
+    usable = bool((np.isfinite(values) & (values > 0)).all()) and len(values) > 1
+    return float(np.polyfit(logs, np.log(values), 1)[0]) if usable else math.nan
 
 
 def verify(

@@ -21,7 +21,7 @@ from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.rankings import Floats
 from nas_retrain.studies.rate_prediction.findings import curve, judge
-from nas_retrain.studies.scoreboard.arms import MEASURED, Arms
+from nas_retrain.studies.scoreboard.arms import MEASURED, ONE_RATE, Arms
 from nas_retrain.theory.rule import Peers, find
 
 SCALARS_PER_OCTAVE = 8
@@ -53,11 +53,11 @@ def factors(rule: RuleSettings, cells: Sequence[int], settings: Settings, search
 def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSettings) -> pd.DataFrame:
     """A row for each rule, with the columns of `rate_prediction.findings.judge` and
 
-    gain_over_one_rate: mean loss of the first rule of the scoreboard (one rate for all) less the rule's, both with
-    their scalar tuned. gain_over_permuted: mean loss of the rule's factors handed to the wrong networks, over
-    permutations and each with its scalar tuned, less the rule's. With 95 % intervals over networks.
+    gain_over_one_rate: mean loss of one rate for all networks less the rule's, both with their scalar tuned.
+    gain_over_permuted: mean loss of the rule's factors handed to the wrong networks, over permutations and each with
+    its scalar tuned, less the rule's. With 95 % intervals over networks.
 
-    found: by recipe, of all `arms.cells` and the base network.
+    found: by recipe, of all `arms.cells` and the base network. wanted: rules among which is `one_rate`.
     """
     settings = arms.settings
     base_cell = registry.of(settings.bench).base_cell
@@ -66,8 +66,9 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
     permutations = np.array([random.permutation(len(arms.cells)) for _ in range(wanted.permutations)])
     chance = math.log(settings.dataset.classes)
     one_rate: Floats | None = None
-    rows = []
-    for name, rule in wanted.rules.items():
+    rows = {}
+    # One rate for all comes first, with which the others are compared.
+    for name, rule in sorted(wanted.rules.items(), key=lambda item: item[1].rule != ONE_RATE):
         searches = found[arms.searched_by[name]]
         grids = [searches.grids[cell] for cell in arms.cells]
         curves = [curve(grid, chance) for grid in grids]
@@ -87,8 +88,8 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
         for gain, rival in (("gain_over_one_rate", one_rate), ("gain_over_permuted", permuted)):
             ends = mean_interval(rival - tuned, np.arange(len(tuned)))
             row |= {gain: float((rival - tuned).mean()), f"{gain}_low": ends[0], f"{gain}_high": ends[1]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        rows[name] = row
+    return pd.DataFrame([rows[name] for name in wanted.rules])
 
 
 def _losses(curves: Sequence[tuple[Floats, Floats]], of_rule: Floats) -> NDArray[np.float64]:
