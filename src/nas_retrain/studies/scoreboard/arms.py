@@ -49,9 +49,9 @@ def arms(settings: Settings, wanted: ScoreboardSettings, known: Mapping[str, Map
     recipes: dict[str, RecipeSettings] = {}
     named = {}
     for number, (name, rule) in enumerate(wanted.rules.items()):
-        recipe = grid_recipe(rule, wanted)
-        named[name] = _name(recipe, number, {had: one.identity for had, one in recipes.items()} | known)
-        recipes[named[name]] = recipe
+        grids = grid_recipe(rule, wanted)
+        named[name] = _name(grids, number, {had: one.identity for had, one in recipes.items()} | known)
+        recipes[named[name]] = grids
     decisions = Decisions(settings.model_copy(update={"recipes": recipes}), cells)
     sharing: dict[str, list[str]] = {}
     for recipe in recipes:
