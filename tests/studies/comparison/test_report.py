@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.reports.figures import STYLE, save
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.studies.comparison import figures, report, stage, tables
@@ -64,10 +65,10 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings,
     assert first["rank_retrained"] == 1
     assert first["arch"] == space.cell_at(int(str(worst)))
     few = replace(found, largest_moves=found.largest_moves.head(1))  # narrower than its legend
-    with rc_context(figures.STYLE):
+    with rc_context(STYLE):
         drawn = figures.draw_moves(few)
     assert drawn is not None
-    figures.save(drawn, tmp_path, "moves")
+    save(drawn, tmp_path, "moves")
     assert nothing_is_cut(tmp_path / "moves.png")
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
         "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3",

@@ -1,4 +1,4 @@
-"""The figures of a comparison, as PNG and PDF. Colours are Okabe and Ito's, which the colour-blind can tell apart."""
+"""The figures of a comparison, as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -14,34 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from nas_retrain.benches.registry import Bench
-from nas_retrain.files.atomic import replacing
-from nas_retrain.reports.markup import visible
+from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
 from nas_retrain.studies.comparison.tables import Findings
-
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "pdf.fonttype": 42,
-}
-
-
-def drawn_name(name: str) -> str:
-    """A name from outside as it is to be drawn: what matplotlib takes for a formula is none."""
-    return visible(name).replace("$", r"\$")
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write <name>.png and <name>.pdf; raises NasRetrainError if the folder cannot be written."""
-    for suffix in ("png", "pdf"):
-        metadata = {"CreationDate": None} if suffix == "pdf" else {}
-        with replacing(folder / f"{name}.{suffix}") as temporary:
-            # "tight" takes in all that was drawn, as a legend that is wider than its figure.
-            figure.savefig(temporary, dpi=150, metadata=metadata, bbox_inches="tight")
 
 
 def draw_all(findings: Findings, folder: Path) -> list[str]:
@@ -136,7 +110,7 @@ def _gains(findings: Findings) -> Figure:
     decile, factor = figure.subplots(1, 2)
     table = findings.accuracy_gain
     rows = table[table["grouping"] == "decile"]
-    _bars(decile, rows, rows["group"].astype(float).tolist())
+    _draw_gains(decile, rows)
     if rows["selection"].notna().any():
         decile.plot(
             rows["group"].astype(int),
@@ -154,7 +128,7 @@ def _gains(findings: Findings) -> Figure:
         f"Mean gain {overall['mean_gain']:+.2f}{ends} points, {overall['share_improved']:.0%} of cells improve"
     )
     rows = table[table["grouping"] == "learning_rate_factor"]
-    _bars(factor, rows, rows["group"].astype(float).tolist())
+    _draw_gains(factor, rows)
     factor.set(xlabel="learning-rate factor of the cell", ylabel="mean gain (points)", xscale="log")
     factor.set_title("By learning-rate factor")
     factor.set_xticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"])
@@ -162,11 +136,12 @@ def _gains(findings: Findings) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
-    gain = rows["mean_gain"].to_numpy()
+def _draw_gains(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.vlines(x, rows["gain_low"], rows["gain_high"], color=BLUE, linewidth=1.5)
-    axes.plot(x, gain, "o", color=BLUE, markersize=4, label="mean, 95 % interval")
+    draw_estimates(
+        axes, rows["group"].astype(float), rows["mean_gain"], rows["gain_low"], rows["gain_high"], colour=BLUE,
+        width=1.5, label="mean, 95 % interval",
+    )  # fmt: skip
 
 
 def draw_moves(findings: Findings) -> Figure | None:

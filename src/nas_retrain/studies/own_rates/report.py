@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates
@@ -257,12 +257,14 @@ def _draw_taus(axes: Axes, found: OwnRates) -> None:
     for percent, colour, marker in zip(percents, COLOURS, "os", strict=False):
         rows = found.rankings[found.rankings["top_percent"] == percent]
         y = np.arange(len(rows)) + (0.15 if percent == percents[-1] else -0.15)
-        low, high = rows["kendall_tau"] - rows["tau_low"], rows["tau_high"] - rows["kendall_tau"]
-        axes.errorbar(rows["kendall_tau"], y, xerr=[low, high], fmt=marker, color=colour, markersize=4, linewidth=1,
-                      label="all" if percent == 100 else f"best {percent} %")  # fmt: skip
-        ends = rows["tau_ceiling"] - rows["ceiling_low"], rows["ceiling_high"] - rows["tau_ceiling"]
-        axes.errorbar(rows["tau_ceiling"], y, xerr=ends, fmt="|", color=GREY, markersize=7, linewidth=0.8,
-                      label="noise ceiling" if percent == 100 else None)  # fmt: skip
+        draw_estimates(
+            axes, y, rows["kendall_tau"], rows["tau_low"], rows["tau_high"], colour=colour, marker=marker,
+            sideways=True, label="all" if percent == 100 else f"best {percent} %",
+        )  # fmt: skip
+        draw_estimates(
+            axes, y, rows["tau_ceiling"], rows["ceiling_low"], rows["ceiling_high"], colour=GREY, marker="|", size=7,
+            width=0.8, sideways=True, label="noise ceiling" if percent == 100 else None,
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), [drawn_name(name).replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="Kendall's tau with the ranking at own rates")
@@ -284,9 +286,8 @@ def _draw_regret(axes: Axes, found: OwnRates) -> None:
     y = np.arange(len(boxes))
     axes.bxp(boxes, positions=y, orientation="horizontal", widths=0.5, boxprops={"color": GREY},
              medianprops={"color": GREY}, whiskerprops={"color": GREY}, capprops={"color": GREY})  # fmt: skip
-    mean = found.regret["mean_regret"]
-    ends = [mean - found.regret["regret_low"], found.regret["regret_high"] - mean]
-    axes.errorbar(mean, y, xerr=ends, fmt="D", color=BLUE, markersize=4, linewidth=1.5)
+    mean, low, high = (found.regret[name] for name in ("mean_regret", "regret_low", "regret_high"))
+    draw_estimates(axes, y, mean, low, high, colour=BLUE, marker="D", width=1.5, sideways=True)
     axes.axvline(0, color=GREY, linewidth=0.6)
     axes.set_yticks(y, [""] * len(y))
     axes.invert_yaxis()
@@ -300,9 +301,12 @@ def _draw_curves(axes: Axes, found: OwnRates) -> None:
             continue
         accuracy = found.by_rate[part]
         relative = accuracy - accuracy.mean(1, keepdims=True)
-        mean, error = relative.mean(0), relative.std(0, ddof=1) / np.sqrt(len(part)) if len(part) > 1 else 0.0
-        axes.errorbar(found.curves["learning_rate"], mean, yerr=1.96 * np.asarray(error), fmt="o-", color=colour,
-                      markersize=3, linewidth=1, label=f"{name} factors")  # fmt: skip
+        mean = relative.mean(0)
+        half = 1.96 * relative.std(0, ddof=1) / np.sqrt(len(part)) if len(part) > 1 else np.nan
+        draw_estimates(
+            axes, found.curves["learning_rate"], mean, mean - half, mean + half, colour=colour, marker="o-", size=3,
+            label=f"{name} factors",
+        )  # fmt: skip
     axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy less each class's mean (points)")
     axes.set_xticks(found.curves["learning_rate"], [f"{rate:.2g}" for rate in found.curves["learning_rate"]])
     axes.minorticks_off()
@@ -317,18 +321,16 @@ def figure_of_explained(found: OwnRates) -> Figure:
     y = np.arange(len(table))
     targets = (("own_rate", BLUE, "o", "own rate"), ("lean", ORANGE, "s", "lean to large rates"))
     for offset, (target, colour, marker, label) in zip((-0.15, 0.15), targets, strict=True):
-        rho = table[f"{target}_rho"]
-        ends = [rho - table[f"{target}_low"], table[f"{target}_high"] - rho]
-        correlations.errorbar(
-            rho, y + offset, xerr=ends, fmt=marker, color=colour, markersize=4, linewidth=1, label=label
-        )
+        draw_estimates(
+            correlations, y + offset, table[f"{target}_rho"], table[f"{target}_low"], table[f"{target}_high"],
+            colour=colour, marker=marker, sideways=True, label=label,
+        )  # fmt: skip
     correlations.set_yticks(y, table["quantity"])
     correlations.set(xlabel="Spearman's rank correlation")
     correlations.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
     rules = found.rules
     y = np.arange(len(rules))
-    ends = [rules["gain"] - rules["gain_low"], rules["gain_high"] - rules["gain"]]
-    gains.errorbar(rules["gain"], y, xerr=ends, fmt="o", color=GREEN, markersize=4, linewidth=1)
+    draw_estimates(gains, y, rules["gain"], rules["gain_low"], rules["gain_high"], colour=GREEN, sideways=True)
     gains.set_yticks(y, rules["rule"])
     gains.set(xlabel="points gained over one rate, on the other half")
     for axes in (correlations, gains):
@@ -351,9 +353,10 @@ def _sensitivity(table: pd.DataFrame) -> Figure:
                 continue
             label = drawn_name(f"{recipe} against {control}").replace("_", " ")
             for axes, name, prefix in ((gain, "mean_gain", "gain"), (tau, "kendall_tau", "tau")):
-                ends = [rows[name] - rows[f"{prefix}_low"], rows[f"{prefix}_high"] - rows[name]]
-                axes.errorbar(rows["value"], rows[name], yerr=ends, fmt=f"{marker}-", color=colour, markersize=4,
-                              linewidth=1, label=label)  # fmt: skip
+                draw_estimates(
+                    axes, rows["value"], rows[name], rows[f"{prefix}_low"], rows[f"{prefix}_high"], colour=colour,
+                    marker=f"{marker}-", label=label,
+                )  # fmt: skip
             tau.plot(rows["value"], rows["tau_ceiling"], "--", color=colour, linewidth=0.8)
         gain.axhline(0, color=GREY, linewidth=0.6)
         ticks = sorted(table.loc[table["varied"] == varied, "value"].unique())

@@ -23,13 +23,13 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
 from nas_retrain.reports.markup import bullets, escaped
 from nas_retrain.reports.tables import as_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
 from nas_retrain.studies.search_algorithms import replay
 from nas_retrain.studies.search_algorithms.algorithms import space_of
@@ -311,8 +311,9 @@ def _algorithms_figure(findings: Replays) -> Figure:
         if findings.compared_with_noise:
             axes.hlines(y, rows["again_low"], rows["again_high"], color=ORANGE, alpha=0.35, linewidth=7)
             axes.plot(rows["again"], y, "|", color=ORANGE, markersize=10)
-        axes.hlines(y, rows["cost_low"], rows["cost_high"], color=BLUE, linewidth=1.5)
-        axes.plot(rows["cost"], y, "o", color=BLUE, markersize=4)
+        draw_estimates(
+            axes, y, rows["cost"], rows["cost_low"], rows["cost_high"], colour=BLUE, width=1.5, sideways=True
+        )
         axes.axvline(0, color=GREY, linewidth=0.6)
         axes.set_yticks(y, rows["algorithm"] if axes is original else [""] * len(rows))
         axes.set(xlabel="points", ylim=(y[-1] - 0.6, 0.6))
