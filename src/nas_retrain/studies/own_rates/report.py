@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
@@ -43,8 +42,7 @@ def write(
         save(figure_of_explained(found), folder / "figures", "own_rates")
         if sensitivity is not None:
             save(_sensitivity(sensitivity), folder / "figures", "sensitivity")
-    text = "\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n"
-    write_document(folder, text, _title(settings))
+    write_document(folder, _text(found, sensitivity, settings, facts), _title(settings))
     return folder
 
 
@@ -182,62 +180,18 @@ def _title(settings: Settings) -> str:
     return f"Whose ranking is right? {settings.bench.name} on {settings.dataset.name}"
 
 
-def _sections(
-    found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]
-) -> list[str]:
-    search = settings.own_rate
-    assert search is not None
-    parts = [
-        f"# {escaped(_title(settings))}",
-        bullets(statements(found, sensitivity)),
-        "![Whose ranking is right](figures/whose_ranking.png)",
-        f"*{len(found.classes)} classes, each at its own best of {search.points} rates from {search.lowest:g} to "
-        f"{search.highest:g}, by its accuracy on {search.validation_images:,} validation images over "
-        f"{len(search.seeds)} seeds, and then trained with {len(search.fresh_seeds)} seeds that neither the search "
-        "nor any recipe has. Left: Kendall's tau with that ranking, beside the noise ceiling. Middle: points of test "
-        "accuracy that the recipes lack (boxes: the middle half, whiskers: 90 %, diamonds: means). Right: validation "
-        "accuracy by rate, for three groups by the factor that the paper's rule gives. Intervals are 95 %, over "
-        f"classes, of which they take {FEWEST}; {_of_seeds(settings)}*",
-        "## Rankings",
-        as_markdown(found.rankings),
-        "*The top K % are by the accuracies at own rates. Noise ceiling: the mean tau if both rankings were truly the "
-        "same and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
-        f"adjusted for their number. Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
-        "## Regret",
-        as_markdown(found.regret),
-        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. Relative gradient: "
-        "the first step's gradient as a share of the weights, so how much one and the same rate does.*",
-        as_markdown(found.curves, 3),
-        "*All classes with one rate, on validation images; Share best: how many have it as their own.*",
-        "## What explains the own rate",
-        "![What explains own rates](figures/own_rates.png)",
-        as_markdown(found.explained),
-        "*Rank correlations (rho) with the own rate and with the lean, which is the slope of validation accuracy on "
-        "log2 of the rate; p-values are adjusted for the number of quantities. "
-        f"Measured, at the first step: {' and '.join(MEASURED)}.*",
-        as_markdown(found.rules),
-        "*Rules log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), fitted on one half of the classes "
-        "and judged on the other, both ways. For the paper's b is 1 and the quantity its factor. rho: the rank "
-        "correlation of predicted and own rates there; slope: b. gain: points of validation accuracy over the best "
-        "one rate of the half that was fitted. own rate: chosen with some seeds and judged with the others; in "
-        "hindsight: judged with the same.*",
-    ]
-    if sensitivity is not None:
-        parts += [
-            "## Budgets and base rates",
-            "![Sensitivity](figures/sensitivity.png)",
-            as_markdown(sensitivity),
-        ]
-    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
-
-
-def _of_seeds(settings: Settings) -> str:
-    if settings.seeding == "nested":
-        return "each network has draws of its own for a seed."
-    return (
-        "all networks share their seeds, and intervals of means count a seed's luck as a part of the variance that "
-        "more networks do not reduce, estimated from how the seeds' own means differ (Student's t with Satterthwaite's "
-        "degrees of freedom)."
+def _text(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]) -> str:
+    return render_markdown(
+        __package__,
+        title=_title(settings),
+        statements=statements(found, sensitivity),
+        own=found,
+        search=settings.own_rate,
+        seeding=settings.seeding,
+        fewest=FEWEST,
+        measured=MEASURED,
+        sensitivity=sensitivity,
+        facts=facts,
     )
 
 
