@@ -52,12 +52,12 @@ def nothing_is_cut(figure: Path) -> bool:
 
 
 def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings, tmp_path: Path) -> None:
-    original, retrained = two_trainings(4)
-    worst = per_cell(Accuracies("x", original.runs, NAS_BENCH_201))["accuracy"].idxmin()
-    moved = retrained.runs.copy()
+    control, other = two_trainings(4)
+    worst = per_cell(Accuracies("x", control.runs, NAS_BENCH_201))["accuracy"].idxmin()
+    moved = other.runs.copy()
     moved.loc[moved["index"] == worst, "accuracy"] = 90.0
     found = tables.find(
-        original, Accuracies("moved", moved, NAS_BENCH_201, per_class=True), make_settings(*FEW).analysis
+        control, Accuracies("moved", moved, NAS_BENCH_201, per_class=True), make_settings(*FEW).analysis
     )
     first = found.largest_moves.iloc[0]
     assert first["index"] == worst

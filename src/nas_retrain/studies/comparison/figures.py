@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from nas_retrain.benches.registry import Bench
 from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
-from nas_retrain.studies.comparison.tables import Findings
+from nas_retrain.studies.comparison.tables import SIDES, Findings
 
 
 def draw_all(findings: Findings, folder: Path) -> list[str]:
@@ -43,19 +43,19 @@ def _three_panels(findings: Findings) -> Figure:
 
 
 def _scatter(axes: Axes, findings: Findings) -> None:
-    original, retrained = findings.comparison.original, findings.comparison.retrained
-    many = len(original.accuracy) > 500
-    x_low, y_low = _low_end(original.accuracy), _low_end(retrained.accuracy)
-    shown = (original.accuracy >= x_low) & (retrained.accuracy >= y_low)
+    control, other = findings.comparison.first, findings.comparison.second
+    many = len(control.accuracy) > 500
+    x_low, y_low = _low_end(control.accuracy), _low_end(other.accuracy)
+    shown = (control.accuracy >= x_low) & (other.accuracy >= y_low)
     size, alpha = (2, 0.3) if many else (5, 0.7)
-    x, y = original.accuracy[shown], retrained.accuracy[shown]
+    x, y = control.accuracy[shown], other.accuracy[shown]
     axes.plot(x, y, ".", color=BLUE, markeredgewidth=0, rasterized=True, markersize=size, alpha=alpha)
     low = max(axes.get_xlim()[0], axes.get_ylim()[0])
     high = min(axes.get_xlim()[1], axes.get_ylim()[1])
     if low < high:
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, label="equal")
         axes.legend(loc="upper left")
-    axes.set(xlabel=f"{drawn_name(original.name)}, accuracy (%)", ylabel=f"{drawn_name(retrained.name)}, accuracy (%)")
+    axes.set(xlabel=f"{drawn_name(control.name)}, accuracy (%)", ylabel=f"{drawn_name(other.name)}, accuracy (%)")
     hidden = int((~shown).sum())
     axes.set_title(f"{len(shown):,} cells" + (f" ({hidden:,} weak ones outside)" if hidden else ""))
 
@@ -82,8 +82,8 @@ def _tau(axes: Axes, findings: Findings) -> None:
 
 def _gap(axes: Axes, findings: Findings) -> None:
     table = findings.performance_gap
-    for name, colour, marker in (("original", GREY, "o"), ("retrained", BLUE, "s")):
-        side = getattr(findings.comparison, name)
+    sides = (findings.comparison.first, findings.comparison.second)
+    for name, side, colour, marker in zip(SIDES, sides, (GREY, BLUE), "os", strict=True):
         low, high = table[f"std_{name}_low"], table[f"std_{name}_high"]
         axes.fill_between(table["top_percent"], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(
@@ -97,7 +97,7 @@ def _gap(axes: Axes, findings: Findings) -> None:
     axes.set(
         xlabel="top K % of cells, by own ranking", ylabel="standard deviation of accuracy (points)", xlim=(103, -2)
     )
-    values = table[["std_original", "std_retrained"]].to_numpy()
+    values = table[[f"std_{name}" for name in SIDES]].to_numpy()
     if values.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -121,7 +121,10 @@ def _gains(findings: Findings) -> Figure:
             label="from sorting by noise alone",
         )
         figure.legend(*decile.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    decile.set(xlabel="decile of the original accuracy (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11))
+    control = drawn_name(findings.comparison.first.name)
+    decile.set(
+        xlabel=f"decile of the accuracy of {control} (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11)
+    )
     overall = table.iloc[0]
     ends = f" [{overall['gain_low']:+.2f}, {overall['gain_high']:+.2f}]" if np.isfinite(overall["gain_low"]) else ""
     decile.set_title(

@@ -50,8 +50,8 @@ def _content(comparison: Comparison, title: str, noise: Floats | None) -> dict[s
         "edge_live": _packed([bench.effective(cell) for cell in cells], "Uint8"),
         # Its place among the distinct factors; their number where there is no path, hence no factor.
         "factor": _packed(np.searchsorted(distinct, factors), "Uint8"),
-        "original": _side(comparison.original),
-        "retrained": _side(comparison.retrained),
+        "control": _side(comparison.first),
+        "other": _side(comparison.second),
         "noise": None if noise is None else _packed(noise, "Float32"),
     }
 

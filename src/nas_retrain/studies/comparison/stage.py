@@ -121,23 +121,23 @@ def facts(settings: Settings) -> dict[str, str]:
 
 
 def _report(
-    original: Accuracies,
-    retrained: Accuracies,
+    control: Accuracies,
+    other: Accuracies,
     place: str,
     settings: Settings,
     particulars: dict[str, str],
     attribution: pd.DataFrame | None = None,
 ) -> Report:
     chosen = settings.analysis
-    findings = tables.find(original, retrained, chosen)
+    findings = tables.find(control, other, chosen)
     made_with = (
         particulars
         | {
-            "top K % by": f"the {chosen.top_by} ranking",
+            "top K % by": f"the ranking of {(control if chosen.top_by == 'original' else other).name}",
             "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
             f"seed {chosen.seed}",
         }
         | facts(settings)
     )
-    title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
+    title = f"{settings.dataset.name}: {other.name} against {control.name}"
     return Report(findings, place, title, made_with, attribution)

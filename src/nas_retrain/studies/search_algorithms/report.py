@@ -2,7 +2,7 @@
 network to take.
 
 Each algorithm searches both tables many times. How the tables differ is held against what training again gives
-(`search.replay`): a difference is beyond noise if it stands out from those of tables drawn again. Several differences
+(`replay`): a difference is beyond noise if it stands out from those of tables drawn again. Several differences
 are tested at once by the largest of them (single-step max-T; Westfall and Young, 1993).
 """
 
@@ -51,7 +51,7 @@ class Replays:
     """Everything that a report tells. Tables are described by the functions that make them.
 
     names: of the two sources. noise: None where it is unknown, and with it everything about training again.
-    seeds: whether a search sees one of several trainings of a cell. classes: see `search.transfer.network_classes`.
+    seeds: whether a search sees one of several trainings of a cell. classes: see `transfer.network_classes`.
     """
 
     names: tuple[str, str]
