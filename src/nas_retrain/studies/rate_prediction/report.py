@@ -233,7 +233,9 @@ def _coordinates(coordinates: pd.DataFrame) -> Figure:
                 rows = last[(last["sweep"] == sweep) & (last["arm"] == arm)].sort_values("x")
                 style = "" if sweep == "graph" else "-"
                 axes.plot(rows["x"], rows[what], marker + style, color=colour, markersize=4, alpha=0.8, label=arm)
-            axes.set(xscale="log", yscale="log")
+            axes.set_xscale("log")
+            if (last[what] > 0).any():
+                axes.set_yscale("log")
             if sweep != "graph":
                 ticks = np.unique(last.loc[last["sweep"] == sweep, "x"])
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
