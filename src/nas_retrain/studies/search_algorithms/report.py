@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from nas_retrain.reports.document import write_document
+from nas_retrain.reports.document import tell_stage, write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import AlgorithmsSettings
@@ -30,8 +30,8 @@ from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
 from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
-from nas_retrain.studies.search_algorithms import replay
-from nas_retrain.studies.search_algorithms.algorithms import space_of
+from nas_retrain.studies.search_algorithms import asked, replay
+from nas_retrain.studies.search_algorithms.algorithms import Space, space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
@@ -100,6 +100,7 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
     tables = replay.table(original), replay.table(retrained)
     noise = noise_level(original), noise_level(retrained)
     searching, again, resampling, truth = np.random.default_rng(settings.seed).spawn(4)
+    _tell_slow_ones(space, settings, pairs=1 if None in noise else 1 + settings.null_draws)
     found = replay.play_both(tables, space, settings, searching)
     observed, null = replay.outcome(tables, found), None
     # Noise that only one side tells is not lent to the other: budgets and recipes differ in it.
@@ -128,6 +129,18 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
         tied=tied,
         classes=classes,
     )
+
+
+def _tell_slow_ones(space: Space, settings: AlgorithmsSettings, pairs: int) -> None:
+    """Say, before so many pairs of tables are searched, which algorithms that the settings add will take long."""
+    searches = 2 * pairs * settings.searches
+    for name in settings.others:
+        hours = asked.hours_at_least(asked.algorithm(name), space, settings, searches)
+        if hours > asked.LONG_HOURS:
+            tell_stage(
+                f"{asked.label(name)} will take at least {hours:,.1f} hours for {searches:,} searches of "
+                f"{settings.queries:,} trainings; algorithms.null_draws, .searches and .queries make them fewer"
+            )
 
 
 def _resampled(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
