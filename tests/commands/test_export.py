@@ -542,6 +542,21 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
     assert shown.count("</code><script>alert(1)</script>|*d* # e") == 3
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
+    make_settings: MakeSettings, normalisation: str
+) -> None:
+    settings = make_settings(*asked("digits", 200), f"network.normalisation={normalisation}")
+    records = [record for record in made_up(settings, (0,)) if record.recipe == settings.analysis.recipe]
+    found = export_module._Chosen(records, None, {})
+    card = export_module._data_card(
+        export_module._table(export_module._by_cell(found, settings), settings), found, settings
+    )
+    without = normalisation == "none"
+    assert ("**The networks were trained without normalisation; NAS-Bench-201's have BatchNorm.**" in card) == without
+    assert (", without BatchNorm." in export_module._origin(settings)) == without
+
+
 @pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
 def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")

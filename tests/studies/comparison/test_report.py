@@ -169,6 +169,14 @@ def test_copies_of_one_result_are_not_taken_for_replicates(tmp_path: Path, make_
     assert pd.read_csv(folder / "tables" / "ranking_change.csv")["tau_ceiling"].isna().all()
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_reports_name_a_normalisation_that_is_not_the_usual_one(
+    make_settings: MakeSettings, normalisation: str
+) -> None:
+    said = stage.facts(make_settings(f"network.normalisation={normalisation}")).get("normalisation")
+    assert said == ("none" if normalisation == "none" else None)
+
+
 def test_nothing_to_compare_is_told(tmp_path: Path, make_settings: MakeSettings) -> None:
     with pytest.raises(NasRetrainError, match="make retrain first"):
         analyse(make_settings())

@@ -113,9 +113,11 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
 
 def facts(settings: Settings) -> dict[str, str]:
     """What every report says of how it was made."""
+    normalisation = {"normalisation": "none"} if settings.network.normalisation == "none" else {}
     return {
         "data set": settings.dataset.name
         + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
+        **normalisation,
         "versions": analysis_versions(),
     }
 
