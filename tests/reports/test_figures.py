@@ -109,6 +109,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "rule shape": lambda: rule_shape.figure_of_exponents(
         outside("gain", normalisation="batch", initialisation="stock", exponent=1, permuted_low=0, permuted_high=0.2)
     ),
+    "rule shape, sizes": lambda: rule_shape.figure_of_sizes(
+        outside("over_one_rate", "over_permuted", image_size=7, channels=8)
+    ),
     "proxies": lambda: proxies._figure(
         Proxies("long", "cheap", "mine", outside("kendall_tau", "tau_ceiling", recipe="mine", top_percent=100))
     ),
