@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import sha256
 from nas_retrain.purpose import SEARCH, Setup, is_search
 from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
@@ -233,8 +234,7 @@ class RecipeSettings(_Section):
             return values
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         try:
-            with file.open("rb") as opened:
-                checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+            checksum = sha256.of(file)
         except OSError as error:
             raise ValueError(f"learning_rate: the table {file} cannot be read ({error.strerror})") from None
         return values | {"learning_rate": str(file), "rates_checksum": checksum}

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.statistics import noise, rankings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import Floats
@@ -109,8 +108,8 @@ def test_more_seeds_raise_the_ceiling() -> None:
 
 def test_the_noise_is_found_at_each_level_from_seeds_and_from_class_members_alike() -> None:
     generator = np.random.default_rng(0)
-    classes = np.array(space.network_classes())
-    connected = np.array([space.graph_at(number).connected for number in sorted(set(classes.tolist()))])
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    connected = np.array([NAS_BENCH_201.graph_at(number).connected for number in sorted(set(classes.tolist()))])
     truth = dict(zip(sorted(set(classes.tolist())), generator.uniform(60, 90, len(connected)), strict=True))
     index = np.arange(len(classes))
     level = np.array([truth[number] for number in classes.tolist()])
@@ -147,8 +146,8 @@ def test_without_replicates_the_noise_is_unknown() -> None:
 
 
 def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> None:
-    classes = np.array(space.network_classes())
-    nowhere = [cell for cell in range(15625) if not space.graph_at(cell).connected][:50]
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    nowhere = [cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected][:50]
     _, sizes = np.unique(classes, return_counts=True)
     assert sizes.max() > 50
     base = two_trainings(1)[0].runs
@@ -166,8 +165,8 @@ def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> 
 
 
 def test_cells_that_share_a_result_share_its_noise() -> None:
-    classes = np.array(space.network_classes())
-    twins = [cell for cell in range(15625) if space.graph_at(cell).connected]
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    twins = [cell for cell in range(15625) if NAS_BENCH_201.graph_at(cell).connected]
     per_class, _ = two_trainings(2, cells=300)
     numbers = set(per_class.runs["index"])
     cells = [cell for cell in twins if classes[cell] in numbers]

@@ -28,7 +28,7 @@ from tests.browser import MISSING, executable
 from tests.statistics.worlds import two_trainings
 from tests.strategies import NAS_BENCH_201
 
-CELLS = len(space.cells())
+CELLS = len(NAS_BENCH_201.archs)
 LOAD_SECONDS = 3.0
 Explore = Callable[..., Page]
 
@@ -48,8 +48,8 @@ def browser() -> Iterator[Browser]:
 def comparison() -> Comparison:
     """All cells with two decimals of accuracy, so that there are ties; cells without a path have that of chance."""
     generator = np.random.default_rng(0)
-    convolutions = np.array([arch.count("conv") for arch in space.cells()])
-    connected = np.array([space.parse(arch).connected for arch in space.cells()])
+    convolutions = np.array([arch.count("conv") for arch in NAS_BENCH_201.archs])
+    connected = np.array([space.parse(arch).connected for arch in NAS_BENCH_201.archs])
     sides = []
     for name, top in (("before", 94.0), ("after", 89.0)):
         lost = (6 - convolutions) * generator.uniform(0.5, 2.5) + generator.gamma(1.5, 2.0, CELLS)
@@ -63,7 +63,7 @@ def comparison() -> Comparison:
 @pytest.fixture(scope="module")
 def table(comparison: Comparison) -> pd.DataFrame:
     """What the filters read, by plain pandas from the cells' strings."""
-    arch = pd.Series(space.cells())
+    arch = pd.Series(NAS_BENCH_201.archs)
     graphs = [space.parse(text) for text in arch]
     counts = {name: arch.str.count(name) for name in space.OPERATIONS}
     factor = [learning_rate_factor(graph, space.BASE) if graph.connected else np.nan for graph in graphs]
@@ -135,7 +135,7 @@ def search(opened: Page, text: str) -> None:
 def assert_card_tells(card: Any, comparison: Comparison, cell: int) -> None:
     """The card has what the project's own functions say of the cell at this place of the comparison."""
     index = int(comparison.cells[cell])
-    arch, graph = space.cell_at(index), space.graph_at(index)
+    arch, graph = NAS_BENCH_201.arch_at(index), NAS_BENCH_201.graph_at(index)
     sides = (comparison.first, comparison.second)
     ranks = [stats.rankdata(-side.accuracy)[cell] for side in sides]
     expect(card.locator("h2")).to_have_text(f"Cell {index}")
@@ -151,7 +151,7 @@ def assert_card_tells(card: Any, comparison: Comparison, cell: int) -> None:
         assert float(told["learning-rate factor"][0]) == pytest.approx(expected, rel=1e-3)
     else:
         assert told["learning-rate factor"] == ["none: no path"]
-    assert told["network class"][0].startswith(f"{space.network_classes()[index]}, ")
+    assert told["network class"][0].startswith(f"{NAS_BENCH_201.training_classes(None)[index]}, ")
     live = {(edge.source, edge.target) for edge in graph.effective.edges}
     expected_edges = {
         f"{source}-{target}-{name}": "live" if (source, target) in live else "dead"
@@ -223,9 +223,9 @@ def test_hovering_shows_the_cell(comparison: Comparison, table: pd.DataFrame, ex
 def test_search_finds_by_index_and_by_string(comparison: Comparison, explore: Explore) -> None:
     opened = explore()
     generator = np.random.default_rng(1)
-    apart = next(index for index in range(CELLS) if not space.graph_at(index).connected)
+    apart = next(index for index in range(CELLS) if not NAS_BENCH_201.graph_at(index).connected)
     for number, cell in enumerate([0, CELLS - 1, apart, *generator.integers(0, CELLS, 7)]):
-        search(opened, str(cell) if number % 2 else f" {space.cell_at(int(cell))} ")
+        search(opened, str(cell) if number % 2 else f" {NAS_BENCH_201.arch_at(int(cell))} ")
         expect(opened.locator("#found")).to_have_text(f"Cell {cell} is pinned.")
         assert_card_tells(opened.locator("#pinned"), comparison, int(cell))
         x, y = place(opened, int(cell))
@@ -239,7 +239,7 @@ def test_a_search_in_vain_says_so_and_pins_nothing(tmp_path: Path, explore: Expl
     found, path = few(tmp_path)
     absent = next(cell for cell in range(CELLS) if cell not in found.cells)
     opened = explore(path)
-    for text in ("15625", "-1", str(absent), space.cell_at(absent), "|none~0|", "<b>bold</b>", "1e3"):
+    for text in ("15625", "-1", str(absent), NAS_BENCH_201.arch_at(absent), "|none~0|", "<b>bold</b>", "1e3"):
         search(opened, text)
         expect(opened.locator("#found")).to_contain_text(f"{text} is not among the 60 cells compared.")
     search(opened, " ")
@@ -431,7 +431,7 @@ def test_the_scheme_and_the_colouring_may_change_at_any_time(tmp_path: Path, exp
         shot = Image.open(BytesIO(opened.locator("#plot").screenshot())).convert("RGB")
         pixels.append(shot.getpixel((round(x), round(y))))
     assert len(set(pixels)) == 4
-    factors = [learning_rate_factor(space.graph_at(cell), space.BASE) for cell in found.cells]
+    factors = [learning_rate_factor(NAS_BENCH_201.graph_at(cell), space.BASE) for cell in found.cells]
     opened.select_option("#colour", "factor")
     assert float(opened.inner_text("#legend-low")) == pytest.approx(min(factors), rel=1e-3)
     assert float(opened.inner_text("#legend-high")) == pytest.approx(max(factors), rel=1e-3)

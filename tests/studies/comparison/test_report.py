@@ -12,7 +12,6 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.image import imread
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.reports.figures import STYLE, save
@@ -63,7 +62,7 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings,
     assert first["index"] == worst
     assert first["rank_original"] == 200
     assert first["rank_retrained"] == 1
-    assert first["arch"] == space.cell_at(int(str(worst)))
+    assert first["arch"] == NAS_BENCH_201.arch_at(int(str(worst)))
     few = replace(found, largest_moves=found.largest_moves.head(1))  # narrower than its legend
     with rc_context(STYLE):
         drawn = figures.draw_moves(few)
@@ -77,7 +76,7 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings,
 
 def test_attribution_adds_up() -> None:
     generator = np.random.default_rng(0)
-    index = sorted(set(space.network_classes()))[1:101]
+    index = sorted(set(NAS_BENCH_201.training_classes(None)))[1:101]
     base = generator.uniform(50, 80, 100)
     effects = {"benchmark": 0.0, "architecture_aware": 3.0, "learning_rate_only": 1.5, "initialisation_only": 0.5}
     arms = {
@@ -112,7 +111,7 @@ def csv(path: Path, accuracies: Accuracies, scatter: float = 0.5) -> Path:
     rows = per_cell(accuracies).reset_index()
     noise = np.random.default_rng(sum(path.name.encode())).normal(size=len(rows))
     rows["accuracy"] = (rows["accuracy"] + scatter * noise).clip(0, 100)
-    rows["arch"] = [space.cell_at(index) for index in rows["index"]]
+    rows["arch"] = [NAS_BENCH_201.arch_at(index) for index in rows["index"]]
     rows.to_csv(path, index=False)
     return path
 

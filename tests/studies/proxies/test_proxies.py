@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
 from nas_retrain.studies.proxies import findings, report
 from tests import published_tables
 from tests.statistics.worlds import CLASSES
+from tests.strategies import NAS_BENCH_201
 
 CELLS = CLASSES[::40]
 """136 connected networks."""
@@ -41,7 +41,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     random = np.random.default_rng(0)
     truth = random.normal(90, 2, len(CELLS))
     long = [
-        pd.DataFrame({"index": CELLS, "arch": [space.cell_at(cell) for cell in CELLS], "seed": seed,
+        pd.DataFrame({"index": CELLS, "arch": [NAS_BENCH_201.arch_at(cell) for cell in CELLS], "seed": seed,
                       "accuracy": (truth + random.normal(0, 0.3, len(CELLS))).clip(0, 100)})
         for seed in SEEDS
     ]  # fmt: skip
