@@ -93,6 +93,7 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts as stage_facts
 
     frame = records.frame(Trial)
@@ -100,6 +101,8 @@ def find_all(records: Records, settings: Settings) -> Findings:
         part=[purpose.part for purpose in frame["purpose"]], arm=[purpose.arm for purpose in frame["purpose"]]
     )
     surfaces = _surfaces(frame)
+    if surfaces:
+        tell_stage(f"The exponents of the rule, on {len(surfaces)} surface(s) of accuracies by learning rate")
     exponents = [
         of_exponents(surface, design.log_factors(settings, surface.cells.tolist()), settings).assign(
             normalisation=normalisation, initialisation=initialisation
@@ -110,6 +113,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
         raise NothingYet(f"Nothing to judge yet: a surface takes {FEWEST} networks with every rate and seed.")
     shape = design.asked_for(settings)
     confirmed = _confirmed(frame)
+    tell_stage(f"Rules, procedures and hypotheses, from {shape.draws:,} draws and {shape.permutations:,} permutations")
     tables = {
         "exponents": pd.concat(exponents, ignore_index=True),
         "rules": pd.concat(
