@@ -400,11 +400,12 @@ class LongerSettings(ConfirmationSettings):
     weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], OneOrMore, AfterValidator(_all_different)]
 
 
-class PlainSettings(_Section):
-    """How many networks of surface and confirmation are trained without BatchNorm too."""
+class PlainSettings(SurfaceSettings):
+    """A surface without BatchNorm, of the first networks of the other one, and how many of the confirmation's networks
+    are trained so too."""
 
-    surface_classes: Annotated[int, Field(ge=2)]
     confirmation_classes: Annotated[int, Field(ge=2)]
+    margin: Rate
 
 
 class LadderSettings(SurfaceSettings):
@@ -439,10 +440,13 @@ class RuleShapeSettings(_Section):
             raise ValueError("exponents must hold 0 (one rate for all) and 1 (the rule)")
         if len(self.surface.seeds) < 2:
             raise ValueError("surface.seeds: rankings are compared between seeds, so two at least are needed")
-        if set(self.surface.seeds) & (set(self.confirmation.seeds) | set(self.longer.seeds)):
-            raise ValueError("confirmation.seeds and longer.seeds must be none of surface.seeds, which chose the rates")
+        chose = {*self.surface.seeds, *self.plain.seeds}
+        if chose & {*self.confirmation.seeds, *self.longer.seeds}:
+            raise ValueError(
+                "confirmation.seeds and longer.seeds must be none of the surfaces' seeds, which chose the rates"
+            )
         parts = {
-            "plain.surface_classes": (self.plain.surface_classes, self.surface.classes),
+            "plain.classes": (self.plain.classes, self.surface.classes),
             "ladder.classes": (self.ladder.classes, self.surface.classes),
             "plain.confirmation_classes": (self.plain.confirmation_classes, self.confirmation.classes),
             "longer.classes": (self.longer.classes, self.confirmation.classes),
