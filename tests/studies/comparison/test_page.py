@@ -470,7 +470,9 @@ def run_records(source: Accuracies, epochs: int) -> pd.DataFrame:
     losses = [tuple(generator.uniform(0, 3, epochs)) for _ in range(len(runs))]
     losses[-1] = losses[-1][:3]
     curves = [None if place % 9 == 0 else loss for place, loss in enumerate(losses)]
-    rates = [None if curve is None else tuple(np.geomspace(0.1, 0.001, epochs)[: len(curve)]) for curve in curves]
+    rates = [
+        None if curve is None else tuple(np.geomspace(123456.7, 0.0001234, epochs)[: len(curve)]) for curve in curves
+    ]
     return pd.DataFrame({"cell": runs["index"], "train_loss_curve": curves, "learning_rate_curve": rates})
 
 
@@ -504,6 +506,12 @@ def test_a_pinned_cell_shows_the_means_of_its_curves(tmp_path: Path, explore: Ex
         expect(opened.locator("#pinned svg[data-quantity=train_loss]")).to_have_attribute("aria-label", told)
         assert len(points(opened, "retrained", "learning_rate")) == len(means) + 1
     expect(opened.locator("#pinned svg.chart")).to_have_count(2)  # no accuracies
+    texts = opened.locator("#pinned svg.chart text")
+    ends = texts.evaluate_all(
+        "(all) => all.map((one) => one.getBBox()).map((box) => [box.x, box.x + box.width, box.y])"
+    )
+    assert len(ends) == 12
+    assert all(left >= 0 and right <= 300 and top >= 0 for left, right, top in ends), "no text is cut"
     expect(opened.locator("#pointed svg.chart")).to_have_count(0)
     opened.keyboard.press("Tab")
     opened.locator("#plot").press("Escape")

@@ -120,9 +120,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
 
     shape = design.asked_for(settings)
     confirmed = _confirmed(frame)
-    tell_stage(
-        f"Exponents, rules and hypotheses on {len(surfaces)} surface(s), from {shape.draws:,} draws and {shape.permutations:,} permutations"
-    )
+    tell_stage(f"Exponents, rules and hypotheses, on {len(surfaces)} surface(s), from {shape.draws:,} draws")
     tables = {
         "exponents": of_each(of_exponents),
         "rules": of_each(of_rules),
