@@ -380,16 +380,16 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
             listed += f"- For {published.file.package}: {pth}.\n"
             remarks = published.file.remarks
         listed += _COPIES
-    if len(by_epoch):
-        measured = ", ".join(name for name in curves.QUANTITIES if name in by_epoch)
-        trained = len(by_epoch.drop_duplicates(["index", "seed"]))
-        listed = _CURVES.format(trained=trained, trainings=len(chosen.records), measured=measured) + listed
         answers = _ANSWERS.format(
             **example,
             evaluation="NaN" if published.times_evaluation else "None",
             pth_example=file.example.format(**example) if file else "",
             remarks="".join(f"- {remark}\n" for remark in remarks),
         )
+    if len(by_epoch):
+        measured = ", ".join(name for name in curves.QUANTITIES if name in by_epoch)
+        trained = len(by_epoch.drop_duplicates(["index", "seed"]))
+        listed = _CURVES.format(trained=trained, trainings=len(chosen.records), measured=measured) + listed
     return _CARD.format(
         bench=escaped(bench.title),
         authors=bench.authors,

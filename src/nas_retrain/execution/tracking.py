@@ -59,12 +59,12 @@ def tensorboard(training: Training, results_dir: Path, epochs_done: int) -> Iter
 
     run = training.label.removeprefix(f"{training.recipe}-")
     folder = results_dir / TENSORBOARD / training.recipe / run
-    with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
 
         def tell(epoch: int, values: Mapping[str, float]) -> None:
             for name, value in values.items():
-                writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
-            writer.flush()  # type: ignore[no-untyped-call] # before a checkpoint says that the epoch is done
+                writer.add_scalar(name, value, epoch)
+            writer.flush()  # before a checkpoint says that the epoch is done
 
         yield tell
 
