@@ -617,6 +617,8 @@ class Settings(_Section):
     seeds: Seeds
     seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
+    curves: Literal["train", "test"] | None
+    tracker: str | None
     original: UserPath | None
     retrained: UserPath | None
     gpu: GpuSettings

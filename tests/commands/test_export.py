@@ -556,6 +556,34 @@ def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
     assert (", without BatchNorm." in export_module._origin(settings)) == without
 
 
+def test_curves_are_a_table_of_their_own_where_there_are_any(make_settings: MakeSettings) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]", "training.epochs=3")
+    plain = stored(settings)
+    folder = export(settings)
+    assert not (folder / "curves.parquet").exists()
+    assert "curves" not in (folder / "README.md").read_text()
+    curves = {
+        record.key: tuple(float(record.network_class + record.seed + epoch) for epoch in range(3))
+        for record in plain
+        if record.seed != 888 and record.status == "finished"
+    }
+    shutil.rmtree(settings.results_dir / "runs")
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*(replace(record, train_loss_curve=curves.get(record.key)) for record in plain))
+    assert export(settings) == folder
+    found = pd.read_parquet(folder / "curves.parquet")
+    rows = found[["index", "network_class", "dataset", "recipe", "seed", "epoch", "train_loss"]]
+    assert [tuple(row) for row in rows.itertuples(index=False)] == [
+        (record.cell, record.network_class, "digits", "benchmark", record.seed, epoch + 1, value)
+        for record in sorted(plain, key=lambda record: (record.network_class, record.seed))
+        for epoch, value in enumerate(curves.get(record.key, ()))
+    ]
+    assert list(found.columns) == list(rows.columns)
+    card = (folder / "README.md").read_text()
+    assert f"of the {len(curves)} of {len(plain)} trainings that\n  have curves: train_loss." in card
+    assert "epochs before the last (save in `curves.parquet`), validation" in card
+
+
 @pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
 def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")

@@ -22,7 +22,7 @@ from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import ROOT
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import Comparison, compare, kendall_tau, top_counts
-from nas_retrain.studies.comparison import page
+from nas_retrain.studies.comparison import curves, page
 from nas_retrain.theory.scaling import learning_rate_factor
 from tests.browser import MISSING, executable
 from tests.statistics.worlds import two_trainings
@@ -461,6 +461,90 @@ def test_noise_of_a_move_is_told_where_it_is_known(tmp_path: Path, explore: Expl
     search(opened, str(found.cells[7]))
     expect(opened.locator("#pinned")).not_to_contain_text("noise")
     expect(opened.locator("#noise")).to_be_hidden()
+
+
+def run_records(source: Accuracies, epochs: int) -> pd.DataFrame:
+    """Run records of a source's trainings, with curves of made-up losses and rates; every ninth training has none, and
+    the last one diverged after three epochs."""
+    generator, runs = np.random.default_rng(3), source.runs
+    losses = [tuple(generator.uniform(0, 3, epochs)) for _ in range(len(runs))]
+    losses[-1] = losses[-1][:3]
+    curves = [None if place % 9 == 0 else loss for place, loss in enumerate(losses)]
+    rates = [
+        None if curve is None else tuple(np.geomspace(123456.7, 0.0001234, epochs)[: len(curve)]) for curve in curves
+    ]
+    return pd.DataFrame({"cell": runs["index"], "train_loss_curve": curves, "learning_rate_curve": rates})
+
+
+def points(opened: Page, side: str, quantity: str) -> list[list[float]]:
+    """Where a curve of the pinned cell goes through, in the drawing; nothing where there is none."""
+    line = opened.locator(f"#pinned svg[data-quantity={quantity}] polyline.{side}")
+    if line.count() == 0:
+        return []
+    return [[float(number) for number in pair.split(",")] for pair in str(line.get_attribute("points")).split()]
+
+
+def test_a_pinned_cell_shows_the_means_of_its_curves(tmp_path: Path, explore: Explore) -> None:
+    sides = two_trainings(1, cells=60, planted=3.0)
+    found, epochs = compare(*sides), 7
+    records = run_records(sides[1], epochs)
+    drawn_curves = [None, curves.of_side(sides[1], records, found.cells)]
+    page.write(found, tmp_path / "curves.html", title="curves", curves=drawn_curves)
+    opened = explore(tmp_path / "curves.html")
+    for cell in (0, 1, 5, 59):
+        search(opened, str(found.cells[cell]))
+        of_cell = records[records["cell"] == found.cells[cell]]["train_loss_curve"].dropna()
+        means = [np.mean([one[at] for one in of_cell if at < len(one)]) for at in range(max(map(len, of_cell)))]
+        x, y = np.array(points(opened, "other", "train_loss")[:-1]).T
+        assert len(x) == len(means)
+        np.testing.assert_allclose(np.diff(x), np.diff(x).mean(), atol=0.011)
+        slope, offset = np.polyfit(means, y, 1)
+        assert slope < 0
+        np.testing.assert_allclose(slope * np.array(means) + offset, y, atol=0.02)
+        assert points(opened, "control", "train_loss") == []
+        told = f"training loss by epoch: other {means[0]:.3g} to {means[-1]:.3g}"
+        expect(opened.locator("#pinned svg[data-quantity=train_loss]")).to_have_attribute("aria-label", told)
+        assert len(points(opened, "other", "learning_rate")) == len(means) + 1
+    expect(opened.locator("#pinned svg.chart")).to_have_count(2)  # no accuracies
+    texts = opened.locator("#pinned svg.chart text")
+    ends = texts.evaluate_all(
+        "(all) => all.map((one) => one.getBBox()).map((box) => [box.x, box.x + box.width, box.y])"
+    )
+    assert len(ends) == 12
+    assert all(left >= 0 and right <= 300 and top >= 0 for left, right, top in ends), "no text is cut"
+    expect(opened.locator("#pointed svg.chart")).to_have_count(0)
+    opened.keyboard.press("Tab")
+    opened.locator("#plot").press("Escape")
+    expect(opened.locator("#pinned")).to_be_hidden()
+
+
+def test_a_cell_without_curves_shows_none(tmp_path: Path, explore: Explore) -> None:
+    sides = two_trainings(1, cells=60, seeds=(1, 1))
+    found = compare(*sides)
+    drawn_curves = [curves.of_side(side, run_records(side, 1), found.cells) for side in sides]
+    page.write(found, tmp_path / "curves.html", title="curves", curves=drawn_curves)
+    opened = explore(tmp_path / "curves.html")
+    search(opened, str(found.cells[9]))
+    expect(opened.locator("#pinned h2")).to_have_text(f"Cell {found.cells[9]}")
+    expect(opened.locator("#pinned svg.chart")).to_have_count(0)
+    search(opened, str(found.cells[10]))  # with one epoch, which is a dot
+    for side in ("control", "other"):
+        first, second = points(opened, side, "train_loss")
+        assert first == second
+
+
+def test_with_curves_of_all_cells_the_page_stays_small(comparison: Comparison, tmp_path: Path) -> None:
+    """Two hundred epochs of five quantities on both sides would be 44 MB."""
+    classes = np.unique(NAS_BENCH_201.training_classes(None), return_inverse=True)[1]
+    names = ("train_loss", "train_accuracy", "learning_rate", "test_loss", "test_accuracy")
+    means = {name: np.broadcast_to(np.arange(200.0), (classes.max() + 1, 200)) for name in names}
+    side = curves.Curves(classes, np.arange(1, 201), means)
+    page.write(comparison, tmp_path / "large.html", title="large", curves=[side, side])
+    assert (tmp_path / "large.html").stat().st_size < 5e6
+    thinned = side.at_most(11)
+    assert thinned.epochs[[0, -1]].tolist() == [1, 200]
+    assert thinned.means["train_loss"][0].tolist() == (thinned.epochs - 1).tolist()
+    assert len(side.at_most(1000).epochs) == 200
 
 
 def test_a_wheel_holds_the_page(tmp_path: Path) -> None:

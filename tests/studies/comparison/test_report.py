@@ -18,9 +18,11 @@ from nas_retrain.reports.figures import STYLE, save
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.studies.comparison import figures, report, stage, tables
+from nas_retrain.trainings.store import StoredRuns
 from tests.conftest import MakeSettings
-from tests.statistics.worlds import two_trainings
+from tests.statistics.worlds import CLASSES, two_trainings
 from tests.strategies import NAS_BENCH_201
+from tests.trainings.test_store import a_record
 
 FEW = ("analysis.bootstrap_draws=100", "analysis.null_draws=60")
 
@@ -104,6 +106,30 @@ def test_a_report_claims_a_planted_change_and_none_where_there_is_none(make_sett
     unknown = " ".join(report.statements(tables.find(*two_trainings(5, seeds=(1, 1)), chosen)))
     assert "noise is unknown" in unknown
     assert "changed more than training" not in unknown
+
+
+def test_the_curves_of_run_records_go_with_the_comparison(tmp_path: Path, make_settings: MakeSettings) -> None:
+    cells = CLASSES[:6].tolist()
+    records = [
+        replace(
+            a_record(seed), recipe=recipe, cell=cell, network_class=cell, arch=NAS_BENCH_201.arch_at(cell),
+            test_accuracy=50.0 + cell % 7 + seed, train_loss_curve=(float(cell), 0.5 * seed) if has_curve else None,
+        )
+        for recipe, has_curve in (("benchmark", False), ("architecture_aware", True))
+        for cell in cells
+        for seed in (1, 2)
+    ]  # fmt: skip
+    path = tmp_path / "runs.parquet"
+    frame = StoredRuns.of(records).frame()
+    frame.to_parquet(path, index=False)
+    settings = make_settings("analysis.bootstrap_draws=20", "analysis.null_draws=20", f"original={path}")
+    (of_recipes,) = stage.compare_recipes(settings, frame)
+    of_sources = stage.compare_sources(settings.model_copy(update={"retrained": path}))
+    assert of_recipes.curves[0] is None
+    for found in (of_recipes.curves[1], *of_sources.curves):
+        assert found is not None
+        assert found.epochs.tolist() == [1, 2]
+        assert found.means["train_loss"][found.row].tolist() == [[cell, 0.75] for cell in cells]
 
 
 def csv(path: Path, accuracies: Accuracies, scatter: float = 0.5) -> Path:

@@ -16,6 +16,7 @@ from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
+from nas_retrain.studies.comparison.curves import Curves
 from nas_retrain.studies.comparison.tables import BEYOND_NOISE, SIDES, Findings
 
 SIGNIFICANT = 0.05
@@ -42,11 +43,12 @@ def write(
     title: str,
     facts: Mapping[str, str],
     attribution: pd.DataFrame | None = None,
+    curves: Sequence[Curves | None] = (None, None),
 ) -> None:
     """Write tables/*.csv, figures/*, report.md, report.html and explore.html below `folder`.
 
-    facts: what the report says of its settings, by name. attribution: see `tables.attribution`. Raises
-    NasRetrainError if the folder cannot be written.
+    facts: what the report says of its settings, by name. attribution: see `tables.attribution`. curves: of the control
+    and of the other side, for explore.html. Raises NasRetrainError if the folder cannot be written.
     """
     tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
     write_tables(tables, folder)
@@ -56,7 +58,8 @@ def write(
     write_document(folder, text, title, left_out=_EXPLORE)
     tell_stage("The page of all cells, explore.html")
     again = findings.ceiling
-    page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
+    noise = None if again is None else again.moves
+    page.write(findings.comparison, folder / "explore.html", title=title, noise=noise, curves=curves)
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def analyse(records: Records, settings: Settings) -> Judged[Proxies]:  # noqa: ARG001 - the sources are those that are named
     """The recipes of `retrained` beside `original`. Raises NasRetrainError for a source that cannot be read, and if the
     two have too few networks in common."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.proxies import findings
 
@@ -25,6 +26,7 @@ def analyse(records: Records, settings: Settings) -> Judged[Proxies]:  # noqa: A
             "RETRAINED=path of the cheap ones, such as results/reference/201/fashion_mnist/runs.parquet."
         )
     facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
+    tell_stage(f"How the recipes in {settings.retrained} rank the networks of {settings.original}")
     return Judged(findings.judge(settings), facts | {"versions": stage.facts(settings)["versions"]})
 
 

@@ -100,6 +100,7 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts as stage_facts
 
     frame = records.frame(Trial)
@@ -119,6 +120,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
 
     shape = design.asked_for(settings)
     confirmed = _confirmed(frame)
+    tell_stage(f"Exponents, rules and hypotheses, on {len(surfaces)} surface(s), from {shape.draws:,} draws")
     tables = {
         "exponents": of_each(of_exponents),
         "rules": of_each(of_rules),

@@ -101,13 +101,16 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
     noise = noise_level(original), noise_level(retrained)
     searching, again, resampling, truth = np.random.default_rng(settings.seed).spawn(4)
     _tell_slow_ones(space, settings, pairs=1 if None in noise else 1 + settings.null_draws)
+    tell_stage(f"{settings.searches:,} searches of each algorithm on each table: {', '.join(names)}")
     found = replay.play_both(tables, space, settings, searching)
     observed, null = replay.outcome(tables, found), None
     # Noise that only one side tells is not lent to the other: budgets and recipes differ in it.
     if noise[0] is not None and noise[1] is not None:
+        tell_stage(f"All searches again, on {settings.null_draws:,} pairs of tables drawn from the noise of training")
         draws = replay.training_again((original, retrained), (noise[0], noise[1]), space, settings, again)
         total, quiet = settings.null_draws, not sys.stderr.isatty()
         null = list(tqdm(draws, desc="training again", total=total, unit="draw", disable=quiet))
+    tell_stage(f"Intervals, from {settings.bootstrap_draws:,} resamples of the searches")
     means = _resampled(observed.own, settings.bootstrap_draws, resampling)
     classes = network_classes(original, retrained)
     drawn = None if noise[1] is None else drawn_truth(classes, noise[1], settings.bootstrap_draws, truth)
