@@ -358,7 +358,6 @@ class Network(build_module.Network):
         logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
         return logits.flatten(1) + bias
 
-
     def _handed_on(self, stem: Tensor) -> Tensor:
         """What the blocks make of the stem's output, by way of `sums`."""
         addends: list[Addend] = [(Sent(stem), 0)]

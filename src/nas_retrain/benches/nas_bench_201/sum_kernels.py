@@ -5,7 +5,7 @@ Tensors are read and written as tables with a row for each pixel and its channel
 is such a table whose rows lie farther apart.
 """
 
-# ruff: noqa: ANN001, ANN202, N803, D103 - Triton's functions: their arguments are pointers and constants in capitals
+# ruff: noqa: ANN001, ANN202, N803 - Triton's functions: their arguments are pointers and constants in capitals
 # mypy: ignore-errors
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def _compiled() -> bool:
         _add_on_gpu([some, some], plain=False, rectified=torch.float32)
     except Exception as error:  # noqa: BLE001 - of a compiler, a linker, a full disk: torch's own kernels do without
         warnings.warn(
-            f"The kernels that sum a cell's vertices cannot be compiled here ({type(error).__name__}: {error}). torch's "
-            "own take their place, which are more of them and slower. Needed are Triton, gcc and Python's headers.",
+            f"The kernels that sum a cell's vertices cannot be compiled here ({type(error).__name__}: {error}). "
+            "torch's own take their place, which are more and slower. Needed are Triton, gcc and Python's headers.",
             stacklevel=2,
         )
         return False
@@ -128,7 +128,7 @@ class _Settled(torch.autograd.Function):
                 written.append(_part(gradient, part, parts))
             else:
                 if whole is None and known:
-                    whole = room(shape, reduce(torch.promote_types, [dtype for _, dtype in ctx.like]))
+                    whole = room(shape, reduce(torch.promote_types, {dtype for _, dtype in ctx.like}))
                     written.append(whole)
                 gradient = whole
             returned.append(gradient)
