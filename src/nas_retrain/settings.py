@@ -315,10 +315,15 @@ class TrainingSettings(_Section):
     def identity(self) -> dict[str, Any]:
         """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
         told = self.model_dump()
+        if self.precision == "bfloat16":
+            told["precision"] = BFLOAT16
         if self.schedule != "step":
             del told["steps"], told["step_factor"]
         return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
 
+
+BFLOAT16 = "bfloat16, BatchNorm in float32"
+"""What identities have for bfloat16. In version 0.1.0, where they had its name alone, it rounded at other places."""
 
 BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
 """What held in the section training before there were these keys."""
