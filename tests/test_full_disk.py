@@ -24,7 +24,8 @@ WRITES = """
     from nas_retrain.execution import checkpoints, workers
     from nas_retrain.files import locks
     from nas_retrain.plan import claims, plan, rate_search
-    from nas_retrain.studies.comparison import figures, report
+    from nas_retrain.reports import figures
+    from nas_retrain.studies.comparison import report
     from nas_retrain.trainings import store
     from tests.trainings.test_store import a_record
 

@@ -143,7 +143,7 @@ class BenchSettings(_Section):
     """Whether its networks can be built without BatchNorm (network.normalisation)."""
 
     name: str
-    depth_offset: Annotated[int, Field(ge=0)]
+    depth_offset: Positive  # of a base network of skips alone the rules divide by it
     base_kernel_size: Rate
 
 
@@ -315,10 +315,15 @@ class TrainingSettings(_Section):
     def identity(self) -> dict[str, Any]:
         """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
         told = self.model_dump()
+        if self.precision == "bfloat16":
+            told["precision"] = BFLOAT16
         if self.schedule != "step":
             del told["steps"], told["step_factor"]
         return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
 
+
+BFLOAT16 = "bfloat16, BatchNorm in float32"
+"""What identities have for bfloat16. In version 0.1.0, where they had its name alone, it rounded at other places."""
 
 BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
 """What held in the section training before there were these keys."""
@@ -617,6 +622,8 @@ class Settings(_Section):
     seeds: Seeds
     seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
+    curves: Literal["train", "test"] | None
+    tracker: str | None
     original: UserPath | None
     retrained: UserPath | None
     gpu: GpuSettings

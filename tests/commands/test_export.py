@@ -541,6 +541,49 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
     assert shown.count("</code><script>alert(1)</script>|*d* # e") == 3
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
+    make_settings: MakeSettings, normalisation: str
+) -> None:
+    settings = make_settings(*asked("digits", 200), f"network.normalisation={normalisation}")
+    records = [record for record in made_up(settings, (0,)) if record.recipe == settings.analysis.recipe]
+    found = export_module._Chosen(records, None, {})
+    card = export_module._data_card(
+        export_module._table(export_module._by_cell(found, settings), settings), found, settings
+    )
+    without = normalisation == "none"
+    assert ("**The networks were trained without normalisation; NAS-Bench-201's have BatchNorm.**" in card) == without
+    assert (", without BatchNorm." in export_module._origin(settings)) == without
+
+
+def test_curves_are_a_table_of_their_own_where_there_are_any(make_settings: MakeSettings) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]", "training.epochs=3")
+    plain = stored(settings)
+    folder = export(settings)
+    assert not (folder / "curves.parquet").exists()
+    assert "curves" not in (folder / "README.md").read_text()
+    curves = {
+        record.key: tuple(float(record.network_class + record.seed + epoch) for epoch in range(3))
+        for record in plain
+        if record.seed != 888 and record.status == "finished"
+    }
+    shutil.rmtree(settings.results_dir / "runs")
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*(replace(record, train_loss_curve=curves.get(record.key)) for record in plain))
+    assert export(settings) == folder
+    found = pd.read_parquet(folder / "curves.parquet")
+    rows = found[["index", "network_class", "dataset", "recipe", "seed", "epoch", "train_loss"]]
+    assert [tuple(row) for row in rows.itertuples(index=False)] == [
+        (record.cell, record.network_class, "digits", "benchmark", record.seed, epoch + 1, value)
+        for record in sorted(plain, key=lambda record: (record.network_class, record.seed))
+        for epoch, value in enumerate(curves.get(record.key, ()))
+    ]
+    assert list(found.columns) == list(rows.columns)
+    card = (folder / "README.md").read_text()
+    assert f"of the {len(curves)} of {len(plain)} trainings that\n  have curves: train_loss." in card
+    assert "epochs before the last (save in `curves.parquet`), validation" in card
+
+
 @pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
 def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")

@@ -201,7 +201,7 @@ class TestGroups:
     @pytest.fixture
     def _doubles(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """In double precision the order of additions hardly matters, so what differs is a mistake."""
-        monkeypatch.setattr(steps, "augment", lambda *arguments: batches.augment(*arguments).double())
+        monkeypatch.setattr(steps, "crop", lambda *arguments: batches.crop(*arguments).double())
         torch.set_default_dtype(torch.float64)
         yield
         torch.set_default_dtype(torch.float32)

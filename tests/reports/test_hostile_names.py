@@ -148,7 +148,7 @@ def test_a_comparison_s_pages_take_every_field_for_text_and_work(
     explore = visit(folder / "explore.html")
     expect(explore.locator("#count")).to_contain_text("60 of 60 cells")
     expect(explore.locator("h1")).to_have_text(explore.evaluate("data.title"))
-    assert explore.evaluate("[original.name, retrained.name]") == fields[:2]
+    assert explore.evaluate("[control.name, other.name]") == fields[:2]
     cell = explore.evaluate("data.index[5]")
     explore.fill("#wanted", str(cell))
     explore.press("#wanted", "Enter")

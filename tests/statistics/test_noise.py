@@ -15,14 +15,14 @@ from tests.strategies import NAS_BENCH_201
 PERCENTS = (100, 50, 20)
 
 
-def judge(original: Accuracies, retrained: Accuracies, draws: int, seed: int) -> tuple[Floats, Floats]:
+def judge(first: Accuracies, second: Accuracies, draws: int, seed: int) -> tuple[Floats, Floats]:
     """The observed tau less its ceiling, and the p-value, at each K."""
-    comparison = rankings.compare(original, retrained)
-    levels = noise.noise_level(original), noise.noise_level(retrained)
+    comparison = rankings.compare(first, second)
+    levels = noise.noise_level(first), noise.noise_level(second)
     assert levels[0] is not None
     assert levels[1] is not None
     again = noise.ceiling(comparison, *levels, draws=draws, seed=seed, percents=PERCENTS)
-    taus = rankings.top_taus(comparison.original.accuracy, comparison.retrained.accuracy, PERCENTS)
+    taus = rankings.top_taus(comparison.first.accuracy, comparison.second.accuracy, PERCENTS)
     return taus - again.taus.mean(1), again.p_values(taus)
 
 
@@ -160,8 +160,8 @@ def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> 
     comparison = rankings.compare(source, source)
     chance = np.isin(comparison.cells, nowhere)
     for draw in noise.retrainings(comparison, fuller, fuller, 3, 0):
-        assert (draw.original[chance] == 10.0).all()
-        assert (draw.retrained[chance] == 10.0).all()
+        assert (draw.first[chance] == 10.0).all()
+        assert (draw.second[chance] == 10.0).all()
 
 
 def test_cells_that_share_a_result_share_its_noise() -> None:
@@ -183,5 +183,5 @@ def test_cells_that_share_a_result_share_its_noise() -> None:
     draw = next(noise.retrainings(comparison, levels[0], levels[1], 1, 0))
     for network_class in np.unique(comparison.classes)[:50]:
         members = comparison.classes == network_class
-        assert np.ptp(draw.retrained[members]) == 0
-        assert members.sum() == 1 or np.ptp(draw.original[members]) > 0
+        assert np.ptp(draw.second[members]) == 0
+        assert members.sum() == 1 or np.ptp(draw.first[members]) > 0

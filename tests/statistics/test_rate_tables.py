@@ -119,6 +119,35 @@ def test_a_training_that_is_there_twice_is_told(tmp_path: Path) -> None:
         rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
 
 
+@pytest.mark.parametrize("told", [{"N": 5}, {"channels": 8, "resolution": 0.5}, {"trained for": "long"}])
+def test_of_several_budgets_it_is_told_what_they_differ_in(tmp_path: Path, told: dict[str, object]) -> None:
+    table = any_table().assign(gpu="same", **dict.fromkeys(told, 1))
+    both = pd.concat([table, table.assign(accuracy=99.0, **told)])  # type: ignore[arg-type]
+    both.to_csv(tmp_path / "mine.csv", index=False)
+    advice = rf"rows there differ in {', '.join(told)}\. Where these are budgets, leave the rows of one, or tell"
+    with pytest.raises(NasRetrainError, match=advice):
+        rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
+    # Told in a column for it they are budgets.
+    both.assign(epochs=[10] * len(table) + [20] * len(table)).to_csv(tmp_path / "mine.csv", index=False)
+    assert set(rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201).grids) == {Budget(10), Budget(20)}
+    both.drop(columns="seed").to_csv(tmp_path / "mine.csv", index=False)
+    unseeded = rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
+    assert f"differ in nothing but {', '.join(['gpu', *told])} count as" in " ".join(unseeded.notes)
+
+
+def test_our_own_records_under_several_settings_are_told_apart(tmp_path: Path) -> None:
+    records = (
+        any_table()
+        .rename(columns={"index": "cell", "accuracy": "test_accuracy"})
+        .assign(bench="201", dataset="digits", recipe="grid_stock", epochs=2, config_hash="a", seeding="nested")
+    )
+    path = tmp_path / "runs.parquet"
+    pd.concat([records, records.assign(config_hash="b", test_accuracy=1.0)]).to_parquet(path)
+    told = rf"grid_stock under several settings: cell {records['cell'].iloc[0]} was trained more than once"
+    with pytest.raises(NasRetrainError, match=told):
+        rate_tables.read(path, "digits", NAS_BENCH_201)
+
+
 def any_classes() -> list[int]:
     return [NAS_BENCH_201.training_classes(None)[cell] for cell in CELLS]
 

@@ -62,7 +62,7 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
     every_cell = Accuracies("table", pd.DataFrame({"index": CELLS, "seed": 0, "accuracy": 50.0}), NAS_BENCH_201)
     comparison = rankings.compare(every_cell, found)
     np.testing.assert_array_equal(comparison.cells, CELLS)
-    np.testing.assert_array_equal(comparison.retrained.accuracy, expected)
+    np.testing.assert_array_equal(comparison.second.accuracy, expected)
     np.testing.assert_array_equal(comparison.classes, NETWORKS)
     np.testing.assert_array_equal(replay.table(found).accuracy, expected)
     judged = transfer.network_classes(every_cell, found)
@@ -84,7 +84,7 @@ def test_recipes_are_compared_on_every_pair_of_trainings_that_a_cell_has(
     maps = [np.array(NAS_BENCH_201.training_classes(convention)) for convention in (one, other)]  # type: ignore[arg-type]
     pairs = set(zip(*(map_.tolist() for map_ in maps), strict=True))
     assert sorted(zip(*(map_[comparison.cells].tolist() for map_ in maps), strict=True)) == sorted(pairs)
-    for side, map_, accuracies in zip((comparison.original, comparison.retrained), maps, sides, strict=True):
+    for side, map_, accuracies in zip((comparison.first, comparison.second), maps, sides, strict=True):
         means = accuracies.runs.groupby("index")["accuracy"].mean()
         np.testing.assert_allclose(side.accuracy, means[map_[comparison.cells]])
         same = side.unit[:, None] == side.unit[None, :500]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import cast
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from nas_retrain.benches.build import build as build_network
 from nas_retrain.benches.build import join
 from nas_retrain.benches.nas_bench_201 import network as networks
-from nas_retrain.benches.nas_bench_201 import space
+from nas_retrain.benches.nas_bench_201 import space, sums
 from nas_retrain.benches.nas_bench_201.plain_network import PlainCell, PlainNetwork, PlainReduction
 from nas_retrain.benches.registry import Sizes
+from nas_retrain.execution.precision import forward
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.scaling import InDegree, Initialisation, variance_factors
 from tests.conftest import MakeSettings
@@ -113,6 +115,38 @@ def test_without_normalisation_outputs_and_gradients_equal_one_module_per_edge(
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
     for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
         outputs_and_gradients_are_equal(arch, "target", seed=1, normalised=False)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_by_way_of_sums_outputs_and_gradients_equal_one_module_per_edge(
+    normalised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "in_one_kernel", lambda _: True)
+    for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [DEAD_EDGE, DENSE]:
+        outputs_and_gradients_are_equal(arch, "stock", seed=1, normalised=normalised)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_by_way_of_sums_networks_have_the_same_bits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward in every cell; backward too where no vertex is read by more than convolutions, since only there nothing
+    is added up in another order."""
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [DENSE]:
+        found = []
+        for by_sums in (False, True):
+            monkeypatch.setattr(sums, "in_one_kernel", lambda _, by_sums=by_sums: by_sums)
+            network = build(space.parse(arch), "stock", 1, **SMALL)
+            logits = forward(network, images, precision)
+            logits.float().square().mean().backward()
+            gradients = [cast("Tensor", parameter.grad) for parameter in network.parameters()]
+            found.append(([logits.detach(), *network.buffers()], gradients))
+        (ours, our_gradients), (theirs, their_gradients) = found
+        assert all(map(torch.equal, ours, theirs))
+        if "skip" not in arch and "pool" not in arch:
+            assert all(map(torch.equal, our_gradients, their_gradients))
+        for one, other in zip(our_gradients, their_gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-2 if precision == "bfloat16" else 1e-4, atol=1e-5)
 
 
 def outputs_and_gradients_are_equal(

@@ -107,11 +107,3 @@ def test_sources_that_have_too_little_in_common_are_told(sources: tuple[Path, Pa
     pd.read_parquet(sources[1]).drop(columns="in_degree").to_parquet(tmp_path / "other.parquet")
     with pytest.raises(NasRetrainError, match="no column in_degree"):
         findings.judge(settings(sources[0], tmp_path / "other.parquet"))
-
-
-def test_intervals_beside_their_estimates_are_drawn() -> None:
-    row = {"recipe": "mine", "top_percent": 100, "kendall_tau": 0.9, "tau_low": 0.2, "tau_high": 0.8}
-    row |= {"tau_ceiling": 0.1, "ceiling_low": 0.3, "ceiling_high": 0.4}
-    found = findings.Proxies("long", "cheap", "mine", pd.DataFrame([row]))
-    drawn = report._figure(found).axes[0].collections
-    assert [line.get_segments()[0][:, 0].tolist() for line in drawn] == [[0.2, 0.8], [0.3, 0.4]]
