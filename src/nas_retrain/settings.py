@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import sha256
 from nas_retrain.purpose import SEARCH, Setup, is_search
 from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
@@ -233,8 +234,7 @@ class RecipeSettings(_Section):
             return values
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         try:
-            with file.open("rb") as opened:
-                checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+            checksum = sha256.of(file)
         except OSError as error:
             raise ValueError(f"learning_rate: the table {file} cannot be read ({error.strerror})") from None
         return values | {"learning_rate": str(file), "rates_checksum": checksum}
@@ -315,10 +315,15 @@ class TrainingSettings(_Section):
     def identity(self) -> dict[str, Any]:
         """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
         told = self.model_dump()
+        if self.precision == "bfloat16":
+            told["precision"] = BFLOAT16
         if self.schedule != "step":
             del told["steps"], told["step_factor"]
         return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
 
+
+BFLOAT16 = "bfloat16, BatchNorm in float32"
+"""What identities have for bfloat16. In version 0.1.0, where they had its name alone, it rounded at other places."""
 
 BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
 """What held in the section training before there were these keys."""

@@ -294,7 +294,8 @@ def _origin(settings: Settings) -> str:
     """What the files say of themselves, should they be parted from the data card."""
     return (
         f"Not the published {registry.of(settings.bench).title}: its cells retrained by nas-retrain, recipe "
-        f"{settings.analysis.recipe}, data set {settings.dataset.name}. Last epochs only. One training "
+        f"{settings.analysis.recipe}, data set {settings.dataset.name}"
+        f"{', without BatchNorm' if settings.network.normalisation == 'none' else ''}. Last epochs only. One training "
         "stands for all cells that are the same network."
     )
 
@@ -435,6 +436,8 @@ def _warnings(settings: Settings) -> list[str]:
             f"The network has {network.channels} channels and {network.cells_per_stage} cell(s) a stage; "
             f"{bench.title}'s has {sizes.channels} and {sizes.cells_per_stage}."
         )
+    if network.normalisation == "none":
+        found.append(f"The networks were trained without normalisation; {bench.title}'s have BatchNorm.")
     if data.images_per_epoch < data.train_images:
         found.append(f"Trained on {data.images_per_epoch:,} of the {data.train_images:,} training images.")
     if published and (file := published.file) and epochs not in file.budgets:

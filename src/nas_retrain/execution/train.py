@@ -156,8 +156,7 @@ def _train(
 
 def seed_of_generator(training: Training, settings: Settings) -> int:
     """What seeds the generator of a training's weights and batches."""
-    network_class = registry.of(settings.bench).training_class(training.cell, "stock")
-    return generator_seed(settings.seeding, network_class, training.seed)
+    return generator_seed(settings.seeding, training.seeded_as, training.seed)
 
 
 def steppers_for(

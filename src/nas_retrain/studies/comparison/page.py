@@ -33,7 +33,7 @@ def write(
     """Write the page: explore.html of this package with the comparison inside, some 50 bytes a cell beside the curves.
 
     noise: (cells,), the standard deviation of each cell's move in rank if the networks were merely trained again;
-    None where it is unknown. curves: of the original and of the retrained side. Raises NasRetrainError if `path` cannot
+    None where it is unknown. curves: of the control and of the other side. Raises NasRetrainError if `path` cannot
     be written.
     """
     content = render("explore.html", package=__package__, comparison=_content(comparison, title, noise, curves))
@@ -47,7 +47,7 @@ def _content(
     """What the page reads: lists for the few, packed columns for what each cell has."""
     drawn = sum(means.shape[0] for side in curves if side for means in side.means.values())
     points = max(2, CURVE_BYTES // (4 * max(1, drawn)))
-    original, retrained = (side and side.at_most(points) for side in curves)
+    control, other = (side and side.at_most(points) for side in curves)
     bench, cells = comparison.bench, comparison.cells.tolist()
     drawing = bench.drawing
     factors = learning_rate_factors(comparison)
@@ -70,8 +70,8 @@ def _content(
         "edge_live": _packed([bench.effective(cell) for cell in cells], "Uint8"),
         # Its place among the distinct factors; their number where there is no path, hence no factor.
         "factor": _packed(np.searchsorted(distinct, factors), "Uint8"),
-        "original": _side(comparison.original, original),
-        "retrained": _side(comparison.retrained, retrained),
+        "control": _side(comparison.first, control),
+        "other": _side(comparison.second, other),
         "noise": None if noise is None else _packed(noise, "Float32"),
     }
 

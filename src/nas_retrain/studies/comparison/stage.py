@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from nas_retrain.trainings.version import analysis_versions
 @dataclass(frozen=True)
 class Report:
     """A comparison and what its report says of it. place: where it goes, below the results folder. attribution: see
-    `tables.attribution`. curves: of the original and of the retrained side."""
+    `tables.attribution`. curves: of the control and of the other side."""
 
     findings: Findings
     place: str
@@ -42,7 +43,7 @@ def compare_sources(settings: Settings) -> Report:
     read.
     """
     original, retrained, paths = sources(settings)
-    records = {side: _records(Path(path), settings) for side, path in paths.items()}
+    records = [_records(Path(path), settings) for path in paths.values()]
     place = f"comparisons/{original.name}_to_{retrained.name}"
     return _report(original, retrained, place, settings, paths, records)
 
@@ -127,43 +128,43 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
         }
         place = "" if name == main else f"comparisons/{control}_to_{name}"
         table = attribution if name == main else None
-        records = {side: frame[frame["recipe"] == of] for side, of in (("original", control), ("retrained", name))}
+        records = [frame[frame["recipe"] == of] for of in (control, name)]
         reports.append(_report(arms[control], arms[name], place, settings, particulars, records, table))
     return reports
 
 
 def facts(settings: Settings) -> dict[str, str]:
     """What every report says of how it was made."""
+    normalisation = {"normalisation": "none"} if settings.network.normalisation == "none" else {}
     return {
         "data set": settings.dataset.name
         + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
+        **normalisation,
         "versions": analysis_versions(),
     }
 
 
 def _report(
-    original: Accuracies,
-    retrained: Accuracies,
+    control: Accuracies,
+    other: Accuracies,
     place: str,
     settings: Settings,
     particulars: dict[str, str],
-    records: dict[str, pd.DataFrame],
+    records: Sequence[pd.DataFrame],
     attribution: pd.DataFrame | None = None,
 ) -> Report:
     chosen = settings.analysis
-    findings = tables.find(original, retrained, chosen)
+    findings = tables.find(control, other, chosen)
     made_with = (
         particulars
         | {
-            "top K % by": f"the {chosen.top_by} ranking",
+            "top K % by": f"the ranking of {(control if chosen.top_by == 'original' else other).name}",
             "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
             f"seed {chosen.seed}",
         }
         | facts(settings)
     )
-    title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
+    title = f"{settings.dataset.name}: {other.name} against {control.name}"
     cells = findings.comparison.cells
-    drawn = tuple(
-        curves.of_side(side, records[name], cells) for name, side in (("original", original), ("retrained", retrained))
-    )
+    drawn = tuple(curves.of_side(side, its, cells) for side, its in zip((control, other), records, strict=True))
     return Report(findings, place, title, made_with, attribution, drawn)
