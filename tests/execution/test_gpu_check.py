@@ -200,7 +200,7 @@ def test_the_command_fails_on_a_gpu_that_computes_nothing_and_says_what_was_run(
     cuda_stub: Path, tmp_path: Path
 ) -> None:
     done = stub.run(cuda_stub, ROOT / "scripts/gpu_check.py", *SMALL, timeout=300, folder=tmp_path)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "arithmetic failed on GPU 0 of " in done.stderr
     (stored,) = json.loads((tmp_path / gpu_verdicts.FILE).read_text())["checks"]
     assert (stored["verdict"], stored["told"], stored["tuning"]) == ("failed", "failed: arithmetic", {})
