@@ -26,7 +26,7 @@ WRITES = """
     from nas_retrain.files import locks
     from nas_retrain.plan import plan
     from nas_retrain.trainings import store
-    from nas_retrain.studies.comparison import figures
+    from nas_retrain.reports import figures
     from nas_retrain.studies.comparison import report
     from nas_retrain.commands.command_line import compose
     from nas_retrain.errors import NasRetrainError

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from nas_retrain.commands.command_line import CONFIGS
 from nas_retrain.commands.command_line import compose as composed
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import BaseRateSettings, digest
-from tests.conftest import MakeSettings
+from tests.conftest import MakeSettings, run_script
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {group.name: [path.stem for path in group.glob("*.yaml")] for group in CONFIGS.iterdir() if group.is_dir()}
@@ -349,13 +347,6 @@ def test_a_bench_that_is_not_to_be_verified_says_what_would_make_it_so() -> None
 def test_what_is_no_setting_is_one_error(override: str) -> None:
     with pytest.raises(NasRetrainError):
         composed(override)
-
-
-def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
 
 
 def test_a_misspelt_key_on_the_command_line_is_named() -> None:

@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import sha256
 from nas_retrain.purpose import SEARCH, Setup, is_search
 from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
@@ -233,8 +234,7 @@ class RecipeSettings(_Section):
             return values
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         try:
-            with file.open("rb") as opened:
-                checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+            checksum = sha256.of(file)
         except OSError as error:
             raise ValueError(f"learning_rate: the table {file} cannot be read ({error.strerror})") from None
         return values | {"learning_rate": str(file), "rates_checksum": checksum}
@@ -405,11 +405,12 @@ class LongerSettings(ConfirmationSettings):
     weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], OneOrMore, AfterValidator(_all_different)]
 
 
-class PlainSettings(_Section):
-    """How many networks of surface and confirmation are trained without BatchNorm too."""
+class PlainSettings(SurfaceSettings):
+    """A surface without BatchNorm, of the first networks of the other one, and how many of the confirmation's networks
+    are trained so too."""
 
-    surface_classes: Annotated[int, Field(ge=2)]
     confirmation_classes: Annotated[int, Field(ge=2)]
+    margin: Rate
 
 
 class LadderSettings(SurfaceSettings):
@@ -444,10 +445,13 @@ class RuleShapeSettings(_Section):
             raise ValueError("exponents must hold 0 (one rate for all) and 1 (the rule)")
         if len(self.surface.seeds) < 2:
             raise ValueError("surface.seeds: rankings are compared between seeds, so two at least are needed")
-        if set(self.surface.seeds) & (set(self.confirmation.seeds) | set(self.longer.seeds)):
-            raise ValueError("confirmation.seeds and longer.seeds must be none of surface.seeds, which chose the rates")
+        chose = {*self.surface.seeds, *self.plain.seeds}
+        if chose & {*self.confirmation.seeds, *self.longer.seeds}:
+            raise ValueError(
+                "confirmation.seeds and longer.seeds must be none of the surfaces' seeds, which chose the rates"
+            )
         parts = {
-            "plain.surface_classes": (self.plain.surface_classes, self.surface.classes),
+            "plain.classes": (self.plain.classes, self.surface.classes),
             "ladder.classes": (self.ladder.classes, self.surface.classes),
             "plain.confirmation_classes": (self.plain.confirmation_classes, self.confirmation.classes),
             "longer.classes": (self.longer.classes, self.confirmation.classes),
@@ -618,6 +622,8 @@ class Settings(_Section):
     seeds: Seeds
     seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
+    curves: Literal["train", "test"] | None
+    tracker: str | None
     original: UserPath | None
     retrained: UserPath | None
     gpu: GpuSettings

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from nas_retrain.benches import build, registry
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
@@ -25,10 +24,11 @@ from nas_retrain.settings import Settings
 from tests import cuda_stub as stub
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU
+from tests.strategies import NAS_BENCH_201
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONNECTED = [cell for cell in random.Random(3).sample(range(15625), 30) if nas_bench_201.graph_at(cell).connected][:20]
+CONNECTED = [cell for cell in random.Random(3).sample(range(15625), 30) if NAS_BENCH_201.graph_at(cell).connected][:20]
 EPOCHS = 2
 
 
@@ -86,7 +86,7 @@ def test_steps_over_static_buffers_are_a_straightforward_training_s_to_the_last_
     rates, seeds = [0.1, 0.02, 0.5, 0.1, 0.02, 0.5][:members], [1, 1, 1, 2, 2, 2][:members]
 
     def built(cell: int) -> build.Network:
-        graph = nas_bench_201.graph_at(cell)
+        graph = NAS_BENCH_201.graph_at(cell)
         return build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in seeds])
 
     for cell in CONNECTED:
@@ -153,7 +153,7 @@ from pathlib import Path
 import torch
 
 from nas_retrain.benches import build as networks
-from nas_retrain.benches.nas_bench_201 import space
+from nas_retrain.benches import registry
 from nas_retrain.execution import cost
 from nas_retrain.execution import train as training
 from nas_retrain.execution.steps import Stepper
@@ -161,6 +161,7 @@ from nas_retrain.settings import Settings
 from tests import cuda_stub as stub
 
 warnings.simplefilter("error")
+space = registry.default()
 device = torch.device("cuda", 0)
 training.prepare_process(device)
 calls = sys.modules["cuda_stub_kernels"].calls
@@ -244,7 +245,7 @@ def on_the_stub(library: Path, settings: Settings, folder: Path, program: str, *
 
 def test_a_captured_step_is_one_call_of_the_driver(cuda_stub: Path, tmp_path: Path) -> None:
     """On the full network of the cell with most convolutions. Kernels do not run: this tells numbers, not speeds."""
-    cell = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
+    cell = NAS_BENCH_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
     full = ("dataset=cifar10", "profile=full", "launcher=local")
     settings = compose(*full)
     found = on_the_stub(cuda_stub, settings, tmp_path, WHOLE_STEP, cell)

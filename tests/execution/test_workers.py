@@ -74,6 +74,7 @@ def test_a_killed_worker_is_replaced_and_its_training_done(
     assert {record.key for record in read_runs(settings.results_dir).records} == {t.key for t in wanted}
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     make_settings: MakeSettings, kill_after_giving: Callable[[list[float]], None]
 ) -> None:

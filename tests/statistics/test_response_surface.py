@@ -18,6 +18,7 @@ from nas_retrain.statistics.response_surface import (
     Halves,
     Rules,
     chosen_by,
+    over_null,
     pair_signs,
     share_beyond,
     sign_flip_p,
@@ -132,6 +133,23 @@ def test_permutations_reject_no_more_than_they_should() -> None:
         judged = rules(accuracy, random, draws=1)
         rejected += share_beyond(judged.gain(factors).value, judged.gains_if_permuted(factors, 60, random)) <= 0.05
     assert rejected / number <= 0.1
+
+
+def test_a_rule_over_its_null_is_not_told_from_a_permutation_of_few_networks() -> None:
+    outside, number = 0, 150
+    for seed in range(number):
+        random = np.random.default_rng(2000 + seed)
+        factors, accuracy = surface(random, alpha=0, networks=14)
+        judged = rules(accuracy, random, draws=1)
+        null = judged.levels_if_permuted(factors, 100, random)
+        own = judged.level(factors).value
+        low, high = over_null(own, null).ends
+        assert low <= over_null(own, null).value <= high or own < null.min() or own > null.max()
+        outside += low > 0 or high < 0
+    assert 0.01 <= outside / number <= 0.1
+    planted, accuracy = surface(np.random.default_rng(1), alpha=1.5, networks=40, noise=0.1)
+    judged = rules(accuracy, random, draws=1)
+    assert over_null(judged.level(planted).value, judged.levels_if_permuted(planted, 100, random)).ends[0] > 0
 
 
 def test_sign_flips_give_the_exact_p_value_of_few_differences() -> None:

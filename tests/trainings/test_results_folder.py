@@ -23,7 +23,7 @@ from nas_retrain.purpose import RateSearch
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.failures import read_failures
 from nas_retrain.trainings.store import RunKey, RunRecord, RunWriter, StoredRuns, merge, read_runs
-from tests.conftest import MakeSettings
+from tests.conftest import MakeSettings, run_script
 from tests.plan.test_plan import as_stored
 
 FEW = ("cells=sample:3", "seeds=[1,2]", "dataset.base_rate=0.3")
@@ -234,9 +234,7 @@ def test_nothing_in_a_table_tells_the_terminal_what_to_do(make_settings: MakeSet
     table.loc[0, ["status", "in_degree"]] = hostile
     table.loc[1:, "in_degree"] = [f"{hostile}{row % 2}" for row in range(len(table) - 1)]
     table.to_parquet(path)
-    script = Path(__file__).parents[2] / "scripts" / f"{stage}.py"
-    given = ("dataset=digits", "launcher=local", *FEW, f"results_dir={settings.results_dir}")
-    done = subprocess.run([sys.executable, script, *given], capture_output=True, text=True, check=False)
+    done = run_script(stage, "dataset=digits", "launcher=local", *FEW, f"results_dir={settings.results_dir}")
     assert "newer version" in done.stderr
     assert not {letter for letter in done.stdout + done.stderr if ord(letter) < 32 or 127 <= ord(letter) < 160} - {"\n"}
 

@@ -84,5 +84,5 @@ def covering_cells(settings: Settings) -> tuple[int, ...]:
     from nas_retrain.plan import plan
 
     chosen = plan.chosen_cells(settings.model_copy(update={"cells": f"sample:{CELLS}", "sample_seed": 0}))
-    space = registry.of(settings.bench)
-    return tuple(sorted(chosen, key=lambda cell: space.flops(space.graph_at(cell), Sizes.of(settings))))
+    bench = registry.of(settings.bench)
+    return tuple(sorted(chosen, key=lambda cell: bench.flops(bench.graph_at(cell), Sizes.of(settings))))

@@ -142,6 +142,10 @@ class Estimate:
     value: float
     draws: Floats
 
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference of two, of the same resamples."""
+        return Estimate(self.value - other.value, self.draws - other.draws)
+
     @property
     def ends(self) -> tuple[float, float]:
         """The 95 % interval."""
@@ -172,23 +176,36 @@ class Rules:
         return self.curves.by_scalar(np.zeros(len(self.curves)))
 
     @cached_property
-    def _one_rate_judged(self) -> tuple[float, Floats]:
-        return float(self.halves.judged(self.one_rate).mean()), self.halves.judged_means(self.one_rate)
+    def _one_rate_level(self) -> Estimate:
+        return self._level(self.one_rate)
+
+    def _level(self, table: Floats) -> Estimate:
+        return Estimate(float(self.halves.judged(table).mean()), self.halves.judged_means(table))
+
+    def level(self, log_factors: Floats) -> Estimate:
+        """The mean accuracy under a rule."""
+        return self._level(self.curves.by_scalar(log_factors))
+
+    def levels_if_permuted(self, log_factors: Floats, number: int, random: np.random.Generator) -> Floats:
+        """The same with factors handed to the wrong networks, (number,): a value for each permutation."""
+        return np.array(
+            [self.halves.judged(self.curves.by_scalar(random.permutation(log_factors))).mean() for _ in range(number)]
+        )
 
     def gain(self, log_factors: Floats) -> Estimate:
         """Points of accuracy that a rule gains over one rate for all."""
-        table, (value, draws) = self.curves.by_scalar(log_factors), self._one_rate_judged
-        return Estimate(float(self.halves.judged(table).mean()) - value, self.halves.judged_means(table) - draws)
+        return self.level(log_factors) - self._one_rate_level
 
     def gains_if_permuted(self, log_factors: Floats, number: int, random: np.random.Generator) -> Floats:
         """The same with factors handed to the wrong networks, (number,): a value for each permutation."""
-        value = self._one_rate_judged[0]
-        return np.array(
-            [
-                self.halves.judged(self.curves.by_scalar(random.permutation(log_factors))).mean() - value
-                for _ in range(number)
-            ]
-        )
+        gains: Floats = self.levels_if_permuted(log_factors, number, random) - self._one_rate_level.value
+        return gains
+
+
+def over_null(value: float, null: Floats) -> Estimate:
+    """By how much a value is larger than its null's draws are on average. Its interval holds 0 as long as the value is
+    one that the null itself takes in 95 % of draws."""
+    return Estimate(value - float(null.mean()), value - null)
 
 
 def share_beyond(value: float, null: Floats) -> float:

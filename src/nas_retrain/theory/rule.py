@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import own_code
@@ -178,7 +182,7 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
     """The rule of a name, with its parameters.
 
     Raises NasRetrainError, naming the rule and what is missing, if it cannot be imported, is no function, or does not
-    take these parameters.
+    take these parameters, or not of this kind: numbers, texts and truths are checked by the function's annotations.
     """
     if ":" in name:
         found = own_code.load(name, "rule")
@@ -197,7 +201,33 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
         raise NasRetrainError(
             f"rule {name}: {error}. A rule takes a graph, a size and parameters; this one's parameters are {takes}."
         ) from None
+    if fault := _of_another_kind(found, given):
+        raise NasRetrainError(f"rule {name}: parameter {fault}")
     return Rule(name, found, given)
+
+
+def _of_another_kind(function: Callable[..., object], given: Mapping[str, Any]) -> str:
+    """Which of the parameters is of another kind than its annotation says; nothing if none is. A parameter without an
+    annotation may be anything, and so may objects of Python's, which no file of settings holds."""
+    for name, value in given.items():
+        try:
+            _checker(function, name).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            said = "; ".join(dict.fromkeys(one["msg"] for one in error.errors()))
+            return f"{name}: {said} (got {reprlib.repr(value)})"
+        except TypeError:  # it is no plain data
+            continue
+    return ""
+
+
+def _checker(function: Callable[..., object], name: str) -> TypeAdapter[Any]:
+    """What checks a parameter. It may have no annotation, or one that only type checkers can read."""
+    annotations = {key: kind for key, kind in getattr(function, "__annotations__", {}).items() if key == name}
+    alone = SimpleNamespace(__annotations__=annotations)
+    try:
+        return TypeAdapter(get_type_hints(alone, getattr(function, "__globals__", {}))[name])
+    except (KeyError, NameError, AttributeError, TypeError, PydanticUserError):
+        return TypeAdapter(Any)
 
 
 def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:

@@ -40,18 +40,18 @@ def test_the_study_has_the_trainings_that_its_settings_ask_for() -> None:
     made = make_plan(settings, NOTHING)
     trials = [training for training in made.everything if isinstance(training.purpose, Trial)]
     assert Counter(map(part_of, trials)) == {
-        "surface": 200 * 9 * 2 * 2,
-        "plain_surface": 100 * 9 * 2 * 2,
+        "surface": 200 * 10 * 2 * 2,
+        "plain_surface": 100 * 17 * 2 * 2,
         "base_rate_1": 30 * 13 * 2,
         "base_rate_2": 30 * 13 * 2,
         "base_rate_8": 30 * 13 * 2,
         "confirmation": 400 * 4 * 6,
         "longer_0.0005": 100 * 4 * 2,
-        "longer_0.01": 100 * 4 * 2,
-        "plain_confirmation": 200 * 4 * 6,
-        "ladder_14_8": 20 * 7 * 2,
-        "ladder_14_16": 20 * 7 * 2,
-        "ladder_28_16": 20 * 7 * 2,
+        "longer_0.02": 100 * 4 * 2,
+        "plain_confirmation": 400 * 4 * 3,
+        "ladder_14_8": 40 * 8,
+        "ladder_14_16": 40 * 8,
+        "ladder_28_16": 40 * 8,
     }
     assert len({training.key for training in made.everything}) == len(made.everything)
     assert len({training.slot for training in made.everything}) == len(made.everything)
@@ -60,7 +60,7 @@ def test_the_study_has_the_trainings_that_its_settings_ask_for() -> None:
     assert not set(networks.surface) & set(networks.confirmation)
     of_surface = {training.cell for training in trials if part_of(training) == "surface"}
     assert of_surface == set(networks.surface)
-    assert {training.cell for training in trials if part_of(training) == "longer_0.01"} <= set(networks.confirmation)
+    assert {training.cell for training in trials if part_of(training) == "longer_0.02"} <= set(networks.confirmation)
     assert all(len({training.setup for training in group}) == 1 for group in groups(made.everything, 12))
 
 
@@ -140,7 +140,7 @@ def test_permuted_factors_are_the_same_ones() -> None:
     [
         ("rule_shape.exponents=[0,2]", "exponents must hold 0"),
         ("rule_shape.surface.seeds=[1]", "surface.seeds"),
-        ("rule_shape.confirmation.seeds=[11]", "must be none of surface.seeds"),
+        ("rule_shape.confirmation.seeds=[11]", "must be none of the surfaces' seeds"),
         ("rule_shape.longer.classes=1000", "there are 400 networks"),
         ("rule_shape.validation_images=60000", "leaves nothing"),
     ],

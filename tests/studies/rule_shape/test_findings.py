@@ -28,7 +28,8 @@ SMALL = (
     "rule_shape.surface.classes=60",
     "rule_shape.confirmation={classes: 60, seeds: [111, 222]}",
     "rule_shape.longer.classes=20",
-    "rule_shape.plain={surface_classes: 40, confirmation_classes: 40}",
+    "rule_shape.plain.classes=40",
+    "rule_shape.plain.confirmation_classes=40",
     "rule_shape.base_rate.seeds=[1,2,3,4,5,6]",
     "rule_shape.exponents=[-1, 0, 1, 2]",
     "rule_shape.permutations=100",
@@ -50,7 +51,8 @@ def made_up(settings: Settings, alpha: dict[str, float], better_by: float = 0.0)
         if training.purpose.part.startswith("base_rate"):
             return recorded(training, 0.0, 1 + 0.02 * (rate - math.log2(0.215)) ** 2 + abs(random.normal(0, 0.01)))
         (factor,) = design.log_factors(settings, [training.cell]) - centre
-        best = math.log2(0.05) + alpha[training.setup.normalisation or "batch"] * factor
+        normalisation = training.setup.normalisation or "batch"
+        best = math.log2({"batch": 0.05, "none": 0.025}[normalisation]) + alpha[normalisation] * factor
         level = own.setdefault(training.cell, random.normal(5, 1))
         gain = better_by if training.initialisation == "source" else 0.0
         return recorded(training, level + gain - 1.0 * (rate - best) ** 2 + random.normal(0, 0.3))
@@ -76,10 +78,10 @@ def with_rule(settings: Settings) -> Findings:
 
 def test_the_hypotheses_find_what_was_planted_and_nothing_else(with_rule: Findings) -> None:
     table = with_rule.tables["hypotheses"].set_index("hypothesis")
-    assert list(table.index) == ["H1", "H2", "H3", "H4", "H5", "H6"]
+    assert list(table.index) == ["H1", "H2", "H3", "H4", "H5", "H6", "H7"]
     assert table.loc["H4", "verdict"] == "better"
     assert table.loc["H4", "difference_low"] < 1 < table.loc["H4", "difference_high"]
-    assert table.loc["H6", "verdict"] == "better"
+    assert table.loc[["H6", "H7"], "verdict"].str.startswith("better").all()
     # With BatchNorm spread-out rates cost accuracy, and those of permuted factors as much.
     assert (table.loc[["H1", "H2"], "difference"] < 0).all()
     assert "better" not in table.loc["H3", "verdict"]
@@ -95,9 +97,17 @@ def test_the_best_exponent_is_the_planted_one(with_rule: Findings) -> None:
         none = rows[rows["exponent"] == 0].iloc[0]
         assert none[["gain", "gain_low", "gain_high", "permuted_low", "permuted_high"]].abs().max() < 1e-9
         rule = rows[rows["exponent"] == 1].iloc[0]
-        outside = rule["gain"] > rule["permuted_high"]
-        assert outside == (normalisation == "none")
+        if normalisation == "none":
+            assert rule["gain"] > rule["permuted_high"] + 0.3
+        else:
+            assert abs(rule["gain"] - rule["permuted"]) < 0.1
     rules = with_rule.tables["rules"]
+    attainable = with_rule.tables["attainable"].set_index("normalisation")
+    # Where all networks have one best rate, a choice by one seed is noise and costs accuracy.
+    assert (attainable.loc["none", "gain_low"] > 0).all()
+    assert (attainable.loc["batch", "gain"] < 0.1).all()
+    assert (attainable.loc["none", "own_low"] > 0.1).all()
+    assert (attainable.loc["batch", ["own_low", "own_high"]].abs().to_numpy() < 0.05).all()
     papers = rules[(rules["rule"] == "the paper's")].set_index(["normalisation", "initialisation"])
     assert (papers.loc["none", "p_holm"] < 0.05).all()
     assert (papers.loc["none", "over_permuted_low"] > 0).all()
@@ -132,8 +142,8 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     first = with_rule.tables["hypotheses"].iloc[0]
     assert told[0].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
-    assert len(report.statements(with_rule)) == 6 + 4 + 6 + 6 + 4 + 4
-    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 9
+    assert len(report.statements(with_rule)) == 7 + 4 + 4 + 6 + 6 + 4 + 4
+    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 11
     for name, table in with_rule.tables.items():
         again = pd.read_csv(tmp_path / "rule_shape" / "tables" / f"{name}.csv")
         assert list(again.columns) == list(table.columns)

@@ -64,7 +64,8 @@ class Vertex(nn.Module):
         layers = sorted((edge for edge in edges if edge.operation.kind == "layer"), key=_kernel_size)
         self.joined = [list(group) for _, group in itertools.groupby(layers, key=_kernel_size)]
         self.convolutions = nn.ModuleList(
-            _convolution(channels, len(group) * channels, _kernel_size(group[0]), members) for group in self.joined
+            build_module.Convolution(channels, len(group) * channels, _kernel_size(group[0]), members)
+            for group in self.joined
         )
         self.norms = nn.ModuleList(
             _normalisation(members * len(group) * channels, normalised=normalised) for group in self.joined
@@ -161,7 +162,7 @@ class Constants(nn.Module):
         self.bias_edges, self.layer_edges = graph.biases, graph.constant_layers
         self.biases = nn.ParameterList(torch.zeros(members * channels) for _ in self.bias_edges)
         self.convolutions = nn.ModuleList(
-            _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
+            build_module.Convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
         self.norms = nn.ModuleList(build_module.BatchNorm(members * channels) for _ in self.layer_edges)
 
@@ -250,11 +251,11 @@ class Reduction(nn.Module):
 
     def __init__(self, channels: int, members: int, *, normalised: bool) -> None:
         super().__init__()
-        self.first = _convolution(channels, 2 * channels, 3, members, stride=2)
+        self.first = build_module.Convolution(channels, 2 * channels, 3, members, stride=2)
         self.first_norm = _normalisation(members * 2 * channels, normalised=normalised)
-        self.second = _convolution(2 * channels, 2 * channels, 3, members)
+        self.second = build_module.Convolution(2 * channels, 2 * channels, 3, members)
         self.second_norm = _normalisation(members * 2 * channels, normalised=normalised)
-        self.shortcut = _convolution(channels, 2 * channels, 1, members)
+        self.shortcut = build_module.Convolution(channels, 2 * channels, 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to (batch, 2 channels, height / 2, width / 2), rounded up."""
@@ -295,7 +296,7 @@ class Network(build_module.Network):
             normalised=normalised,
         )
         graph = self.graph
-        self.stem = _convolution(image_channels, channels, 3, members)
+        self.stem = build_module.Convolution(image_channels, channels, 3, members)
         self.stem_norm = _normalisation(members * channels, normalised=normalised)
         blocks: list[nn.Module] = []
         for stage in range(STAGES):
@@ -349,14 +350,7 @@ class Network(build_module.Network):
         one_kernel = self.members == 1 and not self.graph.constants and sums.in_one_kernel(images.device)
         features = self._handed_on(stem) if one_kernel else self.blocks(stem)
         pooled = functional.relu(self.last_norm(features)).mean((2, 3))
-        weight, bias = self.readout.weight, self.readout.bias
-        pooled = pooled.to(weight.dtype)
-        if self.members == 1:
-            return functional.linear(pooled, weight, bias.to(weight.dtype))
-        by_member = pooled.view(len(pooled), self.members, -1)
-        weight = weight.view(self.members, -1, self.readout.in_features)
-        logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
-        return logits.flatten(1) + bias
+        return build_module.read_out(pooled, self.readout, self.members)
 
     def _handed_on(self, stem: Tensor) -> Tensor:
         """What the blocks make of the stem's output, by way of `sums`."""
@@ -365,13 +359,6 @@ class Network(build_module.Network):
             addends = cast("Cell | Reduction", block).hand_on(addends)
         features, _ = settle(addends, plain=True, rectified=None)
         return cast("Tensor", features)
-
-
-class _Convolution(nn.Conv2d):
-    """A convolution in the precision of its weights, whatever its input's is."""
-
-    def forward(self, value: Tensor) -> Tensor:
-        return super().forward(value.to(self.weight.dtype))
 
 
 def build(graph: CellGraph, settings: Settings) -> Network:
@@ -383,20 +370,7 @@ def build(graph: CellGraph, settings: Settings) -> Network:
         cells_per_stage=sizes.cells_per_stage,
         classes=sizes.classes,
         image_channels=sizes.image_channels,
-        normalised=settings.network.normalisation == "batch",
-    )
-
-
-def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias for each member, that keeps the image's size but for its stride."""
-    return _Convolution(
-        members * channels,
-        members * outputs,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=members,
-        bias=False,
+        normalised=sizes.normalised,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from nas_retrain.benches import registry
-from nas_retrain.plan.plan import has_constants
+from nas_retrain.plan.plan import has_constants, seeded_trainings
 from nas_retrain.plan.study import Found
 from nas_retrain.purpose import AS_SET, Setup, Trial
-from nas_retrain.settings import GridSettings, RuleShapeSettings, Settings, digest
+from nas_retrain.settings import GridSettings, RuleShapeSettings, Settings, SurfaceSettings, digest
 from nas_retrain.statistics.accuracy_grid import best_places
 from nas_retrain.statistics.rankings import Floats
 from nas_retrain.statistics.response_surface import Curves
@@ -36,6 +36,9 @@ from nas_retrain.trainings.training import Training
 INITIALISATIONS: tuple[Initialisation, ...] = ("stock", "source")
 """PyTorch's and the paper's, as its experiments had it."""
 
+PLAIN_INITIALISATIONS: tuple[Initialisation, ...] = ("stock", "target")
+"""Without BatchNorm: PyTorch's and the one that the paper derives, with which the signal keeps its scale (eq. 3)."""
+
 ONE_RATE, RULE, PERMUTED = "one_rate", "rule", "permuted"
 ARMS = (ONE_RATE, RULE, PERMUTED)
 
@@ -44,6 +47,15 @@ PLAIN = Setup(normalisation="none")
 
 WAITING = 1.0
 """Stands for a rate that the surface has not given yet, for counting only."""
+
+
+CONFIRMED: Mapping[bool, tuple[Initialisation, ...]] = {False: INITIALISATIONS, True: PLAIN_INITIALISATIONS[1:]}
+"""Those of the confirmation, with BatchNorm (False) and without (True)."""
+
+
+def initialisations(*, plain: bool) -> tuple[Initialisation, ...]:
+    """Those of networks with BatchNorm, or plain ones."""
+    return PLAIN_INITIALISATIONS if plain else INITIALISATIONS
 
 
 def asked_for(settings: Settings) -> RuleShapeSettings:
@@ -108,8 +120,12 @@ def scalars(curves: Curves, factors: Floats) -> Scalars:
     return Scalars(tuned, float(factors.mean()))
 
 
-def permuted(values: Floats, seed: int) -> Floats:
-    """The values handed to the wrong networks, the same at each call."""
+Rates = dict[tuple[Initialisation, str], dict[int, list[float]]]
+"""Of each initialisation and arm, the rates of networks by seed."""
+
+
+def permuted(values: Floats, seed: str) -> Floats:
+    """The values handed to other networks at random, the same at each call."""
     order = list(range(len(values)))
     random.Random(seed).shuffle(order)
     return values[order]
@@ -126,12 +142,18 @@ class Design:
         """Whether one of these stages is asked for."""
         return bool({*stages} & {*self.shape.stages})
 
-    def surface(self, initialisations: Iterable[Initialisation] = INITIALISATIONS, *, plain: bool) -> list[Training]:
-        """The networks with BatchNorm or without at each rate."""
-        name, cells, setup = SURFACE, self.networks.surface, AS_SET
+    def surface(self, *, plain: bool, only: Sequence[Initialisation] | None = None) -> list[Training]:
+        """The networks with BatchNorm or without at each rate, under some initialisations or all."""
+        name, grid, setup = SURFACE, self.surface_grid(plain=plain), AS_SET
         if plain:
-            name, cells, setup = f"plain_{SURFACE}", cells[: self.shape.plain.surface_classes], PLAIN
-        return self._grid(name, cells, self.shape.surface, self.settings.training.epochs, setup, initialisations)
+            name, setup = f"plain_{SURFACE}", PLAIN
+        cells = self.networks.surface[: grid.classes]
+        wanted = initialisations(plain=plain) if only is None else only
+        return self._grid(name, cells, grid, self.settings.training.epochs, setup, wanted)
+
+    def surface_grid(self, *, plain: bool) -> SurfaceSettings:
+        """Networks, rates and seeds of a surface."""
+        return self.shape.plain if plain else self.shape.surface
 
     def searches(self) -> list[Training]:
         """Those of which later ones take their rates."""
@@ -155,16 +177,15 @@ class Design:
         name, number, setup = CONFIRMATION, self.shape.confirmation.classes, AS_SET
         if plain:
             name, number, setup = f"plain_{CONFIRMATION}", self.shape.plain.confirmation_classes, PLAIN
-        rates = self._rates(stored, plain=plain)
         seeds, epochs = self.shape.confirmation.seeds, self.settings.training.epochs
-        return list(self._arms(name, number, seeds, epochs, setup, rates))
+        return list(self._arms(name, number, epochs, setup, self._rates(stored, seeds, plain=plain)))
 
     def longer(self, stored: StoredRuns | None, weight_decay: float) -> list[Training]:
         """One rate and the rule, trained longer."""
         longer, setup = self.shape.longer, Setup(weight_decay=weight_decay)
-        rates = {arm: rates for arm, rates in self._rates(stored, plain=False).items() if arm[1] != PERMUTED}
-        name = longer_part(weight_decay)
-        return list(self._arms(name, longer.classes, longer.seeds, longer.epochs, setup, rates))
+        rates = self._rates(stored, longer.seeds, plain=False)
+        unpermuted = {arm: of_arm for arm, of_arm in rates.items() if arm[1] != PERMUTED}
+        return list(self._arms(longer_part(weight_decay), longer.classes, longer.epochs, setup, unpermuted))
 
     def trainings(self, stored: StoredRuns | None) -> list[Training]:
         """All trainings of the stages that are asked for, beside `searches`."""
@@ -183,28 +204,33 @@ class Design:
 
     def scalars(self, stored: StoredRuns | None, initialisation: Initialisation, *, plain: bool) -> Scalars | None:
         """What the surface gives under an initialisation; None while any of its trainings is missing."""
-        trainings = self.surface([initialisation], plain=plain)
+        trainings = self.surface(plain=plain, only=[initialisation])
         if stored is None or any(training.key not in stored for training in trainings):
             return None
         rows = [stored.rows[training.key] for training in trainings]
-        grid = self.shape.surface
+        grid = self.surface_grid(plain=plain)
         accuracies = stored.column("test_accuracy")[rows].reshape(-1, grid.points, len(grid.seeds))
         cells = list(dict.fromkeys(training.cell for training in trainings))
         return scalars(Curves.of(np.array(grid.grid), accuracies.mean(2)), log_factors(self.settings, cells))
 
-    def _rates(self, stored: StoredRuns | None, *, plain: bool) -> dict[tuple[Initialisation, str], list[float]]:
-        """The rate of each of the confirmation's networks in each arm."""
+    def _rates(self, stored: StoredRuns | None, seeds: Sequence[int], *, plain: bool) -> Rates:
+        """The rate of each of the confirmation's networks in each arm with each seed; every seed has a permutation of
+        its own, so that no single one decides."""
         cells = self.networks.confirmation
         if plain:
             cells = cells[: self.shape.plain.confirmation_classes]
         factors = log_factors(self.settings, cells)
-        wrong = permuted(factors, self.settings.analysis.seed)
-        rates = {}
-        for initialisation in INITIALISATIONS:
+        wrong = {seed: permuted(factors, f"{self.settings.analysis.seed}/{seed}") for seed in seeds}
+        rates: Rates = {}
+        for initialisation in CONFIRMED[plain]:
             found = self.scalars(stored, initialisation, plain=plain)
             for arm in ARMS:
-                given = found.rates(arm, wrong if arm == PERMUTED else factors) if found else [WAITING] * len(cells)
-                rates[initialisation, arm] = given
+                rates[initialisation, arm] = {
+                    seed: found.rates(arm, wrong[seed] if arm == PERMUTED else factors)
+                    if found
+                    else [WAITING] * len(cells)
+                    for seed in seeds
+                }
         return rates
 
     def _grid(
@@ -214,53 +240,43 @@ class Design:
         grid: GridSettings,
         epochs: int,
         setup: Setup,
-        initialisations: Iterable[Initialisation],
+        wanted: Sequence[Initialisation],
     ) -> list[Training]:
-        wanted = tuple(initialisations)
-        return [
-            self._training(
-                Trial(part, initialisation, validated=True, tries_rate=True, setup=setup),
-                cell, seed, epochs, rate, initialisation,
-            )
-            for cell in cells
-            for initialisation in wanted
-            for rate in grid.grid
-            for seed in grid.seeds
-        ]  # fmt: skip
+        found: list[Training] = []
+        for cell in cells:
+            for initialisation in wanted:
+                trial = Trial(part, initialisation, validated=True, tries_rate=True, setup=setup)
+                for rate in grid.grid:
+                    found += self._trainings(trial, cell, grid.seeds, epochs, rate, initialisation)
+        return found
 
     def _arms(
         self,
         part: str,
         number: int,
-        seeds: Sequence[int],
         epochs: int,
         setup: Setup,
-        rates: Mapping[tuple[Initialisation, str], Sequence[float]],
+        rates: Rates,
     ) -> Iterator[Training]:
         for place, cell in enumerate(self.networks.confirmation[:number]):
             for (initialisation, arm), of_arm in rates.items():
                 trial = Trial(part, f"{initialisation}_{arm}", setup=setup)
-                for seed in seeds:
-                    yield self._training(trial, cell, seed, epochs, of_arm[place], initialisation)
+                for seed, of_seed in of_arm.items():
+                    yield from self._trainings(trial, cell, [seed], epochs, of_seed[place], initialisation)
 
-    def _training(
-        self, trial: Trial, cell: int, seed: int, epochs: int, rate: float, initialisation: Initialisation
-    ) -> Training:
-        settings = self.settings
-        return Training(
-            bench=settings.bench.name,
-            dataset=settings.dataset.name,
-            purpose=trial,
-            cell=cell,
-            arch=registry.of(settings.bench).arch_at(cell),
-            network_class=cell,
-            seed=seed,
+    def _trainings(
+        self, trial: Trial, cell: int, seeds: Sequence[int], epochs: int, rate: float, initialisation: Initialisation
+    ) -> list[Training]:
+        constants = has_constants(self.settings, cell)
+        return seeded_trainings(
+            seeds,
+            self.settings,
+            trial,
+            cell,
             epochs=epochs,
             learning_rate=rate,
             initialisation=initialisation,
-            config_hash=self._hash(
-                trial.setup, trial.validated, epochs, rate, initialisation, has_constants(settings, cell)
-            ),
+            config_hash=self._hash(trial.setup, trial.validated, epochs, rate, initialisation, constants),
         )
 
     def _hash_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ from nas_retrain.statistics.response_surface import (
     Halves,
     Rules,
     chosen_by,
+    over_null,
     pair_signs,
     share_beyond,
     sign_flip_p,
     tau_difference,
 )
 from nas_retrain.studies.comparison.tables import holm
+from nas_retrain.studies.rate_prediction.findings import STACKED, rules_of
 from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import CONFIRMATION, INITIALISATIONS, ONE_RATE, PERMUTED, RULE, SURFACE
 from nas_retrain.theory.rule import Peers, find
@@ -42,6 +44,11 @@ RULES = {
     "measured": RuleSettings(rule="measured"),
 }
 """The rules that are judged on the surface, by what reports call them."""
+
+PLAIN_CONFIRMATION = f"{NORMALISATIONS['none']}{CONFIRMATION}"
+
+ALL_CELLS = "the paper's, paths through all cells"
+"""Equation 8 as derived: over paths through the whole network. The paper's experiments take those through one cell."""
 
 BENCHMARK_RATE = 0.1
 """What the benchmark gave all networks."""
@@ -93,6 +100,7 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts as stage_facts
 
     frame = records.frame(Trial)
@@ -100,29 +108,28 @@ def find_all(records: Records, settings: Settings) -> Findings:
         part=[purpose.part for purpose in frame["purpose"]], arm=[purpose.arm for purpose in frame["purpose"]]
     )
     surfaces = _surfaces(frame)
-    exponents = [
-        of_exponents(surface, design.log_factors(settings, surface.cells.tolist()), settings).assign(
-            normalisation=normalisation, initialisation=initialisation
-        )
-        for (normalisation, initialisation), surface in surfaces.items()
-    ]
-    if not exponents:
+    if not surfaces:
         raise NothingYet(f"Nothing to judge yet: a surface takes {FEWEST} networks with every rate and seed.")
+
+    def of_each(table: Callable[[Surface, Settings], pd.DataFrame]) -> pd.DataFrame:
+        made = [
+            table(surface, settings).assign(normalisation=normalisation, initialisation=initialisation)
+            for (normalisation, initialisation), surface in surfaces.items()
+        ]
+        return pd.concat(made, ignore_index=True)
+
     shape = design.asked_for(settings)
     confirmed = _confirmed(frame)
+    tell_stage(f"Exponents, rules and hypotheses, on {len(surfaces)} surface(s), from {shape.draws:,} draws")
     tables = {
-        "exponents": pd.concat(exponents, ignore_index=True),
-        "rules": pd.concat(
-            [
-                of_rules(surface, settings).assign(normalisation=normalisation, initialisation=initialisation)
-                for (normalisation, initialisation), surface in surfaces.items()
-            ],
-            ignore_index=True,
-        ),
+        "exponents": of_each(of_exponents),
+        "rules": of_each(of_rules),
+        "attainable": of_each(of_attainable),
         "base_rates": base_rates(frame, settings),
         "procedure": of_procedure(frame, surfaces, settings),
         "arms": arms(confirmed),
         "hypotheses": hypotheses(confirmed, surfaces, settings),
+        "contrasts": contrasts(confirmed, [CONFIRMATION, PLAIN_CONFIRMATION]),
         "longer": contrasts(confirmed, [design.longer_part(decay) for decay in shape.longer.weight_decays]),
         "ladder": ladder(frame, surfaces, settings),
     }
@@ -142,7 +149,7 @@ def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:
     """By normalisation and initialisation, those with enough networks."""
     found: dict[tuple[str, str], Surface] = {}
     for normalisation, prefix in NORMALISATIONS.items():
-        for initialisation in INITIALISATIONS:
+        for initialisation in design.initialisations(plain=bool(prefix)):
             ours = frame[(frame["part"] == prefix + SURFACE) & (frame["arm"] == initialisation)]
             if len(ours) and len((surface := Surface.of(ours)).cells) >= FEWEST:
                 found[normalisation, initialisation] = surface
@@ -155,13 +162,14 @@ def _rules(surface: Surface, settings: Settings) -> Rules:
     return Rules(Curves.of(surface.rates, surface.accuracy.mean(2)), halves)
 
 
-def of_exponents(surface: Surface, log_factors: Floats, settings: Settings) -> pd.DataFrame:
+def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
     """A row for each exponent alpha of rate = m factor^alpha: networks; exponent; gain over exponent 0 in points, with
     gain_low and gain_high, where m is tuned for each exponent on one half of the networks and judged on the other;
     permuted, permuted_low and permuted_high, mean and 95 % of the same with the factors handed to the wrong networks;
     scalar, the geometric mean of the rates that is best on all networks; outside, the share of rates beyond the grid.
     """
     shape, rules = design.asked_for(settings), _rules(surface, settings)
+    log_factors = design.log_factors(settings, surface.cells.tolist())
     random = np.random.default_rng(settings.analysis.seed)
     fewer = max(1, shape.permutations // 10)
     rows = []
@@ -191,15 +199,14 @@ def _with_ends(name: str, value: float, ends: Sequence[float]) -> dict[str, floa
 
 
 def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
-    """A row for each of `RULES`: its gain over one rate with ends, as in `of_exponents`; over_permuted, what it gains
-    over its own factors in the wrong networks, on average over permutations; p_value, how often a permutation gains as
-    much, and p_holm, adjusted for the number of rules."""
+    """A row for each of `RULES` and for `ALL_CELLS`: its gain over one rate with ends, as in `of_exponents`;
+    over_permuted, what it gains over its own factors in the wrong networks, on average over permutations, with ends of
+    `over_null`; p_value, how often a permutation gains as much, and p_holm, adjusted for the number of rules."""
     shape, rules = design.asked_for(settings), _rules(surface, settings)
     random, rows = np.random.default_rng(settings.analysis.seed), []
-    for name, rule in RULES.items():
-        factors = np.log2(_factors(rule, surface, settings))
+    for name, factors in _log_factors_of_rules(surface, settings).items():
         gain, null = rules.gain(factors), rules.gains_if_permuted(factors, shape.permutations, random)
-        over = Estimate(gain.value - null.mean(), gain.draws - null.mean())
+        over = over_null(gain.value, null)
         rows.append(
             {
                 "rule": name,
@@ -211,6 +218,65 @@ def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p_value"].to_numpy()))
+
+
+def of_attainable(surface: Surface, settings: Settings) -> pd.DataFrame:
+    """One row, of what rates for single networks can gain at all: networks; gain and over_permuted with ends, see
+    `own_rates`; own, the covariance between seeds of what is left of accuracies without the means of rates and of
+    networks, in points^2, with ends from resamples of networks. own is what differences between rates are a network's
+    own; gain is a lower bound, since one seed chooses badly."""
+    gain, null = own_rates(surface, settings)
+    over, own = over_null(gain.value, null), own_part(surface, settings)
+    row = {
+        "networks": len(surface.cells),
+        **_with_ends("own", own.value, own.ends),
+        **_with_ends("gain", gain.value, gain.ends),
+        **_with_ends("over_permuted", over.value, over.ends),
+    }
+    return pd.DataFrame([row])
+
+
+def own_part(surface: Surface, settings: Settings) -> Estimate:
+    """The covariance between seeds of what is left of accuracies, (networks, rates, seeds), after the means of rates
+    over networks and of networks over rates; on average over networks, rates and pairs of seeds."""
+    left = surface.accuracy - surface.accuracy.mean(0)
+    left = left - left.mean(1, keepdims=True)
+    seeds = left.shape[2]
+    pairs = (left.sum(2) ** 2 - (left**2).sum(2)).mean(1) / (seeds * (seeds - 1))
+    random, draws = np.random.default_rng(settings.analysis.seed), design.asked_for(settings).draws
+    weights = random.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=draws)
+    return Estimate(float(pairs.mean()), weights @ pairs / len(pairs))
+
+
+def own_rates(surface: Surface, settings: Settings) -> tuple[Estimate, Floats]:
+    """What networks gain over one rate if each has the rate that was best for it with one seed, judged with the other
+    seeds; on average over which seed that is. And the same where networks have each other's best rates, by permutation.
+    """
+    shape, seeds = design.asked_for(settings), surface.accuracy.shape[2]
+    halves = _rules(surface, settings).halves
+    gains, nulls = [], []
+    for seed in range(seeds):
+        choosing = Curves.of(surface.rates, surface.accuracy[..., seed])
+        best = choosing.logarithms[choosing.accuracy.argmax(1)]
+        others = surface.accuracy[..., np.arange(seeds) != seed].mean(2)
+        rules = Rules(Curves.of(surface.rates, others), halves)
+        gains.append(rules.gain(best))
+        random = np.random.default_rng(settings.analysis.seed)
+        nulls.append(rules.gains_if_permuted(best, shape.permutations, random))
+    return (
+        Estimate(float(np.mean([one.value for one in gains])), np.mean([one.draws for one in gains], axis=0)),
+        np.mean(nulls, axis=0),
+    )
+
+
+def _log_factors_of_rules(surface: Surface, settings: Settings) -> dict[str, Floats]:
+    """The logarithms of the factors that each rule gives the networks of a surface."""
+    found = {name: np.log2(_factors(rule, surface, settings)) for name, rule in RULES.items()}
+    space = registry.of(settings.bench)
+    stacked = rules_of(settings.bench, space, settings.network.cells_per_stage).get(STACKED)
+    if stacked is not None:
+        found[ALL_CELLS] = np.log2([stacked(space.graph_at(cell)) for cell in surface.cells.tolist()])
+    return found
 
 
 def _factors(rule: RuleSettings, surface: Surface, settings: Settings) -> Floats:
@@ -318,7 +384,7 @@ Confirmed = Mapping[str, pd.DataFrame]
 def _confirmed(frame: pd.DataFrame) -> Confirmed:
     found = {}
     for part, ours in frame.groupby("part"):
-        if not str(part).startswith(("longer_", CONFIRMATION, f"plain_{CONFIRMATION}")):
+        if not str(part).startswith(("longer_", CONFIRMATION, PLAIN_CONFIRMATION)):
             continue
         table = ours.pivot_table(index="cell", columns=["arm", "seed"], values="test_accuracy").dropna()
         if len(table) >= FEWEST:
@@ -347,9 +413,9 @@ def contrasts(confirmed: Confirmed, parts: Iterable[str]) -> pd.DataFrame:
     """A row for each of these parts, initialisation and rival of the rule: difference in points, with ends."""
     rows = []
     for part in parts:
-        for initialisation in INITIALISATIONS:
+        table = confirmed.get(part)
+        for initialisation in design.CONFIRMED[part == PLAIN_CONFIRMATION]:
             for rival in (ONE_RATE, PERMUTED):
-                table = confirmed.get(part)
                 if table is None or f"{initialisation}_{rival}" not in table:
                     continue
                 values = _difference(table, RULE, rival, [initialisation])
@@ -371,30 +437,33 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     p_value (two-sided) and p_holm, margin, equivalent (whether the 90 % interval lies within the margin, as in two
     one-sided tests), and verdict.
 
-    Holm's adjustment is for all six, also while data of some are missing.
+    Holm's adjustment is for all seven, also while data of some are missing.
     """
     shape, random = design.asked_for(settings), np.random.default_rng(settings.analysis.seed)
     both = [str(one) for one in INITIALISATIONS]
-    tests: list[tuple[str, str, Floats | None]] = []
+    tests: list[tuple[str, str, Floats | None, float]] = []
 
     def values(part: str, first: str, second: str, initialisations: Sequence[str]) -> Floats | None:
         table = confirmed.get(part)
         return None if table is None else _difference(table, first, second, initialisations)
 
-    tests.append(("H1", "rule less one rate, PyTorch's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[:1])))
-    tests.append(
-        ("H2", "rule less one rate, the paper's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[1:]))
-    )
-    tests.append(("H3", "rule less permuted rule", values(CONFIRMATION, RULE, PERMUTED, both)))
+    def add(name: str, claim: str, differences: Floats | None, margin: float = shape.margin) -> None:
+        tests.append((name, claim, differences, margin))
+
+    add("H1", "rule less one rate, PyTorch's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[:1]))
+    add("H2", "rule less one rate, the paper's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[1:]))
+    add("H3", "rule less permuted rule", values(CONFIRMATION, RULE, PERMUTED, both))
     table = confirmed.get(CONFIRMATION)
     initialisation = None
     if table is not None:
         initialisation = (table[f"{both[1]}_{ONE_RATE}"] - table[f"{both[0]}_{ONE_RATE}"]).to_numpy(dtype=float)
-    tests.append(("H4", "the paper's initialisation less PyTorch's, one rate", initialisation))
-    plain = f"plain_{CONFIRMATION}"
-    tests.append(("H6", "rule less permuted rule, without BatchNorm", values(plain, RULE, PERMUTED, both)))
+    add("H4", "the paper's initialisation less PyTorch's, one rate", initialisation)
+    plain = "without BatchNorm, the derived initialisation"
+    for name, claim, rival in (("H6", "permuted rule", PERMUTED), ("H7", "one rate", ONE_RATE)):
+        differences = values(PLAIN_CONFIRMATION, RULE, rival, design.CONFIRMED[True])
+        add(name, f"rule less {claim}, {plain}", differences, shape.plain.margin)
     rows = []
-    for name, claim, differences in tests:
+    for name, claim, differences, margin in tests:
         if differences is not None:
             classes = np.arange(len(differences))
             narrow = _interval(differences, 0.9)
@@ -406,8 +475,8 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
                     "networks": len(differences),
                     **_with_ends("difference", float(differences.mean()), mean_interval(differences, classes)),
                     "p_value": sign_flip_p(differences, shape.draws, random),
-                    "margin": shape.margin,
-                    "equivalent": max(map(abs, narrow)) < shape.margin,
+                    "margin": margin,
+                    "equivalent": max(map(abs, narrow)) < margin,
                 }
             )
     if (ranked := ranking_difference(surfaces, settings)) is not None:
@@ -432,7 +501,7 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     return found.assign(verdict=[_verdict(row) for _, row in found.iterrows()])
 
 
-HYPOTHESES = 6
+HYPOTHESES = 7
 
 SIGNIFICANT = 1 - LEVEL
 
@@ -511,15 +580,14 @@ def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], set
         rules, random = _rules(surface, settings), np.random.default_rng(settings.analysis.seed)
         factors = design.log_factors(settings, surface.cells.tolist())
         gain = rules.gain(factors)
-        null = float(rules.gains_if_permuted(factors, shape.permutations, random).mean())
-        ends = gain.ends
+        over = over_null(gain.value, rules.gains_if_permuted(factors, shape.permutations, random))
         rows.append(
             {
                 "image_size": image_size,
                 "channels": channels,
                 "networks": len(surface.cells),
-                **_with_ends("over_one_rate", gain.value, ends),
-                **_with_ends("over_permuted", gain.value - null, (ends[0] - null, ends[1] - null)),
+                **_with_ends("over_one_rate", gain.value, gain.ends),
+                **_with_ends("over_permuted", over.value, over.ends),
             }
         )
     return pd.DataFrame(rows)

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.markup import bullets
 from nas_retrain.reports.tables import as_markdown
-from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
@@ -22,16 +22,22 @@ FOLDER = "rule_shape"
 TITLE = "Does the shape of the learning-rate rule help?"
 
 NORMALISATION = {"batch": "with BatchNorm", "none": "without BatchNorm"}
-INITIALISATION = {"stock": "PyTorch's initialisation", "source": "the paper's initialisation"}
+INITIALISATION = {
+    "stock": "PyTorch's initialisation",
+    "source": "the paper's initialisation",
+    "target": "the initialisation that the paper derives",
+}
 
 
 def write(found: Findings, folder: Path) -> Path:
-    """Write tables/*.csv, figures/gain_by_exponent.*, report.md and report.html to rule_shape below `folder`; returns
-    the path of report.html. Raises NasRetrainError if the folder cannot be written."""
+    """Write tables/*.csv, figures/gain_by_exponent.*, figures/gain_by_size.*, report.md and report.html to rule_shape
+    below `folder`; returns the path of report.html. Raises NasRetrainError if the folder cannot be written."""
     folder = folder / FOLDER
     write_tables(found.tables, folder)
     with rc_context(STYLE):
         save(figure_of_exponents(found.tables["exponents"]), folder / "figures", "gain_by_exponent")
+        if "ladder" in found.tables:
+            save(figure_of_sizes(found.tables["ladder"]), folder / "figures", "gain_by_size")
     write_document(folder, "\n\n".join(_sections(found)) + "\n", TITLE)
     return folder / "report.html"
 
@@ -44,6 +50,7 @@ def statements(found: Findings) -> list[str]:
     said += [
         _of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"], sort=False)
     ]
+    said += [_of_own_rates(row) for _, row in tables["attainable"].iterrows()]
     if "procedure" in tables:
         said += [_of_procedure(row) for _, row in tables["procedure"].iterrows()]
     if "base_rates" in tables:
@@ -133,6 +140,14 @@ def _of_longer(row: Row) -> str:
     )
 
 
+def _of_own_rates(row: Row) -> str:
+    return (
+        f"{_where(row)}, of the differences between rates {_interval(row, 'own')} points^2 are a network's own. "
+        "Networks that have their own best rates, chosen with one seed and judged with the other, gain "
+        f"{_interval(row, 'gain')} points over one rate, which is what can be gained at least."
+    )
+
+
 def _of_size(row: Row) -> str:
     return (
         f"At {row['image_size']:.0f}x{row['image_size']:.0f} pixels and {row['channels']:.0f} channels the rule gains "
@@ -158,7 +173,7 @@ def _sections(found: Findings) -> list[str]:
             "Hypotheses",
             "difference: on test images of networks of which no rate was chosen (H5: on the surface), mean over seeds. "
             "p_value: by flipping the signs of networks' differences (H5: by resampling networks); p_holm: adjusted "
-            "for six hypotheses. equivalent: the 90 % interval lies within the margin.",
+            "for seven hypotheses. equivalent: the 90 % interval lies within the margin.",
         ),
         "arms": ("Test accuracy of every arm", "Percent, on average over networks and seeds."),
         "exponents": (
@@ -169,16 +184,24 @@ def _sections(found: Findings) -> list[str]:
         "rules": (
             "Other rules on the same surface",
             "gain: over one rate. over_permuted: over the rule's own factors in the wrong networks. p_value: how often "
-            "a permutation gains as much; p_holm: adjusted for the number of rules.",
+            "a permutation gains as much, one-sided; p_holm: adjusted for the number of rules.",
+        ),
+        "attainable": (
+            "What rates for single networks can gain",
+            "own: the covariance between seeds of what is left of accuracies without the means of rates and of "
+            "networks. gain: of own best rates over one rate, chosen with one seed and judged with the other, which is "
+            "a lower bound. over_permuted: over the same rates in the wrong networks.",
         ),
         "procedure": ("The paper's procedure", "On average over the base rates that three seeds find."),
         "base_rates": ("The base rate as a distribution", "share: of searches with three seeds that find this rate."),
+        "contrasts": ("The rule and its rivals on test images", "Points of test accuracy, the rule less its rival."),
         "longer": ("Trained longer", "Points of test accuracy, the rule less its rival."),
         "ladder": ("Larger images and networks", "The same networks at every size."),
     }
     for name, (title, legend) in titles.items():
         if name in tables:
-            parts += [f"## {title}", as_markdown(_ordered(tables[name])), f"*{legend} Brackets: 95 %.*"]
+            figure = ["![Gain by size](figures/gain_by_size.png)"] if name == "ladder" else []
+            parts += [f"## {title}", *figure, as_markdown(_ordered(tables[name])), f"*{legend} Brackets: 95 %.*"]
     if found.facts:
         parts += ["## Made with", bullets(f"{name}: {value}" for name, value in found.facts.items())]
     return parts
@@ -201,31 +224,60 @@ def figure_of_exponents(exponents: pd.DataFrame) -> Figure:
         axes.set_xlabel("$\\alpha$: rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$")
         if place == 0:
             axes.set_ylabel("accuracy gained over one rate for all (points)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
     figure.suptitle("Do rates that follow the rule do better than one rate, and than the rule's rates permuted?")
     return figure
 
 
 def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for initialisation, colour, hatch, shift in (("stock", BLUE, "///", -0.015), ("source", ORANGE, "\\\\\\", 0.015)):
+    for initialisation, colour, hatch, shift in (
+        ("stock", BLUE, "///", -0.015),
+        ("source", ORANGE, "\\\\\\", 0.015),
+        ("target", GREEN, "\\\\\\", 0.015),
+    ):
         rows = exponents[exponents["initialisation"] == initialisation].sort_values("exponent")
         if not len(rows):
             continue
         x = rows["exponent"].to_numpy(dtype=float)
-        gain, ends = (rows[["gain", "gain_low", "gain_high"]].to_numpy(dtype=float)[:, part] for part in (0, [1, 2]))
         name = INITIALISATION[initialisation]
         axes.fill_between(
             x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
             facecolor=(0.5, 0.5, 0.5, 0.18), edgecolor=colour, linewidth=0.4, hatch=hatch, alpha=0.5,
             label=f"the same rates handed to the wrong networks, {name}",
         )  # fmt: skip
-        away = np.abs(ends - gain[:, None]).T
-        axes.errorbar(
-            x + shift, gain, yerr=away, fmt="-o", color=colour, markersize=4, linewidth=1.4, elinewidth=0.9, label=name
-        )
+        draw_estimates(
+            axes, x + shift, rows["gain"], rows["gain_low"], rows["gain_high"], colour=colour, marker="-o", width=1.2,
+            label=name,
+        )  # fmt: skip
     for exponent in (0, 1):
         axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("the rule", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
     axes.annotate("one rate", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
+
+
+def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
+    """What the rule gains over one rate and over permuted factors, by the size of images and networks."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    places = np.arange(len(ladder), dtype=float)
+    for column, name, colour, shift in (
+        ("over_one_rate", "the rule less one rate for all", BLUE, -0.06),
+        ("over_permuted", "the rule less its rates handed to the wrong networks", ORANGE, 0.06),
+    ):
+        draw_estimates(
+            axes, places + shift, ladder[column], ladder[f"{column}_low"], ladder[f"{column}_high"], colour=colour,
+            size=5, width=1.2, label=name,
+        )  # fmt: skip
+    sizes = zip(ladder["image_size"], ladder["channels"], strict=True)
+    axes.set_xticks(places, [f"{side:.0f}x{side:.0f} pixels\n{channels:.0f} channels" for side, channels in sizes])
+    axes.set_xlim(-0.5, len(ladder) - 0.5)
+    axes.set_ylabel("accuracy gained (points)")
+    axes.set_title("Does the rule gain more in larger networks on larger images?")
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure

@@ -1,8 +1,8 @@
 """How each rule does: how flat it keeps the first step, how well it predicts searched rates, and what it gains.
 
-All losses are training losses in nats at the end of a search's epochs, interpolated between the rates of its grid in
-their logarithm; a loss worse than chance's counts as chance's. A rule's scalar (its base rate) is tuned on one half of
-the networks and judged on the other, both ways round, and so are those of its rivals.
+All losses are training losses in nats at the end of a search's epochs, interpolated between the rates of its grid; a
+loss worse than chance's counts as chance's. A rule's scalar (its base rate) is tuned on one half of the networks and
+judged on the other, both ways round, and so are those of its rivals (statistics.response_surface).
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from nas_retrain.benches import registry
 from nas_retrain.plan.rate_search import GridSearch
 from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
-from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.rankings import Floats
+from nas_retrain.statistics.response_surface import Curves, Estimate, Halves, Rules, over_null
 from nas_retrain.studies.rate_prediction.findings import curve, judge
 from nas_retrain.studies.scoreboard.arms import MEASURED, Arms
 from nas_retrain.theory.rule import Peers, find
-
-SCALARS_PER_OCTAVE = 8
-"""How finely a rule's scalar is tuned."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,10 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
     """A row for each rule, with the columns of `rate_prediction.findings.judge` and
 
     gain_over_one_rate: mean loss of the first rule of the scoreboard (one rate for all) less the rule's, both with
-    their scalar tuned. gain_over_permuted: mean loss of the rule's factors handed to the wrong networks, over
-    permutations and each with its scalar tuned, less the rule's. With 95 % intervals over networks.
+    their scalar tuned; ends from resamples of networks, in each of which the scalars are tuned anew.
+    gain_over_permuted: mean loss of the rule's factors handed to the wrong networks, over permutations and each with
+    its scalar tuned, less the rule's; ends from the same permutations, so that 0 is outside where fewer than 5 % of
+    them stand out as much as the rule.
 
     found: by recipe, of all `arms.cells` and the base network.
     """
@@ -63,9 +61,9 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
     base_cell = registry.of(settings.bench).base_cell
     random = np.random.default_rng(settings.analysis.seed)
     drawn = random.integers(0, len(arms.cells), (settings.analysis.bootstrap_draws, len(arms.cells)))
-    permutations = np.array([random.permutation(len(arms.cells)) for _ in range(wanted.permutations)])
+    halves = Halves.drawn(len(arms.cells), settings.analysis.bootstrap_draws, random)
     chance = math.log(settings.dataset.classes)
-    one_rate: Floats | None = None
+    one_rate: Estimate | None = None
     rows = []
     for name, rule in wanted.rules.items():
         searches = found[arms.searched_by[name]]
@@ -78,37 +76,20 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
                 "predicted": searches.grids[base_cell].chosen.learning_rate * of_rule,
             }
         )
-        losses = _losses(curves, of_rule)
-        tuned = _tuned(losses, np.arange(len(of_rule)))
-        permuted = np.mean([_tuned(losses, permutation) for permutation in permutations], axis=0)
+        rules = Rules(Curves.of(*_accuracies(curves)), halves)
+        tuned = rules.level(np.log2(of_rule))
         one_rate = tuned if one_rate is None else one_rate
+        null = rules.levels_if_permuted(np.log2(of_rule), wanted.permutations, random)
         shared = settings.seeding == "shared"
-        row = {"rule": name} | judge(table, "predicted", curves, drawn, shared=shared) | {"tuned_loss": tuned.mean()}
-        for gain, rival in (("gain_over_one_rate", one_rate), ("gain_over_permuted", permuted)):
-            ends = mean_interval(rival - tuned, np.arange(len(tuned)))
-            row |= {gain: float((rival - tuned).mean()), f"{gain}_low": ends[0], f"{gain}_high": ends[1]}
+        row = {"rule": name} | judge(table, "predicted", curves, drawn, shared=shared) | {"tuned_loss": -tuned.value}
+        gains = {"gain_over_one_rate": tuned - one_rate, "gain_over_permuted": over_null(tuned.value, null)}
+        for gain, estimate in gains.items():
+            low, high = estimate.ends
+            row |= {gain: estimate.value, f"{gain}_low": low, f"{gain}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _losses(curves: Sequence[tuple[Floats, Floats]], of_rule: Floats) -> NDArray[np.float64]:
-    """The mean loss over seeds of network i at scalar s times the factor of network j, in [i, j, s]."""
-    grid, logs = curves[0][0], np.log(of_rule)
-    ends = grid[0] - logs.max(), grid[-1] - logs.min()
-    scalars = np.linspace(*ends, max(2, round((ends[1] - ends[0]) / math.log(2) * SCALARS_PER_OCTAVE)))
-    rates = logs[:, None] + scalars
-    return np.array([np.interp(rates, rates_of, losses.mean(1)) for rates_of, losses in curves])
-
-
-def _tuned(losses: NDArray[np.float64], permutation: NDArray[np.int64]) -> Floats:
-    """Each network's loss with another's factor and the scalar that is best for the half to which it does not belong.
-
-    losses: see `_losses`. permutation: whose factor each network has.
-    """
-    own = losses[np.arange(len(losses)), permutation]
-    halves = np.arange(len(own)) % 2
-    found = np.empty(len(own))
-    for half in (0, 1):
-        best = own[halves != half].mean(0).argmin()
-        found[halves == half] = own[halves == half, best]
-    return found
+def _accuracies(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """The rates of the grid, and losses as what should be large, (networks, rates), the mean over seeds."""
+    return np.exp(curves[0][0]), np.array([-losses.mean(1) for _, losses in curves])
