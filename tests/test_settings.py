@@ -123,6 +123,17 @@ def test_kernel_sizes_are_listed_once(make_settings: MakeSettings) -> None:
         make_settings("bench=cnn", "bench.kernel_sizes=[3,5,3]", config="verify")
 
 
+def test_bfloat16_is_told_from_that_of_version_0_1_0_which_rounded_at_other_places(make_settings: MakeSettings) -> None:
+    identities = {
+        precision: make_settings(f"training.precision={precision}").identity("benchmark")
+        for precision in ("float32", "tf32", "bfloat16")
+    }
+    assert [told["training"]["precision"] for told in identities.values()][:2] == ["float32", "tf32"]
+    then = identities["bfloat16"]
+    then = then | {"training": then["training"] | {"precision": "bfloat16"}}
+    assert digest(then) not in {digest(told) for told in identities.values()}
+
+
 def test_settings_that_decide_nothing_leave_the_identity_alone(make_settings: MakeSettings) -> None:
     plain = make_settings()
     for harmless in ("launcher.workers=3", "cells=all", "seeds=[1]", "results_dir=x"):

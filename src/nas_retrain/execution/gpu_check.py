@@ -167,7 +167,8 @@ def _nvidia_smi(what: str) -> str:
 
 def arithmetic(subject: Subject) -> Finding:
     """Sums and products of whole numbers, which every device must get exactly."""
-    return _judged(computes(subject.device), "sums and products of whole numbers are exact")
+    exact = computes(subject.device)
+    return _judged(exact, f"sums and products of whole numbers are {'exact' if exact else 'WRONG'}")
 
 
 # ---- equality with the CPU -----------------------------------------------------------------------------------------
@@ -183,7 +184,8 @@ def augmentation(subject: Subject) -> Finding:
         batches.augment(data, *(tensor[:99] for tensor in vars(each).values()))
         for data, each in zip((cpu, there), drawn, strict=True)
     ]
-    return _judged(torch.equal(made[0], made[1].cpu()), "augmented images equal the CPU's bit for bit")
+    same = torch.equal(made[0], made[1].cpu())
+    return _judged(same, f"augmented images {'equal' if same else 'DIFFER FROM'} the CPU's, bit for bit")
 
 
 def equality_with_the_cpu(subject: Subject) -> Finding:

@@ -6,8 +6,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests import cuda_stub as stub
 
 PROGRAM = """
 import itertools
@@ -98,3 +101,27 @@ def test_kernels_are_what_they_stand_for_in_values_and_gradients() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT = """
+import warnings
+import torch
+from nas_retrain.benches.nas_bench_201 import sums
+
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    print(sums.in_one_kernel(torch.device("cuda")), sums.in_one_kernel(torch.device("cuda", 0)))
+print(*(one.message for one in told))
+"""
+
+
+def test_where_they_cannot_be_compiled_a_warning_says_so_once(
+    cuda_stub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CC", "/bin/false")  # which Triton takes for the C compiler
+    done = stub.run(cuda_stub, "-c", WITHOUT)
+    answers, told = done.stdout.splitlines()
+    assert answers == "False False"
+    assert told.startswith("The kernels that sum a cell's vertices cannot be compiled here (CalledProcessError: ")
+    assert told.count("Needed are Triton, gcc and Python's headers.") == 1
