@@ -9,7 +9,7 @@ from nas_retrain.files.atomic import replacing
 from nas_retrain.settings import Settings
 
 
-def bench(digits: Settings) -> None:
+def measure(digits: Settings) -> None:
     """Write tables and a summary into the folder `speed` beside the results folder; minutes on two cores."""
     full = compose("dataset=cifar10", "profile=full", "launcher=local", f"launcher.device={digits.launcher.device}")
     folder = digits.results_dir.parent / "speed"
@@ -33,4 +33,4 @@ def bench(digits: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run(bench)
+    run(measure)

@@ -79,9 +79,9 @@ def measure_steps(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
         for cell in cells:
             for repeat in range(REPEATS):
                 fast = _speed(ours, 1, _train, cell, settings, steps, 1)
-                reference = _speed(plain, 1, _train_reference, cell, settings, steps, True)
-                live = _speed(plain, 1, _train_reference, cell, settings, steps, False)
-                rows.append((cell, _arch(cell, settings), _work(cell, settings), repeat, fast, reference, live))
+                edge_by_edge = _speed(plain, 1, _train_plain, cell, settings, steps, True)
+                live = _speed(plain, 1, _train_plain, cell, settings, steps, False)
+                rows.append((cell, _arch(cell, settings), _work(cell, settings), repeat, fast, edge_by_edge, live))
     columns = ["cell", "arch", "multiply_accumulates", "repeat", "fast", "reference", "reference_live"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -101,11 +101,11 @@ def measure_workers(settings: Settings, cells: Sequence[int]) -> pd.DataFrame:
     ):
         for cell in cells:
             for repeat in range(REPEATS):
-                reference = _speed(plain, 1, _train_reference, cell, settings, 10, True)
+                edge_by_edge = _speed(plain, 1, _train_plain, cell, settings, 10, True)
                 one_process = _speed(ours, 1, _train, cell, settings, 10, 1)
                 workers = _speed(beside, cores, _train, cell, settings, 10, 1)
                 workers_together = _speed(beside, cores, _train, cell, settings, 10, TOGETHER)
-                rows.append((cell, repeat, reference, one_process, workers, workers_together))
+                rows.append((cell, repeat, edge_by_edge, one_process, workers, workers_together))
     return pd.DataFrame(rows, columns=["cell", "repeat", "reference", "one_process", "workers", "workers_together"])
 
 
@@ -378,7 +378,7 @@ def _our_epoch(cell: int, settings: Settings, steps: int, members: int) -> tuple
     return epoch, members * len(data.train_labels)
 
 
-def _train_reference(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
+def _train_plain(cell: int, settings: Settings, steps: int, dead_edges: bool) -> float:
     device = choose_device(settings.launcher.device)
     data = _images(settings, steps, device)
     network = build.build_plain(_arch(cell, settings), settings, dead_edges=dead_edges).to(device)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import runpy
+import subprocess
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +27,8 @@ hypothesis_settings.register_profile("project", deadline=None, max_examples=60, 
 hypothesis_settings.load_profile("project")
 
 MakeSettings = Callable[..., Settings]
+
+ROOT = Path(__file__).parents[1]
 
 HOSTILE = {
     "SBATCH_ACCOUNT": "nobody", "SBATCH_ARRAY_INX": "0-2", "SBATCH_CLUSTERS": "elsewhere", "SBATCH_CONSTRAINT": "none",
@@ -69,21 +78,63 @@ def make_settings(tmp_path: Path) -> MakeSettings:
     """Settings of a tiny run in `tmp_path`; further overrides come last and win."""
 
     def make(*overrides: str, config: str = "config") -> Settings:
-        tiny = [
-            "dataset=digits",
-            "dataset.verify=false",  # tests make their files themselves
-            "profile=dry",
-            "launcher=local",
-            "launcher.together=1",
-            f"results_dir={tmp_path / 'results'}",
-            f"data_dir={tmp_path / 'data'}",
-            "network.channels=4",
-            "training.epochs=2",
-            "launcher.device=cpu",
-        ]
-        return compose(*tiny, *overrides, config=config)
+        folders = {"results_dir": tmp_path / "results", "data_dir": tmp_path / "data"}
+        if any("/" in one or one.startswith(tuple(folders)) for one in overrides):  # files may have changed since
+            given = [f"{key}={folder}" for key, folder in folders.items()]
+            return compose(*TINY, *given, *overrides, config=config)
+        return composed_once(*overrides, config=config).model_copy(update=folders)
 
     return make
+
+
+TINY = (
+    *("dataset=digits", "profile=dry", "launcher=local", "launcher.together=1", "launcher.device=cpu"),
+    *("network.channels=4", "training.epochs=2"),
+    "dataset.verify=false",  # tests make their files themselves
+)
+
+
+@cache
+def composed_once(*overrides: str, config: str = "config") -> Settings:
+    """The settings of a tiny run, without folders of its own: composing takes longer than many a test."""
+    return compose(*TINY, *overrides, config=config)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as a worker does, on one thread and reproducibly; afterwards as before."""
+    import torch
+
+    from nas_retrain.execution.train import prepare_process
+
+    threads = torch.get_num_threads()
+    prepare_process(torch.device("cpu"))
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_num_threads(threads)
+
+
+def run_script(name: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """What a program of scripts/ says and how it ends. It runs in this process, which has loaded all that it imports;
+    where that, its streams or its signals are what is asked, start it instead."""
+    program = str(ROOT / "scripts" / f"{name}.py")
+    output, errors, status, garbage = StringIO(), StringIO(), 0, gc.get_threshold()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", [program, *arguments])
+        patch.chdir(cwd)
+        try:
+            runpy.run_path(program, run_name="__main__")
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        finally:
+            gc.set_threshold(*garbage)
+    return subprocess.CompletedProcess([program, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def processes_with(variable: str, value: str) -> list[int]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nas_retrain.benches.nas_bench_201 import jahs_bench, nas_hpo_bench, space
 from nas_retrain.theory.graph import CellGraph
+from tests.strategies import NAS_BENCH_201
 
 RATES = tuple(0.4 / 2**step for step in range(8))
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
@@ -30,8 +31,8 @@ def cellcodes() -> list[str]:
 @cache
 def hashes() -> dict[str, str]:
     """Of each cellcode; those that are the same network share one."""
-    classes = space.network_classes()
-    return {code: f"h{classes[space.index_of(nas_hpo_bench.arch_of(code))]:05}" for code in cellcodes()}
+    classes = NAS_BENCH_201.training_classes(None)
+    return {code: f"h{classes[NAS_BENCH_201.index_of(nas_hpo_bench.arch_of(code))]:05}" for code in cellcodes()}
 
 
 def deepest_path(graph: CellGraph) -> int:
@@ -107,8 +108,8 @@ def jahs_table(
         space.format_cell(tuple(jahs_bench.OPERATIONS[row[jahs_bench.EDGES.index(edge)]] for edge in space.EDGES))
         for row in operations
     ]
-    indices = [space.index_of(name) for name in names]
-    classes = space.network_classes()
+    indices = [NAS_BENCH_201.index_of(name) for name in names]
+    classes = NAS_BENCH_201.training_classes(None)
     of_class = {number: (random.normal(0, slope), random.normal(0, 3)) for number in {classes[i] for i in indices}}
     best, quality = np.array([of_class[classes[index]] for index in indices]).T
     row = random.integers(0, cells, trainings)

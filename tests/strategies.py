@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 
@@ -23,7 +24,7 @@ def cell_graphs(draw: st.DrawFn, operations: list[Operation | None] = OPERATIONS
     return CellGraph(vertices, tuple(draw(st.permutations(edges))))
 
 
-NAS_BENCH_201 = space.NasBench201()
+NAS_BENCH_201 = registry.default()
 
-cells = st.integers(0, 15624).map(space.cell_at)
+cells = st.integers(0, 15624).map(NAS_BENCH_201.arch_at)
 cells_with_constants = cells.filter(lambda arch: bool(space.parse(arch).constants))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
+from tests.strategies import NAS_BENCH_201
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -63,7 +63,7 @@ def test_a_recipe_and_a_data_set_from_a_folder_of_one_s_own(installed: Path, tmp
     (tmp_path / "dataset" / "scans.yaml").write_text("source: scans.npz\npadding: 1\n")
     (tmp_path / "recipe" / "gentle.yaml").write_text("defaults: [benchmark]\nlearning_rate: 0.02\n")
     (tmp_path / "recipe" / "listed.yaml").write_text("defaults: [benchmark]\nlearning_rate: rates.csv\n")
-    rates = pd.DataFrame({"index": range(15625), "network_class": nas_bench_201.network_classes()})
+    rates = pd.DataFrame({"index": range(15625), "network_class": NAS_BENCH_201.training_classes(None)})
     rates["learning_rate"] = (1 + rates["network_class"] % 7) / 100
     rates.to_csv(tmp_path / "recipe" / "rates.csv", index=False)
     (tmp_path / "nas_retrain.yaml").write_text(

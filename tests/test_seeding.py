@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,6 @@ import torch
 
 from nas_retrain import seeding
 from nas_retrain.benches import build
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import train as training
@@ -24,15 +24,18 @@ from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunRecord
 from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
 CPU = torch.device("cpu")
-CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
-SPLIT = next(  # a class whose members differ in their initialisation under "target"
-    (one, other)
-    for other, (one, trained) in enumerate(zip(space.network_classes(), space.training_classes("target"), strict=True))
-    if trained == other != one
-)
-OTHER = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|+|none~0|none~1|nor_conv_3x3~2|")
+CELL = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+OTHER = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|+|none~0|none~1|nor_conv_3x3~2|")
+
+
+@cache
+def split() -> tuple[int, int]:
+    """A class whose members differ in their initialisation under "target"."""
+    maps = NAS_BENCH_201.training_classes(None), NAS_BENCH_201.training_classes("target")
+    return next((one, other) for other, (one, trained) in enumerate(zip(*maps, strict=True)) if trained == other != one)
 
 
 def planned_trainings(settings: Settings) -> list[Training]:
@@ -42,7 +45,7 @@ def planned_trainings(settings: Settings) -> list[Training]:
 def draws(planned: Training, settings: Settings) -> torch.Tensor:
     """What the first weights and the first three batches' labels are drawn to."""
     seed = training.seed_of_generator(planned, settings)
-    graph = space.graph_at(planned.cell)
+    graph = NAS_BENCH_201.graph_at(planned.cell)
     network = build.build(graph, settings, initialisation="stock", seed=seed)
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     drawn = batches.training_batches(data, 32, torch.Generator().manual_seed(epoch_seed(seed, 1)))
@@ -55,11 +58,11 @@ def test_nested_seeds_differ_between_networks_and_are_one_network_s_in_all_recip
     convention = "recipes.architecture_aware.in_degree=target"
     for which, shared in (("nested", False), ("shared", True)):
         settings = make_settings(
-            f"cells=[{CELL},{OTHER},{SPLIT[0]},{SPLIT[1]}]", recipes, convention, f"seeding={which}"
+            f"cells=[{CELL},{OTHER},{split()[0]},{split()[1]}]", recipes, convention, f"seeding={which}"
         )
         by_network: dict[tuple[int, int], list[torch.Tensor]] = {}
         for planned in planned_trainings(settings):
-            network = space.network_classes()[planned.cell]
+            network = NAS_BENCH_201.training_classes(None)[planned.cell]
             by_network.setdefault((network, planned.seed), []).append(draws(planned, settings))
         assert len(by_network) == 3 * len(settings.seeds)
         assert max(map(len, by_network.values())) == 3  # both members of the split class, beside the benchmark's recipe
@@ -67,7 +70,7 @@ def test_nested_seeds_differ_between_networks_and_are_one_network_s_in_all_recip
             assert all(torch.equal(one, members[0]) for one in members)
         for (one, other), seed in itertools.product(itertools.combinations({key[0] for key in by_network}, 2), [777]):
             assert torch.equal(by_network[one, seed][0], by_network[other, seed][0]) == shared
-        (first,) = {network for network, seed in by_network if network == space.network_classes()[CELL]}
+        (first,) = {network for network, seed in by_network if network == NAS_BENCH_201.training_classes(None)[CELL]}
         assert not torch.equal(by_network[first, 777][0], by_network[first, 888][0])
 
 

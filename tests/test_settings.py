@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from nas_retrain.commands.command_line import CONFIGS
 from nas_retrain.commands.command_line import compose as composed
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import BaseRateSettings, digest
-from tests.conftest import MakeSettings
+from tests.conftest import MakeSettings, run_script
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {group.name: [path.stem for path in group.glob("*.yaml")] for group in CONFIGS.iterdir() if group.is_dir()}
@@ -64,6 +62,7 @@ def test_the_defaults_are_the_benchmark_as_published() -> None:
         ("launcher.compile=true", "launcher.compile: this key is no more.*leave the key out"),
         ("+traning.epochs=3", "traning: there is no such key"),
         ("training.epochs=0", "training.epochs: .*greater than 0.*got 0"),
+        ("bench.depth_offset=0", "bench.*depth_offset: .*greater than 0.*got 0"),
         ("training.epochs=many", "training.epochs: .*got 'many'"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("seeds=[]", "seeds: "),
@@ -122,6 +121,17 @@ def test_what_is_listed_twice_would_count_twice_and_is_refused(overrides: tuple[
 def test_kernel_sizes_are_listed_once(make_settings: MakeSettings) -> None:
     with pytest.raises(NasRetrainError, match=r"bench.kernel_sizes: 3 is listed more than once"):
         make_settings("bench=cnn", "bench.kernel_sizes=[3,5,3]", config="verify")
+
+
+def test_bfloat16_is_told_from_that_of_version_0_1_0_which_rounded_at_other_places(make_settings: MakeSettings) -> None:
+    identities = {
+        precision: make_settings(f"training.precision={precision}").identity("benchmark")
+        for precision in ("float32", "tf32", "bfloat16")
+    }
+    assert [told["training"]["precision"] for told in identities.values()][:2] == ["float32", "tf32"]
+    then = identities["bfloat16"]
+    then = then | {"training": then["training"] | {"precision": "bfloat16"}}
+    assert digest(then) not in {digest(told) for told in identities.values()}
 
 
 def test_settings_that_decide_nothing_leave_the_identity_alone(make_settings: MakeSettings) -> None:
@@ -349,13 +359,6 @@ def test_a_bench_that_is_not_to_be_verified_says_what_would_make_it_so() -> None
 def test_what_is_no_setting_is_one_error(override: str) -> None:
     with pytest.raises(NasRetrainError):
         composed(override)
-
-
-def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
 
 
 def test_a_misspelt_key_on_the_command_line_is_named() -> None:

@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import sha256
 from nas_retrain.purpose import SEARCH, Setup, is_search
 from nas_retrain.rate_policy import Grid, Listed, Own, RatePolicy, Word, rate_policy
 from nas_retrain.seeding import Seeding
@@ -142,7 +143,7 @@ class BenchSettings(_Section):
     """Whether its networks can be built without BatchNorm (network.normalisation)."""
 
     name: str
-    depth_offset: Annotated[int, Field(ge=0)]
+    depth_offset: Positive  # of a base network of skips alone the rules divide by it
     base_kernel_size: Rate
 
 
@@ -249,8 +250,7 @@ class RecipeSettings(_Section):
             return values
         file = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for a user it does not know
         try:
-            with file.open("rb") as opened:
-                checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+            checksum = sha256.of(file)
         except OSError as error:
             raise ValueError(f"learning_rate: the table {file} cannot be read ({error.strerror})") from None
         return values | {"learning_rate": str(file), "rates_checksum": checksum}
@@ -331,10 +331,15 @@ class TrainingSettings(_Section):
     def identity(self) -> dict[str, Any]:
         """What decides results. What is as the benchmark has it and could once not be set is not mentioned."""
         told = self.model_dump()
+        if self.precision == "bfloat16":
+            told["precision"] = BFLOAT16
         if self.schedule != "step":
             del told["steps"], told["step_factor"]
         return {key: value for key, value in told.items() if BEFORE.get(key, ...) != value}
 
+
+BFLOAT16 = "bfloat16, BatchNorm in float32"
+"""What identities have for bfloat16. In version 0.1.0, where they had its name alone, it rounded at other places."""
 
 BEFORE = {"norm_weight_decay": None, "label_smoothing": 0.0, "schedule": "cosine", "warmup_epochs": 0}
 """What held in the section training before there were these keys."""
@@ -641,6 +646,8 @@ class Settings(_Section):
     seeds: Seeds
     seeding: Seeding
     enough_tau: Annotated[float, Field(gt=0, lt=1)] | None
+    curves: Literal["train", "test"] | None
+    tracker: str | None
     original: UserPath | None
     retrained: UserPath | None
     gpu: GpuSettings

@@ -24,7 +24,6 @@ from nas_201_api import NASBench201API
 from nats_bench import create
 
 from nas_retrain.benches import registry
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands import export as export_module
 from nas_retrain.commands.command_line import compose
 from nas_retrain.commands.export import export
@@ -45,8 +44,8 @@ from tests.strategies import NAS_BENCH_201
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "results" / "reference" / "201" / "digits" / "runs.parquet"
 SEEDS = (777, 888, 999)
-NETWORKS = space.network_classes()
-DISCONNECTED = NETWORKS[space.index_of("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")]
+NETWORKS = NAS_BENCH_201.training_classes(None)
+DISCONNECTED = NETWORKS[NAS_BENCH_201.index_of("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")]
 SHARED = next(
     cell for cell in range(12, len(NETWORKS)) if NETWORKS.count(NETWORKS[cell]) == 8 and NETWORKS[cell] == cell
 )
@@ -187,7 +186,7 @@ def check_every_figure(one: Exported, package: str) -> None:
     for cell in {record.cell for record in one.records}:
         ours = {seed: record for (its, seed), record in one.figures.items() if its == cell}
         assert list(api.query_by_index(cell, name, hp)) == sorted(ours)  # no seed lost, none made up
-        mean = api.get_more_info(space.cell_at(cell), name, hp=hp, is_random=False)[f"{test}-accuracy"]
+        mean = api.get_more_info(NAS_BENCH_201.arch_at(cell), name, hp=hp, is_random=False)[f"{test}-accuracy"]
         assert mean == pytest.approx(np.mean([record.test_accuracy for record in ours.values()]))
         assert api.get_latency(cell, name, hp) is None
         if package == "nats_bench" or hp == "12":
@@ -195,7 +194,7 @@ def check_every_figure(one: Exported, package: str) -> None:
                 "name": "infer.tiny",
                 "C": one.settings.network.channels,
                 "N": one.settings.network.cells_per_stage,
-                "arch_str": space.cell_at(cell),
+                "arch_str": NAS_BENCH_201.arch_at(cell),
                 "num_classes": one.settings.dataset.classes,
             }
 
@@ -324,7 +323,7 @@ def test_a_cell_is_printed_with_its_figures(
     one = exported("cifar10", 200)
     api = one.api(package)
     mean = np.mean([one.figures[0, seed].test_accuracy for seed in SEEDS])
-    assert f"top1 = {mean:.2f}%" in api.query_by_arch(space.cell_at(0), "200")
+    assert f"top1 = {mean:.2f}%" in api.query_by_arch(NAS_BENCH_201.arch_at(0), "200")
     assert "latency=None" in api.query_by_arch(0, "200")
     if package == "nas_201_api":
         assert api.query_by_arch(NOT_COVERED, "200") is None
@@ -345,7 +344,7 @@ def test_tables_hold_every_training_and_mark_its_copies(exported: Exports) -> No
             assert row[name] == getattr(record, name)
         for name in ("test_loss", "train_loss", "learning_rate"):
             assert same(row[name], getattr(record, name))
-        assert row["arch"] == space.cell_at(row["index"])
+        assert row["arch"] == NAS_BENCH_201.arch_at(row["index"])
         assert row["representative"] == record.cell
         assert row["copied"] == (row["index"] != record.cell)
     assert (~table["copied"]).sum() == len(one.records)
@@ -357,7 +356,7 @@ def test_tables_hold_every_training_and_mark_its_copies(exported: Exports) -> No
 def test_under_the_target_convention_only_cells_with_the_same_initialisation_share_a_training(
     make_settings: MakeSettings,
 ) -> None:
-    trained = space.training_classes("target")
+    trained = NAS_BENCH_201.training_classes("target")
     split = next(cell for cell, its in enumerate(trained) if its == cell and its != NETWORKS[cell])
     settings = make_settings(*asked("cifar10", 12), "recipes.architecture_aware.in_degree=target")
     stored(settings, (split,))
@@ -446,7 +445,7 @@ def test_networks_with_constants_are_exported_if_they_were_trained_whole(
 ) -> None:
     """Version 0.1.0 left a part of them out, and gave their trainings the hash of all others."""
     settings = make_settings(*asked("cifar10", 12), "analysis.recipe=benchmark", "cells=[0]")
-    constants = next(cell for cell in NETWORKS if space.graph_at(cell).constants)
+    constants = next(cell for cell in NETWORKS if NAS_BENCH_201.graph_at(cell).constants)
     plain, having = (
         [record for record in made_up(settings, (cell,)) if record.recipe == "benchmark"] for cell in (0, constants)
     )
@@ -544,6 +543,49 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
     assert shown.count("</code><script>alert(1)</script>|*d* # e") == 3
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
+    make_settings: MakeSettings, normalisation: str
+) -> None:
+    settings = make_settings(*asked("digits", 200), f"network.normalisation={normalisation}")
+    records = [record for record in made_up(settings, (0,)) if record.recipe == settings.analysis.recipe]
+    found = export_module._Chosen(records, None, {})
+    card = export_module._data_card(
+        export_module._table(export_module._by_cell(found, settings), settings), found, settings
+    )
+    without = normalisation == "none"
+    assert ("**The networks were trained without normalisation; NAS-Bench-201's have BatchNorm.**" in card) == without
+    assert (", without BatchNorm." in export_module._origin(settings)) == without
+
+
+def test_curves_are_a_table_of_their_own_where_there_are_any(make_settings: MakeSettings) -> None:
+    settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]", "training.epochs=3")
+    plain = stored(settings)
+    folder = export(settings)
+    assert not (folder / "curves.parquet").exists()
+    assert "curves" not in (folder / "README.md").read_text()
+    curves = {
+        record.key: tuple(float(record.network_class + record.seed + epoch) for epoch in range(3))
+        for record in plain
+        if record.seed != 888 and record.status == "finished"
+    }
+    shutil.rmtree(settings.results_dir / "runs")
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*(replace(record, train_loss_curve=curves.get(record.key)) for record in plain))
+    assert export(settings) == folder
+    found = pd.read_parquet(folder / "curves.parquet")
+    rows = found[["index", "network_class", "dataset", "recipe", "seed", "epoch", "train_loss"]]
+    assert [tuple(row) for row in rows.itertuples(index=False)] == [
+        (record.cell, record.network_class, "digits", "benchmark", record.seed, epoch + 1, value)
+        for record in sorted(plain, key=lambda record: (record.network_class, record.seed))
+        for epoch, value in enumerate(curves.get(record.key, ()))
+    ]
+    assert list(found.columns) == list(rows.columns)
+    card = (folder / "README.md").read_text()
+    assert f"of the {len(curves)} of {len(plain)} trainings that\n  have curves: train_loss." in card
+    assert "epochs before the last (save in `curves.parquet`), validation" in card
+
+
 @pytest.mark.parametrize("table", ["accuracies.csv", "accuracies.parquet"])
 def test_an_export_is_read_as_the_records_that_it_was_made_of(make_settings: MakeSettings, table: str) -> None:
     settings = make_settings("analysis.recipe=benchmark", "seeds=[777,888,999]")
@@ -604,8 +646,12 @@ def recorded(training: Training, test_accuracy: float) -> RunRecord:
     )  # fmt: skip
 
 
-AT_ONCE = space.index_of("|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|")
-IN_TWO = space.index_of("|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|")
+AT_ONCE = NAS_BENCH_201.index_of(
+    "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+)
+IN_TWO = NAS_BENCH_201.index_of(
+    "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|"
+)
 """One network, for which a rule that counts additions decides two rates."""
 
 
@@ -625,7 +671,7 @@ def test_under_a_rule_each_cell_has_the_training_that_was_made_by_what_is_decide
     size, rule = registry.size_of(settings), find("effective_depth")
 
     def factor(cell: int) -> float:
-        return rule.decide(space.graph_at(cell), size, "a cell").learning_rate
+        return rule.decide(NAS_BENCH_201.graph_at(cell), size, "a cell").learning_rate
 
     accuracy = {(record.cell, record.seed): record.test_accuracy for record in records if record.recipe == "by_rule"}
     for index, representative, seed, found, rate, decided in table[

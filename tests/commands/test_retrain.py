@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,11 +28,19 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import workers
 from nas_retrain.files import locks
 from nas_retrain.plan import plan
+from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import RunKey, RunWriter, read_runs
-from tests.conftest import MakeSettings, processes_with, write_cifar10, write_cifar100, write_imagenet16
+from tests.conftest import (
+    ROOT,
+    MakeSettings,
+    processes_with,
+    run_script,
+    write_cifar10,
+    write_cifar100,
+    write_imagenet16,
+)
 from tests.trainings.test_store import a_record
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     "dataset=digits", "profile=dry", "cells=sample:4", "seeds=[1,2]", "network.channels=4", "training.epochs=3",
     "base_rate.points=2", "base_rate.seeds=[1]", "launcher=local", "launcher.device=cpu",
@@ -37,19 +49,19 @@ TINY = [
 RECORDS = 4 * 2 * 2 + 2
 
 
-def command(script: str, results: Path, *overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *TINY, f"results_dir={results}", *overrides]
+def command(results: Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "retrain.py"), *TINY, f"results_dir={results}", *overrides]
 
 
 def run(script: str, results: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(script, results, *overrides), capture_output=True, text=True, check=False, cwd=ROOT)
+    return run_script(script, *TINY, f"results_dir={results}", *overrides)
 
 
 def start(results: Path) -> subprocess.Popen[str]:
     # Where the tests run in the background, a shell may have made them, and their children, deaf to Ctrl-C.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command("retrain", results),
+        command(results),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,7 +93,7 @@ def figures(results: Path) -> dict[RunKey, tuple[object, ...]]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of one run that nothing disturbed."""
     results = tmp_path_factory.mktemp("undisturbed") / "results"
-    done = run("retrain", results)
+    done = subprocess.run(command(results, "launcher.workers=1"), capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return results
 
@@ -195,10 +207,7 @@ def test_status_and_plan_tell_where_it_stands_and_write_nothing(undisturbed: Pat
 
 
 def test_the_full_benchmark_without_data_says_what_it_costs_and_starts_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "retrain.py"), "launcher=local", "launcher.device=cpu"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+    done = run_script("retrain", "launcher=local", "launcher.device=cpu", cwd=tmp_path)
     assert done.returncode == 2
     assert "15,625 chosen, 5,461 network classes" in done.stdout
     assert "hours with" in done.stdout
@@ -215,6 +224,25 @@ def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+class WorkerHere(workers._Worker):
+    """A worker that is no process of its own, which would load torch for seconds: it trains as it is given a group."""
+
+    def __init__(self, settings: Settings, place: workers.Place) -> None:
+        self.place, self.ready, self.probed, self.group = place, False, time.monotonic(), None
+        self.connection, self._theirs = multiprocessing.Pipe()
+        self.process: Any = SimpleNamespace(kill=lambda: None, join=lambda *_: None, exitcode=0)
+        self._outcomes = workers._outcomes(self._theirs, settings, place, threading.Event())
+        self._theirs.send(next(self._outcomes))
+
+    def give(self, group: workers.Group | None) -> None:
+        super().give(group)
+        if group is None:
+            self._theirs.close()
+        else:
+            self._theirs.send(next(self._outcomes))
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("dataset", "write", "train_images", "test_images"),
     [
@@ -225,6 +253,7 @@ def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
 )
 def test_an_epoch_on_each_data_set_from_files_in_its_real_format(
     make_settings: MakeSettings,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     dataset: str,
     write: Callable[[Path], object],
@@ -237,8 +266,9 @@ def test_an_epoch_on_each_data_set_from_files_in_its_real_format(
     settings = make_settings(
         f"dataset={dataset}", f"dataset.train_images={train_images}", f"dataset.test_images={test_images}",
         "dataset.train_subset=null", "cells=sample:2", "seeds=[1]", "training.epochs=1", "base_rate.points=2",
-        "base_rate.seeds=[1]", "launcher.workers=1",
+        "base_rate.seeds=[1]", "launcher.workers=1", "analysis.null_draws=20", "analysis.bootstrap_draws=20",
     )  # fmt: skip
+    monkeypatch.setattr(workers, "_Worker", WorkerHere)
     retrain.retrain(settings)
     records = read_runs(settings.results_dir).records
     assert {(record.dataset, record.status) for record in records} == {(dataset, "finished")}

@@ -68,13 +68,18 @@ def _first(folder: Path, variable: str) -> str:
 
 
 def run(
-    library: Path, *arguments: object, timeout: float = 100, zeros: bool = False, **faults: object
+    library: Path,
+    *arguments: object,
+    timeout: float = 100,
+    zeros: bool = False,
+    folder: Path = HERE.parents[1],
+    **faults: object,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments on the stub."""
+    """Run Python with these arguments on the stub, in a folder."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=environment(library, zeros=zeros, **faults),
-        cwd=HERE.parents[1],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -170,6 +170,8 @@ def _momenta(change: Callable[[list[np.ndarray[Any, Any]]], object]) -> Callable
     return lambda content: content.update(momenta=change(content["momenta"]))
 
 
+_EPOCH = {"train_loss": [1.0], "train_accuracy": [50.0]}
+
 MISFITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "no trainings": _without("trainings"),
     "no network": _without("network"),
@@ -226,7 +228,19 @@ MISFITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "seconds that are not a number": _progress(seconds=math.nan),
     "negative seconds": _progress(seconds=-1.0),
     "resumed by numbers": _progress(resumed=[1.2]),
-    **{f"no {one.name}": _without_progress(one.name) for one in dataclasses.fields(checkpoints.Progress)},
+    "a curve that is longer than the training": _progress(curve=2 * [_EPOCH]),
+    "a curve that is no list": _progress(curve=_EPOCH),
+    "a curve of whole numbers": _progress(curve=[1]),
+    "a curve without accuracies": _progress(curve=[{"train_loss": [1.0]}]),
+    "a curve of other things": _progress(curve=[_EPOCH | {"best": [1.0]}]),
+    "a curve of no member": _progress(curve=[_EPOCH | {"train_loss": []}]),
+    "a curve with a negative loss": _progress(curve=[_EPOCH | {"test_loss": [-1.0]}]),
+    "a curve with an accuracy above all": _progress(curve=[_EPOCH | {"train_accuracy": [101.0]}]),
+    **{
+        f"no {one.name}": _without_progress(one.name)
+        for one in dataclasses.fields(checkpoints.Progress)
+        if one.name != "curve"  # which older versions did not keep
+    },
 }
 
 

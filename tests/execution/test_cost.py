@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_retrain.benches.nas_bench_201 import space
+from nas_retrain.benches.registry import Sizes
 from nas_retrain.execution import cost
 from nas_retrain.plan import plan
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.plan.test_plan import as_stored
+from tests.strategies import NAS_BENCH_201
 
 CPU = torch.device("cpu")
 
@@ -38,11 +39,8 @@ def test_stored_speeds_are_used_and_extrapolated_by_work(make_settings: MakeSett
     network = settings.network
 
     def per_image(training: Training) -> float:  # an exactly linear machine
-        work = space.flops(
-            space.parse(training.arch), channels=network.channels, cells_per_stage=network.cells_per_stage,
-            classes=10, image_channels=1, image_size=8,
-        )  # fmt: skip
-        return 1e-4 + 1e-9 * work
+        sizes = Sizes(network.channels, network.cells_per_stage, classes=10, image_channels=1, image_size=8)
+        return 1e-4 + 1e-9 * NAS_BENCH_201.flops(NAS_BENCH_201.graph_at(training.cell), sizes)
 
     stored = [
         replace(as_stored(training), cell=training.cell, images_per_second=1 / per_image(training), device="cpu")
@@ -63,7 +61,7 @@ def test_without_records_or_a_device_the_cost_is_unknown(make_settings: MakeSett
 
 
 def test_nothing_to_train_costs_nothing(make_settings: MakeSettings) -> None:
-    disconnected = next(cell for cell in range(15625) if not space.graph_at(cell).connected)
+    disconnected = next(cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected)
     settings = make_settings(f"cells=[{disconnected}]")
     found = cost.estimate(plan.recipe_trainings(settings, 1.0), StoredRuns.of([]), settings, CPU)
     assert found is not None
@@ -93,7 +91,7 @@ def test_speed_is_measured_on_one_thread_as_a_worker_trains(
 
 def test_networks_that_are_not_trained_are_not_measured(make_settings: MakeSettings) -> None:
     """They have the fewest operations of all, and nothing leads through them."""
-    disconnected = next(cell for cell in range(15625) if not space.graph_at(cell).connected)
+    disconnected = next(cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected)
     settings = make_settings(f"cells=[{disconnected},0,1]", "seeds=[1]", "recipe=[benchmark]")
     trainings = plan.recipe_trainings(settings, None)
     found = cost.estimate(trainings, StoredRuns.of([]), settings, CPU)

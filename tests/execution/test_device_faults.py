@@ -284,6 +284,7 @@ def on_stub(
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_a_gpu_that_fails_in_a_training_costs_none(cuda_stub: Path, tmp_path: Path) -> None:
     """Real worker processes and real errors of torch: a GPU fails at its hundredth launch, once."""
     once = tmp_path / "once"
@@ -303,6 +304,7 @@ def test_a_gpu_that_no_worker_can_start_on_is_done_without(cuda_stub: Path, tmp_
     assert "failed (torch.AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or unavailable)" in told
 
 
+@pytest.mark.slow
 def test_a_training_that_memory_was_too_small_for_is_done_once_it_is_alone(cuda_stub: Path, tmp_path: Path) -> None:
     once = tmp_path / "once"
     once.touch()

@@ -3,6 +3,11 @@ what needs no numbers."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from nas_retrain.execution import gpu_check, gpu_tuning, gpu_verdicts
+from nas_retrain.commands.command_line import ROOT
+from nas_retrain.execution import gpu_check, gpu_tuning, gpu_verdicts, mps
 from nas_retrain.execution import train as training
 from nas_retrain.execution.gpu_check import Finding, Subject
 from nas_retrain.settings import Settings
@@ -63,12 +69,6 @@ def test_short_trainings_must_reach_what_float32_does(subject: Subject, monkeypa
     monkeypatch.setattr(training, "train", worse_in_bfloat16)
     again = replace(quick, scratch=subject.scratch.parent)
     assert gpu_check.short_trainings(again, seeds=2, epochs=2).verdict == "failed"
-
-
-@pytest.mark.slow
-def test_trainings_on_the_cpu_have_the_same_bits_each_time_and_go_on(subject: Subject) -> None:
-    findings = gpu_check.run(subject, [gpu_check.determinism, gpu_check.resume], lambda *_: None)
-    assert {found.verdict for found in findings.values()} == {"passed"}, findings
 
 
 @pytest.mark.parametrize(("wrong", "by"), [("float64", 1e-6), ("float32", 1e-3), ("bfloat16", 10.0)])
@@ -127,7 +127,7 @@ def test_the_site_file_is_one_that_settings_can_be_made_of(make_settings: MakeSe
         name: {"images_per_second": 1000.0, "gpu_hours": 5.0, "workers": 2, "together": 3}
         for name in ("float32", "tf32", "bfloat16")
     }
-    tuned = {"gpu": "NVIDIA H100 80GB", "images": 10**6, "mps": True, "best": rows}
+    tuned = {"gpu": "NVIDIA H100 80GB", "images": 10**6, "best": rows}
     (tmp_path / "nvidia_h100_80gb.yaml").write_text("# mine\n")
     settings = make_settings()
     path = gpu_tuning.write_site(tuned, tmp_path, settings)
@@ -142,38 +142,64 @@ def test_the_site_file_is_one_that_settings_can_be_made_of(make_settings: MakeSe
 
 
 PROGRAM = """
+import json
 import sys
-from functools import partial
-from pathlib import Path
-import torch
+from dataclasses import replace
 from nas_retrain.commands.command_line import compose
-from nas_retrain.execution import devices, gpu_check, gpu_tuning
+from nas_retrain.commands.gpu_check import gpu_check as command
+from nas_retrain.execution import gpu_check, gpu_tuning
 
 if __name__ == "__main__":
-    folder, *overrides = sys.argv[1:]
-    settings = compose(*overrides)
-    subject = gpu_check.Subject(torch.device("cuda", 0), settings, (1462, 11462), settings, Path(folder))
-    devices.take(subject.device, 1)
-
-    def no_leak(subject):
-        return gpu_check.no_leak(subject, 20)
-
-    checks = [no_leak if check is gpu_check.no_leak else check for check in gpu_check.CHECKS]
-    findings = gpu_check.run(subject, checks, lambda name, found: print(name, found.verdict, found.told, sep=" | "))
-    assert all(speed > 0 for speed in gpu_tuning._speeds(subject, 2, 1))
+    gpu_check.CHECKS = (gpu_check.environment,)  # all others need a device that computes
+    gpu_tuning.PRECISIONS, gpu_tuning.CELLS = ("float32",), 1
+    gpu_tuning.TOGETHER, gpu_tuning.WORKERS = (1, 3), (2,)
+    command(compose(*sys.argv[1:]))
 """
+
+SMALL = (
+    *("dataset=digits", "profile=dry", "launcher=local", "recipe=[benchmark]", "training.batch_size=8"),
+    *("network.channels=4", "network.cells_per_stage=1"),
+)
+
+
+def on_the_cpu_in(folder: Path, *overrides: str) -> str:
+    """Run the command as `make gpu-check` does; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/gpu_check.py", *overrides],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
-def test_on_the_stub_what_needs_no_numbers_is_run(cuda_stub: Path, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    chosen = ["dataset=digits", "profile=dry", "launcher=local", "recipe=[benchmark]", "training.batch_size=8"]
-    done = stub.run(
-        cuda_stub, program, tmp_path, *chosen, "network.channels=4", "network.cells_per_stage=1", timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    verdicts = dict(line.split(" | ")[:2] for line in done.stdout.splitlines())
+def test_the_command_passes_on_the_cpu_and_stores_nothing(tmp_path: Path) -> None:
+    told = on_the_cpu_in(tmp_path, *SMALL, "launcher.device=cpu")
+    verdicts = {line.partition(":")[0].split(maxsplit=1)[1] for line in told.splitlines() if line.startswith("passed")}
+    assert verdicts == {
+        *("arithmetic", "augmentation", "equality with the cpu", "determinism", "resume", "short trainings"),
+    }
+    assert "failed" not in told
+    assert "Nothing is stored: there is no CUDA device." in told
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "slurm").exists()
+
+
+@pytest.mark.slow
+def test_the_command_fails_on_a_gpu_that_computes_nothing_and_says_what_was_run(
+    cuda_stub: Path, tmp_path: Path
+) -> None:
+    done = stub.run(cuda_stub, ROOT / "scripts/gpu_check.py", *SMALL, timeout=300, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "arithmetic failed on GPU 0 of " in done.stderr
+    (stored,) = json.loads((tmp_path / gpu_verdicts.FILE).read_text())["checks"]
+    assert (stored["verdict"], stored["told"], stored["tuning"]) == ("failed", "failed: arithmetic", {})
+    verdicts = {name: found["verdict"] for name, found in stored["findings"].items()}
     assert verdicts == {
         "environment": "passed",
         "arithmetic": "failed",
@@ -187,4 +213,56 @@ def test_on_the_stub_what_needs_no_numbers_is_run(cuda_stub: Path, tmp_path: Pat
         "no hidden synchronisation": "passed",
         "no leak": "passed",
         "short trainings": "not run",
-    }, done.stdout
+    }
+    for name, verdict in verdicts.items():
+        assert f"{verdict:8} {name}: " in done.stdout
+
+
+@pytest.mark.slow
+def test_a_gpu_that_passed_is_tuned_one_factor_at_a_time(
+    cuda_stub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = tmp_path / "bin" / mps.CONTROL  # says yes to whatever it is asked
+    control.parent.mkdir()
+    control.write_text("#!/bin/sh\n")
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{control.parent}:{os.environ['PATH']}")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = stub.run(cuda_stub, program, *SMALL, timeout=300, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (stored,) = json.loads((tmp_path / gpu_verdicts.FILE).read_text())["checks"]
+    assert stored["verdict"] == "passed"
+    tuned = stored["tuning"]
+    rows = tuned["speeds"]
+    fastest = max((rows[0], rows[2]), key=lambda row: row["images_per_second"])
+    ways = [(row["captured"], row["together"], row["workers"]) for row in rows]
+    assert ways == [(True, 1, 1), (False, 1, 1), (True, 3, 1), (True, fastest["together"], 2)]
+    best = tuned["best"]["float32"]
+    assert best["gpu_hours"] == pytest.approx(tuned["images"] / best["images_per_second"] / 3600)
+    assert (tmp_path / "slurm/site/cuda_stub.yaml").exists()
+    assert tuned["left_out"] == []
+
+
+def test_what_time_is_short_for_is_left_out_and_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tuning, "_pool", lambda *_: nullcontext())
+    monkeypatch.setattr(gpu_tuning, "_images", lambda _: 10**6)
+    monkeypatch.setattr(mps, "running", lambda: nullcontext("there is none"))
+    asked: list[gpu_tuning.Way] = []
+
+    def speeds(_pool: object, _subject: Subject, way: gpu_tuning.Way) -> list[float]:
+        asked.append(way)
+        return [] if way.together == 6 else [100.0 * way.together, 300.0 * way.together]
+
+    monkeypatch.setattr(gpu_tuning, "_speeds", speeds)
+    told: list[str] = []
+    tuned = gpu_tuning.tune(subject, told.append, 60)
+    assert tuned["best"]["bfloat16"]["together"] == 4
+    assert tuned["best"]["bfloat16"]["images_per_second"] == pytest.approx(600)  # harmonic mean of 400 and 1,200
+    assert "tuning   float32, captured, 1 worker(s) with 6 training(s) each: the GPU's memory is too small" in told
+    assert "tuning   several workers were not tried: there is none" in told
+    assert len(asked) == 3 * (1 + 1 + 4)
+    asked.clear()
+    assert len(gpu_tuning.tune(subject, told.append, -1)["left_out"]) == 3 * 5
+    assert asked == [gpu_tuning.Way(precision) for precision in gpu_tuning.PRECISIONS]
+    assert "left out, since" in told[-1]

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands import describe
 from nas_retrain.data import batches
 from nas_retrain.execution import train
@@ -24,6 +23,7 @@ from nas_retrain.settings import Settings
 from nas_retrain.trainings.schema import Schema
 from nas_retrain.trainings.store import SCHEMA, RunRecord, RunWriter, StoredRuns, merge, read_runs
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 from tests.trainings.test_store import a_record
 
 RULE = """
@@ -38,7 +38,7 @@ def by_layers(graph, size, *, by=2):
         multipliers={edge: 0.5 for edge in graph.layers},
     )
 """
-CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 LAYERS = ("0-1/3", "0-2/3", "1-2", "2-3/3")
 OF_RULES = ("rule", "rule_checksum", "rule_factor", "rule_layers")
 
@@ -145,7 +145,7 @@ def test_a_search_records_the_rule_that_drew_its_networks(make_settings: MakeSet
 
 def test_the_plan_tells_briefly_what_a_rule_of_one_s_own_decides(make_settings: MakeSettings) -> None:
     checksum = write_rule(RULE.replace("1 / by", "1 / (1 + len(graph.layers))"))
-    base = space.index_of("|skip_connect~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    base = NAS_BENCH_201.index_of("|skip_connect~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
     settings = settings_of(make_settings, f"cells=[{CELL},{base}]")
     lines = describe.wanted(make_plan(settings, StoredRuns.of([])), settings)
     (told,) = (line for line in lines if line.startswith("  rule "))

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 
 from nas_retrain.benches import build, registry
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.commands.roofline import print_roofline
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import roofline
 from nas_retrain.settings import Settings
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
-ALL_3X3 = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
-POOL_AND_1X1 = nas_bench_201.index_of("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|none~1|none~2|")
+ALL_3X3 = NAS_BENCH_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
+POOL_AND_1X1 = NAS_BENCH_201.index_of("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|none~1|none~2|")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_time_is_the_larger_of_the_two_bounds_kernel_by_kernel(settings: Set
 def test_cells_without_a_path_are_left_out_and_no_others_is_a_sentence(
     make_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unconnected = nas_bench_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("none"))
+    unconnected = NAS_BENCH_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("none"))
     small = ("training.batch_size=8", "network.cells_per_stage=1", f"results_dir={tmp_path}/results/mine")
     print_roofline(make_settings(*small, f"cells=[{unconnected},{POOL_AND_1X1}]"))
     (table,) = tmp_path.rglob("*.csv")

@@ -10,7 +10,6 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from nas_retrain.benches import build
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.execution import train
 from nas_retrain.execution.schedule import share_of_rate
@@ -19,6 +18,7 @@ from nas_retrain.execution.steps import epoch_seed
 from nas_retrain.plan import plan
 from tests.conftest import MakeSettings
 from tests.execution.test_train import CELL, CPU, one_training, run
+from tests.strategies import NAS_BENCH_201
 
 SCHEDULES = {
     "cosine": lambda optimiser, epochs: lr_scheduler.CosineAnnealingLR(optimiser, epochs),
@@ -57,7 +57,10 @@ def test_a_shorter_budget_has_the_schedule_on_its_own_epochs(make_settings: Make
 @pytest.mark.parametrize("members", [1, 3])
 def test_weight_decay_is_torchs_with_a_group_for_vectors(make_settings: MakeSettings, members: int) -> None:
     settings = make_settings("training.weight_decay=0.3", "training.norm_weight_decay=0.01")
-    built = [build.build(space.graph_at(CELL), settings, initialisation="stock", seed=seed) for seed in range(members)]
+    built = [
+        build.build(NAS_BENCH_201.graph_at(CELL), settings, initialisation="stock", seed=seed)
+        for seed in range(members)
+    ]
     rates = [0.1, 0.2, 0.05][:members]
     ours = build.join(built) if members > 1 else built[0]
     theirs = torch.nn.ParameterList([each.detach().clone() for each in ours.parameters()])
@@ -90,7 +93,7 @@ def test_labels_are_smoothed_in_training_and_not_in_testing(make_settings: MakeS
     planned = one_training(settings)
     record = run(planned, settings, tmp_path / "none")
     seed = train.seed_of_generator(planned, settings)
-    network = build.build(space.graph_at(CELL), settings, initialisation="stock", seed=seed)
+    network = build.build(NAS_BENCH_201.graph_at(CELL), settings, initialisation="stock", seed=seed)
     data = batches.load(settings.dataset, settings.data_dir, CPU)
     optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     total = 0.0

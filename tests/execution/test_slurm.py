@@ -71,7 +71,9 @@ def test_groups_share_a_class_and_units_hold_whole_groups_in_order_and_no_more_t
     classes: list[tuple[int, int, float]], together: int, largest: float
 ) -> None:
     trainings = [
-        Training("201", "digits", "benchmark", number, "", network_class, number, epochs, 0.1, None, "hash")
+        Training(
+            "201", "digits", "benchmark", number, "", network_class, number, network_class, epochs, 0.1, None, "hash"
+        )
         for number, (network_class, epochs, _) in enumerate(classes)
     ]
     groups = plan.groups(trainings, together)

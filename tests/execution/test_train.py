@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from nas_retrain.benches import build
 from nas_retrain.benches.nas_bench_201 import space
-from nas_retrain.benches.nas_bench_201.plain_network import ReferenceNetwork
+from nas_retrain.benches.nas_bench_201.plain_network import PlainNetwork
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import steps, train
@@ -31,11 +31,12 @@ from nas_retrain.trainings.store import RunRecord
 from nas_retrain.trainings.training import Training
 from tests.benches.nas_bench_201.test_network import pairs
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 COURSE = ("seconds", "images_per_second", "started", "finished", "resumed")
 
 
@@ -92,7 +93,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_diverged(make_settings: MakeSe
 
 
 def test_a_disconnected_cell_is_recorded_and_not_trained(make_settings: MakeSettings, tmp_path: Path) -> None:
-    cell = next(cell for cell in range(15625) if not space.graph_at(cell).connected)
+    cell = next(cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected)
     settings = make_settings(f"cells=[{cell}]")
     for recipe in ("benchmark", "architecture_aware"):
         record = run(one_training(settings, recipe), settings, tmp_path / "checkpoint")
@@ -200,7 +201,7 @@ class TestGroups:
     @pytest.fixture
     def _doubles(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """In double precision the order of additions hardly matters, so what differs is a mistake."""
-        monkeypatch.setattr(steps, "augment", lambda *arguments: batches.augment(*arguments).double())
+        monkeypatch.setattr(steps, "crop", lambda *arguments: batches.crop(*arguments).double())
         torch.set_default_dtype(torch.float64)
         yield
         torch.set_default_dtype(torch.float32)
@@ -317,7 +318,7 @@ def test_a_short_training_ends_as_the_reference_network_s_does(make_settings: Ma
         ours.append(run(planned, settings, tmp_path / "none").test_accuracy)
         seed = train.seed_of_generator(planned, settings)
         network = build.build(space.parse(planned.arch), settings, initialisation="stock", seed=seed)
-        reference = ReferenceNetwork(planned.arch, **network.sizes)
+        reference = PlainNetwork(planned.arch, **network.sizes)
         with torch.no_grad():
             for their_tensor, our_tensor in pairs(network, reference):
                 their_tensor.copy_(our_tensor)

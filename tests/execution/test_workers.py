@@ -74,6 +74,7 @@ def test_a_killed_worker_is_replaced_and_its_training_done(
     assert {record.key for record in read_runs(settings.results_dir).records} == {t.key for t in wanted}
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_dies_each_time_is_given_up_and_told(
     make_settings: MakeSettings, kill_after_giving: Callable[[list[float]], None]
 ) -> None:
@@ -216,7 +217,7 @@ def test_the_checkpoints_of_recorded_trainings_are_removed_and_no_others(make_se
 
 
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:
-    settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]")
+    settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]", "launcher.workers=1")
     with pytest.raises(NasRetrainError, match=r"missing .*data_batch_1"):
         run(trainings(settings), settings)
 

@@ -30,12 +30,12 @@ from torch.nn.utils import prune
 
 import nas_retrain
 from nas_retrain.benches.nas_bench_201 import space
-from nas_retrain.benches.nas_bench_201.plain_network import ReferenceCell, ReferenceNetwork
+from nas_retrain.benches.nas_bench_201.plain_network import PlainCell, PlainNetwork
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.own_network.tracing import Scaled, scale
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 from nas_retrain.theory.scaling import GAIN_SQUARED, InDegree
-from tests.strategies import cells
+from tests.strategies import NAS_BENCH_201, cells
 from tests.theory.test_graph import paths
 
 IMAGES = torch.zeros(2, 3, 8, 8)
@@ -56,7 +56,7 @@ def cell_network(*archs: str, channels: int = 4) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
-        *(ReferenceCell(arch, channels, dead_edges=True) for arch in archs),
+        *(PlainCell(arch, channels, dead_edges=True) for arch in archs),
         nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(channels, 10),
     )
@@ -413,7 +413,7 @@ REFUSALS: dict[str, tuple[nn.Module, Tensor, str]] = {
         "Module 0 has no weight that can be set",
     ),
     "the benchmark's reduction block": (
-        ReferenceNetwork(space.cell_at(0), channels=4, cells_per_stage=1, classes=10, image_channels=3),
+        PlainNetwork(NAS_BENCH_201.arch_at(0), channels=4, cells_per_stage=1, classes=10, image_channels=3),
         IMAGES,
         r"\(module blocks.1.downsample.1\).*no activation precedes",
     ),

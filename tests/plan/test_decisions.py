@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nas_retrain.benches import registry
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import batches
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import train
@@ -21,6 +20,7 @@ from nas_retrain.settings import Settings
 from nas_retrain.theory.rule import Parametrisation, find
 from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
 OWN_RULE = """
 from nas_retrain.theory.rule import Parametrisation
@@ -44,7 +44,7 @@ def test_a_rule_decides_the_rate_of_each_network(make_settings: MakeSettings) ->
     settings = with_rule(make_settings, "depth", "cells=sample:8", "+recipes.by_rule.rule_parameters.exponent=-1.0")
     size = registry.size_of(settings)
     for cell, one in planned(settings).items():
-        decided = find("depth", {"exponent": -1.0}).decide(space.graph_at(cell), size, one.arch)
+        decided = find("depth", {"exponent": -1.0}).decide(NAS_BENCH_201.graph_at(cell), size, one.arch)
         assert one.learning_rate == 0.3 * decided.learning_rate
         assert one.decided == decided
     fixed = with_rule(make_settings, "depth", "cells=sample:8", "recipes.by_rule.learning_rate=0.1")
@@ -89,11 +89,44 @@ def test_a_rule_that_cannot_be_used_names_itself_and_the_cell(make_settings: Mak
         with_rule(make_settings, "paper", "recipes.by_rule.initialisation=in_degree")
 
 
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        ("random.random()", True),
+        ("1 / next(count)", True),
+        ("time.perf_counter()", True),
+        ("random.Random(len(graph.layers)).random()", False),
+    ],
+)
+def test_a_rule_that_answers_differently_each_time_is_refused(
+    make_settings: MakeSettings, tmp_path: Path, answer: str, refused: bool
+) -> None:
+    """Whether in the learning rate or in what it decides for a layer."""
+    (tmp_path / "fickle.py").write_text(
+        "import itertools, random, time\n"
+        "from nas_retrain.theory.rule import Parametrisation\n"
+        "count = itertools.count(1)\n"
+        f"def rate(graph, size):\n    return Parametrisation({answer})\n"
+        f"def layers(graph, size):\n    return Parametrisation(variances={{'readout': {answer}}})\n"
+    )
+    for function in ("rate", "layers"):
+        settings = with_rule(make_settings, f"{tmp_path}/fickle.py:{function}", "cells=[5]")
+        if refused:
+            with pytest.raises(NasRetrainError, match=rf"fickle\.py:{function} for cell \|.* when it was asked again"):
+                planned(settings)
+        else:
+            assert len(planned(settings)) == 1
+
+
 def test_cells_for_which_a_rule_decides_differently_are_not_one_training(make_settings: MakeSettings) -> None:
     """Two ways to write one network: a sum of three, and a sum of two that goes on into another sum."""
-    at_once = space.index_of("|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|")
-    in_two = space.index_of("|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|")
-    assert space.network_classes()[at_once] == space.network_classes()[in_two]
+    at_once = NAS_BENCH_201.index_of(
+        "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+    )
+    in_two = NAS_BENCH_201.index_of(
+        "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|"
+    )
+    assert NAS_BENCH_201.training_classes(None)[at_once] == NAS_BENCH_201.training_classes(None)[in_two]
     cells = f"cells=[{at_once},{in_two}]"
     by_depth = with_rule(make_settings, "depth", cells)
     assert len(planned(by_depth)) == 1
@@ -127,7 +160,7 @@ def test_a_rate_that_no_float_can_be_names_rule_and_cell(
             planned(settings)
 
 
-CELL = space.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+CELL = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 
 
 def test_the_papers_rule_as_a_rule_trains_what_the_papers_recipe_trains(

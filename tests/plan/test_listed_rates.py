@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan import claims, last_run
@@ -16,8 +15,9 @@ from nas_retrain.plan.plan import make_plan
 from nas_retrain.settings import Settings
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
+from tests.strategies import NAS_BENCH_201
 
-CELLS = tuple(sorted(set(nas_bench_201.network_classes()))[5:45:8])
+CELLS = tuple(sorted(set(NAS_BENCH_201.training_classes(None)))[5:45:8])
 RATES = {cell: round(0.01 * (1 + place), 2) for place, cell in enumerate(CELLS)}
 LISTED = pd.DataFrame({"index": RATES.keys(), "learning_rate": RATES.values()})
 
@@ -39,7 +39,7 @@ def written(table: pd.DataFrame, path: Path, **how: str) -> Path:
 
 
 def test_each_network_has_the_rate_of_its_row(tmp_path: Path) -> None:
-    by_arch = LISTED.assign(arch=[nas_bench_201.cell_at(cell) for cell in CELLS])
+    by_arch = LISTED.assign(arch=[NAS_BENCH_201.arch_at(cell) for cell in CELLS])
     for number, table in enumerate((LISTED, by_arch, by_arch.drop(columns="index"), LISTED.iloc[::-1])):
         trainings = planned(chosen(written(table, tmp_path / f"{number}.csv"), tmp_path))
         assert {training.cell: training.learning_rate for training in trainings} == RATES
@@ -81,9 +81,9 @@ def test_a_table_that_changes_under_a_run_is_told(tmp_path: Path) -> None:
 
 
 MEMBERS = next(
-    (cell, nas_bench_201.network_classes()[cell])
+    (cell, NAS_BENCH_201.training_classes(None)[cell])
     for cell in range(15625)
-    if nas_bench_201.network_classes()[cell] in CELLS and cell not in CELLS
+    if NAS_BENCH_201.training_classes(None)[cell] in CELLS and cell not in CELLS
 )
 
 WRONG = {
@@ -100,7 +100,7 @@ WRONG = {
     "no rates": (LISTED.rename(columns={"learning_rate": "lr"}), "has the columns index or arch, and learning_rate;"),
     "no cells": (LISTED[["learning_rate"]], "has the columns index or arch, and learning_rate;"),
     "no cell": (LISTED.drop(columns="index").assign(arch="|x|"), "Malformed cell"),
-    "other arch": (LISTED.assign(arch=nas_bench_201.cell_at(CELLS[0])), r"index and arch .* are the index"),
+    "other arch": (LISTED.assign(arch=NAS_BENCH_201.arch_at(CELLS[0])), r"index and arch .* are the index"),
     "two of a class": (
         pd.concat([LISTED, pd.DataFrame({"index": [MEMBERS[0]], "learning_rate": 7.0})]),
         rf"cells {MEMBERS[1]} and {MEMBERS[0]} are the same network, which is trained once, .* and 7\.",

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands import retrain
 from nas_retrain.commands.command_line import CONFIGS, compose
 from nas_retrain.errors import NasRetrainError
@@ -20,7 +19,8 @@ from nas_retrain.settings import Settings
 from nas_retrain.theory.scaling import InDegree
 from nas_retrain.trainings.store import RunRecord, StoredRuns
 from nas_retrain.trainings.training import Training
-from tests.conftest import MakeSettings
+from tests.conftest import MakeSettings, composed_once
+from tests.strategies import NAS_BENCH_201
 from tests.trainings.test_store import a_record
 
 
@@ -39,8 +39,8 @@ def test_every_form_of_cells(make_settings: MakeSettings) -> None:
     assert sample == plan.chosen_cells(make_settings("cells=sample:40"))
     assert sample != plan.chosen_cells(make_settings("cells=sample:40", "sample_seed=1"))
     assert len(set(sample)) == 40
-    classes = space.network_classes()
-    assert all(classes[cell] == cell and space.graph_at(cell).connected for cell in sample)
+    classes = NAS_BENCH_201.training_classes(None)
+    assert all(classes[cell] == cell and NAS_BENCH_201.graph_at(cell).connected for cell in sample)
     assert len(plan.chosen_cells(make_settings("cells=sample:5460"))) == 5460
 
 
@@ -74,12 +74,12 @@ def test_the_whole_benchmark_is_one_training_per_class_recipe_and_seed(make_sett
     assert len({training.label for training in trainings}) == len(trainings)
     never_trained = {training.network_class for training in trainings if training.learning_rate is None}
     assert len(never_trained) == 1
-    assert not space.graph_at(never_trained.pop()).connected
+    assert not NAS_BENCH_201.graph_at(never_trained.pop()).connected
 
 
 def test_members_of_one_class_share_one_training(make_settings: MakeSettings) -> None:
-    classes = space.network_classes()
-    twin = next(cell for cell in range(15625) if classes[cell] != cell and space.graph_at(cell).connected)
+    classes = NAS_BENCH_201.training_classes(None)
+    twin = next(cell for cell in range(15625) if classes[cell] != cell and NAS_BENCH_201.graph_at(cell).connected)
     trainings = plan.recipe_trainings(make_settings(f"cells=[{twin},{classes[twin]}]", "seeds=[1]"), 1.0)
     assert [training.cell for training in trainings] == [classes[twin]] * 2  # one for each recipe
 
@@ -90,7 +90,7 @@ def test_members_that_a_convention_initialises_differently_are_trained_apart(
 ) -> None:
     recipe = ("recipe=[initialisation_only]", f"recipes.initialisation_only.in_degree={convention}")
     trained = plan.recipe_trainings(make_settings("cells=all", "seeds=[1]", *recipe), None)
-    assert {training.network_class for training in trained} == set(space.training_classes(convention))
+    assert {training.network_class for training in trained} == set(NAS_BENCH_201.training_classes(convention))
     assert len(trained) > 5461
     assert {training.initialisation for training in trained} == {convention}
 
@@ -223,7 +223,7 @@ def test_every_network_with_constants_has_another_hash_and_no_other_network(make
     trained = plan.recipe_trainings(make_settings("cells=all", "seeds=[1]", "recipe=[benchmark]"), None)
     by_hash: dict[str, set[bool]] = {}
     for training in trained:
-        constants = bool(space.graph_at(training.cell).constants)
+        constants = bool(NAS_BENCH_201.graph_at(training.cell).constants)
         by_hash.setdefault(training.config_hash, set()).add(constants)
     assert sorted(map(sorted, by_hash.values())) == [[False], [True]]
 
@@ -234,22 +234,21 @@ def test_the_reference_s_committed_trainings_are_in_use() -> None:
     settings = compose("dataset=fashion_mnist", "profile=reference", f"results_dir={folder}")
     cells = plan.chosen_cells(settings)
     assert len(cells) == 300
-    assert set(cells) <= set(space.network_classes())
-    assert [cell for cell in cells if space.graph_at(cell).constants] == [131]
+    assert set(cells) <= set(NAS_BENCH_201.training_classes(None))
+    assert [cell for cell in cells if NAS_BENCH_201.graph_at(cell).constants] == [131]
     missing = plan.make_plan(settings, retrain.read_store(settings)).missing
     assert {training.cell for training in missing} <= {131}
 
 
 @given(
     base_rate=st.floats(0.01, 10.0),
-    cell=st.integers(0, 15624).filter(lambda cell: space.graph_at(cell).connected),
+    cell=st.integers(0, 15624).filter(lambda cell: NAS_BENCH_201.graph_at(cell).connected),
 )
 def test_recipes_resolve_to_rates_and_initialisations(base_rate: float, cell: int) -> None:
-
     recipes = "recipe=[benchmark,architecture_aware,learning_rate_only,initialisation_only]"
-    settings = compose(recipes, f"cells=[{cell}]", "seeds=[1]")
+    settings = composed_once(recipes, "seeds=[1]").model_copy(update={"cells": (cell,)})
     by_recipe = {training.recipe: training for training in plan.recipe_trainings(settings, base_rate)}
-    depths = space.graph_at(cell).path_depths()
+    depths = NAS_BENCH_201.graph_at(cell).path_depths()
     rule = base_rate * sum(paths * depth**3 for depth, paths in depths.items()) ** -0.5
     assert by_recipe["benchmark"].learning_rate == by_recipe["initialisation_only"].learning_rate == 0.1
     assert by_recipe["architecture_aware"].learning_rate == pytest.approx(rule)
@@ -289,7 +288,7 @@ def test_the_search_trains_the_base_network_at_every_rate_and_seed(make_settings
     assert {(t.learning_rate, t.seed) for t in search} == {(r, s) for r in settings.base_rate.grid for s in (1, 2)}
     assert len({training.key for training in search}) == 8
     assert {training.epochs for training in search} == {1}
-    graph = space.graph_at(search[0].cell)
+    graph = NAS_BENCH_201.graph_at(search[0].cell)
     assert graph.layers == ()
     assert graph.path_depths() == {1: 1}
     # The seeds, cells and recipes of the comparison do not change what was searched.
@@ -394,7 +393,7 @@ def test_a_part_of_the_plan_is_planned_as_in_the_whole(make_settings: MakeSettin
 
 @given(lost=st.sets(st.integers(0, 23), min_size=1), together=st.integers(1, 7))
 def test_what_was_lost_is_trained_in_the_group_that_it_was_in(lost: set[int], together: int) -> None:
-    trainings = plan.recipe_trainings(compose("cells=sample:4", "seeds=[1,2,3]", "dataset=digits"), 1.0)
+    trainings = plan.recipe_trainings(composed_once("cells=sample:4", "seeds=[1,2,3]"), 1.0)
     groups = plan.groups(trainings, together)
     records = [replace(as_stored(t), group=plan.group_name(group)) for group in groups for t in group]
     kept = [record for number, record in enumerate(records) if number not in lost]

@@ -16,7 +16,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from nas_retrain.benches import registry
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.reports.markup import visible
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison import figures, stage
@@ -27,6 +26,7 @@ from nas_retrain.studies.rate_prediction import report as verification_report
 from nas_retrain.studies.search_algorithms import report as algorithms
 from tests.conftest import MakeSettings
 from tests.statistics.worlds import two_trainings
+from tests.strategies import NAS_BENCH_201
 from tests.studies.comparison.test_page import browser  # noqa: F401 - a fixture
 from tests.studies.own_rates.test_findings import SPACE, World
 from tests.studies.own_rates.test_findings import settings as settings_of_a_world  # noqa: F401 - a fixture
@@ -148,7 +148,7 @@ def test_a_comparison_s_pages_take_every_field_for_text_and_work(
     explore = visit(folder / "explore.html")
     expect(explore.locator("#count")).to_contain_text("60 of 60 cells")
     expect(explore.locator("h1")).to_have_text(explore.evaluate("data.title"))
-    assert explore.evaluate("[original.name, retrained.name]") == fields[:2]
+    assert explore.evaluate("[control.name, other.name]") == fields[:2]
     cell = explore.evaluate("data.index[5]")
     explore.fill("#wanted", str(cell))
     explore.press("#wanted", "Enter")
@@ -171,7 +171,7 @@ def test_a_source_s_file_name_is_text_in_pages_and_figures(
     for name, side in zip(
         (f"<img src=x onerror={HARM}> $x^$.csv", "*a*|_b_`.csv"), two_trainings(4, 60, seeds=(1, 1)), strict=True
     ):
-        rows = side.runs.assign(arch=[space.cell_at(index) for index in side.runs["index"]])
+        rows = side.runs.assign(arch=[NAS_BENCH_201.arch_at(index) for index in side.runs["index"]])
         rows.to_csv(tmp_path / name, index=False)
         sides.append(tmp_path / name)
     small = make_settings("analysis.bootstrap_draws=50", "analysis.null_draws=30")

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from nas_retrain.reports.figures import drawn_name
 from nas_retrain.reports.markup import bullets, code, escaped, python_string, render, to_html, visible, write_csv
 from nas_retrain.reports.tables import as_markdown
-from nas_retrain.studies.comparison.figures import drawn_name
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

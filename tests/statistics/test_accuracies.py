@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import plain_table
 from nas_retrain.statistics import accuracies
@@ -26,7 +25,7 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "index": range(NUMBER),
-            "arch": [space.cell_at(index) for index in range(NUMBER)],
+            "arch": [NAS_BENCH_201.arch_at(index) for index in range(NUMBER)],
             "cifar10_test": accuracy,
             "other": accuracy[::-1],
         }
@@ -149,7 +148,7 @@ def test_our_own_runs_are_percentages_however_small_the_test_set() -> None:
 
 
 def runs() -> pd.DataFrame:
-    classes = sorted(set(space.network_classes()))[:5]
+    classes = sorted(set(NAS_BENCH_201.training_classes(None)))[:5]
     rows = [
         ("digits", recipe, "abc", network_class, seed, 50.0 + network_class % 7 + seed, None)
         for recipe in ("benchmark", "architecture_aware")
@@ -167,14 +166,14 @@ def test_runs_of_ours_give_one_recipe_with_every_seed_and_stand_for_whole_classe
     assert found.per_class
     assert len(found.runs) == 10
     cells = accuracies.per_cell(found)
-    classes = np.array(space.network_classes())
+    classes = np.array(NAS_BENCH_201.training_classes(None))
     assert sorted(cells.index) == sorted(np.flatnonzero(np.isin(classes, found.runs["index"])))
     for index, row in cells.iterrows():
         assert row["trainings"] == 2
         assert row["accuracy"] == 51.5 + classes[int(str(index))] % 7
 
 
-CONSTANTS = next(cell for cell in range(15625) if space.graph_at(cell).constants)
+CONSTANTS = next(cell for cell in range(15625) if NAS_BENCH_201.graph_at(cell).constants)
 
 
 def with_constants(hashes: tuple[str, str]) -> pd.DataFrame:

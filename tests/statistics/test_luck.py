@@ -28,7 +28,7 @@ def ends(comparison: Comparison) -> tuple[Floats, Floats]:
     """Tau with its interval, and the interval of the resampled classes alone."""
     row = rankings.agreement(comparison, 200, 0).iloc[0]
     weights = rankings.bootstrap_weights(comparison.classes, 200, 0)
-    sides = comparison.original.accuracy, comparison.retrained.accuracy
+    sides = comparison.first.accuracy, comparison.second.accuracy
     plain = rankings.interval(rankings.bootstrap_taus(*sides, weights, (100,))[0])
     return row[["kendall_tau", "tau_low", "tau_high"]].to_numpy(dtype=float), np.array(plain)
 

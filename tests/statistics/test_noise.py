@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.statistics import noise, rankings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import Floats
@@ -16,14 +15,14 @@ from tests.strategies import NAS_BENCH_201
 PERCENTS = (100, 50, 20)
 
 
-def judge(original: Accuracies, retrained: Accuracies, draws: int, seed: int) -> tuple[Floats, Floats]:
+def judge(first: Accuracies, second: Accuracies, draws: int, seed: int) -> tuple[Floats, Floats]:
     """The observed tau less its ceiling, and the p-value, at each K."""
-    comparison = rankings.compare(original, retrained)
-    levels = noise.noise_level(original), noise.noise_level(retrained)
+    comparison = rankings.compare(first, second)
+    levels = noise.noise_level(first), noise.noise_level(second)
     assert levels[0] is not None
     assert levels[1] is not None
     again = noise.ceiling(comparison, *levels, draws=draws, seed=seed, percents=PERCENTS)
-    taus = rankings.top_taus(comparison.original.accuracy, comparison.retrained.accuracy, PERCENTS)
+    taus = rankings.top_taus(comparison.first.accuracy, comparison.second.accuracy, PERCENTS)
     return taus - again.taus.mean(1), again.p_values(taus)
 
 
@@ -109,8 +108,8 @@ def test_more_seeds_raise_the_ceiling() -> None:
 
 def test_the_noise_is_found_at_each_level_from_seeds_and_from_class_members_alike() -> None:
     generator = np.random.default_rng(0)
-    classes = np.array(space.network_classes())
-    connected = np.array([space.graph_at(number).connected for number in sorted(set(classes.tolist()))])
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    connected = np.array([NAS_BENCH_201.graph_at(number).connected for number in sorted(set(classes.tolist()))])
     truth = dict(zip(sorted(set(classes.tolist())), generator.uniform(60, 90, len(connected)), strict=True))
     index = np.arange(len(classes))
     level = np.array([truth[number] for number in classes.tolist()])
@@ -147,8 +146,8 @@ def test_without_replicates_the_noise_is_unknown() -> None:
 
 
 def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> None:
-    classes = np.array(space.network_classes())
-    nowhere = [cell for cell in range(15625) if not space.graph_at(cell).connected][:50]
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    nowhere = [cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected][:50]
     _, sizes = np.unique(classes, return_counts=True)
     assert sizes.max() > 50
     base = two_trainings(1)[0].runs
@@ -161,13 +160,13 @@ def test_cells_without_a_path_have_no_part_in_the_noise_and_stay_at_chance() -> 
     comparison = rankings.compare(source, source)
     chance = np.isin(comparison.cells, nowhere)
     for draw in noise.retrainings(comparison, fuller, fuller, 3, 0):
-        assert (draw.original[chance] == 10.0).all()
-        assert (draw.retrained[chance] == 10.0).all()
+        assert (draw.first[chance] == 10.0).all()
+        assert (draw.second[chance] == 10.0).all()
 
 
 def test_cells_that_share_a_result_share_its_noise() -> None:
-    classes = np.array(space.network_classes())
-    twins = [cell for cell in range(15625) if space.graph_at(cell).connected]
+    classes = np.array(NAS_BENCH_201.training_classes(None))
+    twins = [cell for cell in range(15625) if NAS_BENCH_201.graph_at(cell).connected]
     per_class, _ = two_trainings(2, cells=300)
     numbers = set(per_class.runs["index"])
     cells = [cell for cell in twins if classes[cell] in numbers]
@@ -184,5 +183,5 @@ def test_cells_that_share_a_result_share_its_noise() -> None:
     draw = next(noise.retrainings(comparison, levels[0], levels[1], 1, 0))
     for network_class in np.unique(comparison.classes)[:50]:
         members = comparison.classes == network_class
-        assert np.ptp(draw.retrained[members]) == 0
-        assert members.sum() == 1 or np.ptp(draw.original[members]) > 0
+        assert np.ptp(draw.second[members]) == 0
+        assert members.sum() == 1 or np.ptp(draw.first[members]) > 0

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import nas_hpo_bench, space
+from nas_retrain.benches.nas_bench_201 import nas_hpo_bench
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
 from nas_retrain.statistics.rate_tables import Budget
@@ -19,13 +19,13 @@ from tests.strategies import NAS_BENCH_201
 
 RATES = (0.025, 0.1, 0.4)
 SEEDS = (7, 8)
-CELLS = [cell for cell in range(40) if space.graph_at(cell).connected][:20]
+CELLS = [cell for cell in range(40) if NAS_BENCH_201.graph_at(cell).connected][:20]
 
 
 def any_table(seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     table = pd.DataFrame(itertools.product(CELLS, RATES, SEEDS), columns=["index", "learning_rate", "seed"])
-    table["arch"] = [space.cell_at(cell) for cell in table["index"]]
+    table["arch"] = [NAS_BENCH_201.arch_at(cell) for cell in table["index"]]
     table["accuracy"] = random.uniform(50, 90, len(table))
     table["valid_accuracy"] = random.uniform(50, 90, len(table))
     return table
@@ -41,7 +41,7 @@ def test_any_table_comes_out_as_a_grid(tmp_path: Path, ending: str, left_out: st
     assert found.name == "mine"
     (grid,) = found.grids.values()
     assert tuple(grid.rates) == RATES
-    classes = space.network_classes()
+    classes = NAS_BENCH_201.training_classes(None)
     expected = any_table().assign(cell=lambda t: [classes[cell] for cell in t["index"]])
     for which, column in (("test", "accuracy"), ("valid", "valid_accuracy")):
         means = expected.groupby(["cell", "learning_rate", "seed"])[column].mean()
@@ -86,9 +86,9 @@ def test_networks_that_lack_a_rate_are_left_out_and_told(tmp_path: Path) -> None
 
 
 def test_cells_without_a_path_have_no_rate(tmp_path: Path) -> None:
-    nowhere = next(cell for cell in range(15625) if not space.graph_at(cell).connected)
+    nowhere = next(cell for cell in range(15625) if not NAS_BENCH_201.graph_at(cell).connected)
     table = any_table()
-    dead = table[table["index"] == CELLS[0]].assign(index=nowhere, arch=space.cell_at(nowhere), accuracy=10.0)
+    dead = table[table["index"] == CELLS[0]].assign(index=nowhere, arch=NAS_BENCH_201.arch_at(nowhere), accuracy=10.0)
     path = tmp_path / "mine.csv"
     pd.concat([table, dead]).to_csv(path, index=False)
     (grid,) = rate_tables.read(path, "cifar10", NAS_BENCH_201).grids.values()
@@ -119,8 +119,37 @@ def test_a_training_that_is_there_twice_is_told(tmp_path: Path) -> None:
         rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
 
 
+@pytest.mark.parametrize("told", [{"N": 5}, {"channels": 8, "resolution": 0.5}, {"trained for": "long"}])
+def test_of_several_budgets_it_is_told_what_they_differ_in(tmp_path: Path, told: dict[str, object]) -> None:
+    table = any_table().assign(gpu="same", **dict.fromkeys(told, 1))
+    both = pd.concat([table, table.assign(accuracy=99.0, **told)])  # type: ignore[arg-type]
+    both.to_csv(tmp_path / "mine.csv", index=False)
+    advice = rf"rows there differ in {', '.join(told)}\. Where these are budgets, leave the rows of one, or tell"
+    with pytest.raises(NasRetrainError, match=advice):
+        rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
+    # Told in a column for it they are budgets.
+    both.assign(epochs=[10] * len(table) + [20] * len(table)).to_csv(tmp_path / "mine.csv", index=False)
+    assert set(rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201).grids) == {Budget(10), Budget(20)}
+    both.drop(columns="seed").to_csv(tmp_path / "mine.csv", index=False)
+    unseeded = rate_tables.read(tmp_path / "mine.csv", "cifar10", NAS_BENCH_201)
+    assert f"differ in nothing but {', '.join(['gpu', *told])} count as" in " ".join(unseeded.notes)
+
+
+def test_our_own_records_under_several_settings_are_told_apart(tmp_path: Path) -> None:
+    records = (
+        any_table()
+        .rename(columns={"index": "cell", "accuracy": "test_accuracy"})
+        .assign(bench="201", dataset="digits", recipe="grid_stock", epochs=2, config_hash="a", seeding="nested")
+    )
+    path = tmp_path / "runs.parquet"
+    pd.concat([records, records.assign(config_hash="b", test_accuracy=1.0)]).to_parquet(path)
+    told = rf"grid_stock under several settings: cell {records['cell'].iloc[0]} was trained more than once"
+    with pytest.raises(NasRetrainError, match=told):
+        rate_tables.read(path, "digits", NAS_BENCH_201)
+
+
 def any_classes() -> list[int]:
-    return [space.network_classes()[cell] for cell in CELLS]
+    return [NAS_BENCH_201.training_classes(None)[cell] for cell in CELLS]
 
 
 def test_our_own_searches_are_read_from_their_records() -> None:

@@ -7,17 +7,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import jahs_bench, space
+from nas_retrain.benches.nas_bench_201 import jahs_bench
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid, lean
 from nas_retrain.statistics.scattered_rates import PARTS, fitted_grid
 from tests import published_tables
+from tests.strategies import NAS_BENCH_201
 
 
 def fitted(**world: float) -> tuple[AccuracyGrid, np.ndarray]:
     """The grid of a world of 60 networks with 40 trainings each, and the planted best rates."""
     table, best = published_tables.jahs_table(trainings=2400, cells=60, **world)
     long = jahs_bench.trainings(table, "")
-    long["cell"] = np.array(space.network_classes())[long["index"]]
+    long["cell"] = np.array(NAS_BENCH_201.training_classes(None))[long["index"]]
     grid = fitted_grid(long, ("weight_decay", *jahs_bench.COVARIATES))
     return grid, np.array([best[cell] for cell in grid.cells])
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.statistics.accuracies import Accuracies
 from tests.strategies import NAS_BENCH_201
 
-CLASSES = np.array([cell for cell in sorted(set(space.network_classes())) if space.graph_at(cell).connected])
+CLASSES = np.array(
+    [cell for cell in sorted(set(NAS_BENCH_201.training_classes(None))) if NAS_BENCH_201.graph_at(cell).connected]
+)
 
 
 def two_trainings(

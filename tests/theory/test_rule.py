@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -214,18 +213,6 @@ def test_a_rule_that_changes_what_it_is_given_changes_its_own_copy() -> None:
     assert (graph, graph.layers) == (CHAIN, (LAYER,))
 
 
-def test_a_rule_that_decides_something_else_each_time_is_refused() -> None:
-    drawn = random.Random(0)
-    for function in (
-        lambda _graph, _size: Parametrisation(drawn.random()),
-        lambda _graph, _size: Parametrisation(variances={LAYER: drawn.random()}),
-        lambda _graph, _size: Parametrisation(adam=Rates(drawn.random())),
-    ):
-        with pytest.raises(NasRetrainError, match=r"^rule mine\.py:drawn for cell 2: it decides something else each"):
-            Rule("mine.py:drawn", function).decide(CHAIN, SIZE, "2")
-    Rule("mine.py:drawn", lambda _graph, _size: Parametrisation(random.Random(0).random())).decide(CHAIN, SIZE, "2")
-
-
 class Halving:
     """A rule as an object."""
 
@@ -309,6 +296,51 @@ def test_a_rule_of_ones_own_in_a_file_of_the_home_folder(tmp_path: Path, monkeyp
 def test_parameters_that_a_rule_does_not_take() -> None:
     with pytest.raises(NasRetrainError, match=r"^rule depth: .*'power'.* parameters are exponent\.$"):
         find("depth", {"power": 2})
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameters", "said"),
+    [
+        ("paper", {"kernel_factor": "maybe"}, "kernel_factor: Input should be a valid boolean (got 'maybe')"),
+        ("paper", {"rate": 0}, "rate: Input should be a valid boolean (got 0)"),
+        ("paper", {"in_degree": "sideways"}, "in_degree: Input should be 'source', 'target' or 'released' (got 'side"),
+        ("depth", {"exponent": "steep"}, "exponent: Input should be a valid number (got 'steep')"),
+        ("depth", {"exponent": True}, "exponent: Input should be a valid number (got True)"),
+        ("mup", {"base_width": 32.5}, "base_width: Input should be a valid integer (got 32.5)"),
+        ("permuted", {"parameters": [1]}, "parameters: "),
+        ("measured", {"shares": 3}, "shares: "),
+    ],
+)
+def test_a_parameter_of_another_kind_is_refused(rule: str, parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(NasRetrainError) as error:
+        find(rule, parameters)
+    assert str(error.value).startswith(f"rule {rule}: parameter {said}")
+
+
+ANNOTATED = """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from somewhere import Something
+
+
+def rule(graph: Something, size: Something, *, widths: tuple[int, ...] = (), power: float | None = None, other=1,
+         thing: Something | None = None, **rest: bool):
+    return widths, power, other, thing, rest
+"""
+
+
+def test_parameters_of_a_rule_of_ones_own_are_checked_as_far_as_it_is_annotated(tmp_path: Path) -> None:
+    (tmp_path / "annotated.py").write_text(ANNOTATED)
+    name = f"{tmp_path / 'annotated.py'}:rule"
+    good = {"widths": [8, 16], "power": 2, "other": "any", "thing": "any", "more": 3}
+    assert find(name, good).parameters == good  # as they are given
+    assert find(name, {"power": None, "widths": (8,)}).parameters == {"power": None, "widths": (8,)}
+    for wrong, told in (({"widths": [8, "wide"]}, "widths"), ({"widths": 8}, "widths"), ({"power": "2"}, "power")):
+        with pytest.raises(NasRetrainError, match=f"annotated.py:rule: parameter {told}: Input should be"):
+            find(name, wrong)
 
 
 def test_finding_rules_loads_no_torch() -> None:

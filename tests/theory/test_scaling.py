@@ -13,7 +13,7 @@ from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 from nas_retrain.theory.scaling import InDegree, Initialisation, in_degree_of, learning_rate_factor, variance_factors
-from tests.strategies import cell_graphs
+from tests.strategies import NAS_BENCH_201, cell_graphs
 from tests.theory.test_graph import paths
 
 CHAIN = CellGraph(3, (Edge(0, 1, Operation("layer", 3)), Edge(1, 2, Operation("layer", 3))))
@@ -96,7 +96,7 @@ def test_source_in_degrees_miss_it_where_branches_meet() -> None:
 
 
 def test_every_cell_of_the_benchmark_has_the_factor_of_plain_floats() -> None:
-    for arch in space.cells():
+    for arch in NAS_BENCH_201.archs:
         graph = space.parse(arch)
         if graph.connected:
             cubes = sum(paths * depth**3 for depth, paths in graph.path_depths().items())

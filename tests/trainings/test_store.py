@@ -27,10 +27,16 @@ from hypothesis import strategies as st
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing
 from nas_retrain.trainings import store
-from nas_retrain.trainings.store import COLUMNS, RunKey, RunRecord, RunWriter, merge, read_runs
+from nas_retrain.trainings.store import COLUMNS, CURVES, RunKey, RunRecord, RunWriter, merge, read_runs
 
 amounts = st.floats(0, allow_nan=False, allow_infinity=False)
 percents = st.floats(0, 100)
+
+
+def curves(values: st.SearchStrategy[float]) -> st.SearchStrategy[tuple[float | None, ...] | None]:
+    return st.none() | st.lists(st.none() | values, max_size=3).map(tuple)
+
+
 records = st.builds(
     RunRecord,
     bench=st.text(max_size=5),
@@ -60,6 +66,8 @@ records = st.builds(
     rule_checksum=st.none() | st.text(max_size=5),
     rule_factor=st.none() | amounts,
     rule_layers=st.none() | st.text(max_size=9) | st.just('{"layer_rates":{"0-1/3":0.1,"vectors":2.0}}'),
+    train_loss_curve=curves(amounts),
+    test_accuracy_curve=curves(percents),
 )
 different_records = st.lists(records, unique_by=lambda record: record.key, min_size=1, max_size=4)
 
@@ -143,6 +151,70 @@ def test_merge_writes_the_columns_of_the_record_sorted_by_key(tmp_path: Path) ->
     assert list(frame["seed"]) == [1, 2, 3]
     assert frame["learning_rate"].isna().tolist() == [False, True, False]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), frame)
+
+
+def with_curves(seed: int) -> RunRecord:
+    curve = {"train_loss_curve": (2.5, 0.5), "train_accuracy_curve": (50.0, None), "learning_rate_curve": ()}
+    return replace(a_record(seed), **curve)  # type: ignore[arg-type]
+
+
+def test_only_records_with_curves_have_their_fields_and_only_tables_with_such_records_their_columns(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, a_record(1), a_record(2), with_curves(3))
+    without, _, of_third = (json.loads(line) for line in path.read_bytes().splitlines())
+    assert tuple(without) == COLUMNS
+    assert tuple(of_third) == (*COLUMNS, *CURVES[:3])
+    assert tuple(merge(tmp_path).frame().columns) == (*COLUMNS, *CURVES[:3])
+    assert read_runs(tmp_path).records == [a_record(1), a_record(2), with_curves(3)]
+    before = (tmp_path / "runs.parquet").stat()
+    path.unlink()
+    assert merge(tmp_path).records == [a_record(1), a_record(2), with_curves(3)]
+    assert (tmp_path / "runs.parquet").stat() == before
+
+
+def test_curves_beside_fields_of_a_newer_version_merge_to_one_table_that_stays(tmp_path: Path) -> None:
+    write(tmp_path, a_record(1)).write_text(as_a_newer_version(a_record(1), novelty=1))
+    with RunWriter(tmp_path / "runs", "task") as writer:
+        writer.append(with_curves(2))
+    merge(tmp_path)
+    before = (tmp_path / "runs.parquet").stat()
+    (tmp_path / "runs" / "local-0.jsonl").unlink()
+    assert merge(tmp_path).records == [a_record(1), with_curves(2)]
+    assert (tmp_path / "runs.parquet").stat() == before
+
+
+def test_curves_that_only_a_later_record_of_the_same_training_has_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, a_record(1), a_record(2), a_record(3))
+    with RunWriter(tmp_path / "runs", "task") as writer:
+        writer.append(with_curves(2), replace(with_curves(3), test_accuracy=10.0), replace(with_curves(2), recipe="x"))
+    found = read_runs(tmp_path).records
+    assert found == [a_record(1), with_curves(2), a_record(3), replace(with_curves(2), recipe="x")]
+
+
+def test_curves_that_pandas_wrote_are_read_and_wrong_ones_are_named(tmp_path: Path) -> None:
+    table = merged(tmp_path, a_record(1), with_curves(2), with_curves(3))
+    frame = pd.read_parquet(table)
+    frame.to_parquet(table, index=False)  # with NaN in the place of null
+    assert read_runs(tmp_path).records == [a_record(1), with_curves(2), with_curves(3)]
+    frame["train_accuracy_curve"] = [None, [50.0, 60.0], [50.0, 150.0]]
+    frame.to_parquet(table, index=False)
+    stored = read_runs(tmp_path)
+    assert stored.records == [a_record(1), replace(with_curves(2), train_accuracy_curve=(50.0, 60.0))]
+    assert "row 3: train_accuracy_curve is [50.0, 150.0], where a list of numbers from 0 to 100" in stored.problems[0]
+    frame.assign(train_loss_curve=7.5).to_parquet(table, index=False)
+    with pytest.raises(NasRetrainError, match="its column train_loss_curve is of type double"):
+        read_runs(tmp_path)
+
+
+def test_curves_that_a_version_without_them_kept_as_texts_are_read(tmp_path: Path) -> None:
+    table = merged(tmp_path, a_record(1), with_curves(2), a_record(3))
+    frame = pd.read_parquet(table)
+    texts = [None, "[2.5, 0.5]", "[2.5"]
+    frame.assign(train_loss_curve=texts).to_parquet(table, index=False)
+    stored = read_runs(tmp_path)
+    assert stored.records == [a_record(1), with_curves(2)]
+    assert "row 3: train_loss_curve is '[2.5', where a list of numbers" in stored.problems[0]
 
 
 def test_an_empty_store_merges_to_nothing(tmp_path: Path) -> None:
@@ -425,6 +497,8 @@ WRONG_VALUES = {
     "arch": [None, 3, ["|"]],
     "config_hash": [None, 12, {}],
     "group": [1, False],
+    "train_loss_curve": [[-1.0], ["1"], 0.5, [True], [[0.5]], {}, [0.5, 10**400], "[0.5]"],
+    "test_accuracy_curve": [[50.0, 101.0]],
 }
 WRONG_TEXTS = {
     "not a number": ('"test_accuracy": 91.25', '"test_accuracy": NaN'),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nas_retrain.benches import parametrised, registry
 from nas_retrain.benches.parametrised import Blocks
@@ -57,6 +58,39 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, value: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to the same shape."""
         return super().forward(value.to(self.weight.dtype))
+
+
+class Convolution(nn.Conv2d):
+    """A convolution without bias for each member, in the precision of its weights, whatever its input's is. It keeps
+    the image's size but for its stride, and may be several that read the same, with their outputs side by side."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> None:
+        super().__init__(
+            members * inputs,
+            members * outputs,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            groups=members,
+            bias=False,
+        )
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Map (batch, members x inputs, height, width) to (batch, members x outputs, height, width), over the stride,
+        rounded up."""
+        return super().forward(value.to(self.weight.dtype))
+
+
+def read_out(features: Tensor, readout: nn.Linear, members: int) -> Tensor:
+    """Each member's features times its rows of the readout's weights, in their precision, and its biases: (batch,
+    members x features) to (batch, members x classes)."""
+    weight, bias = readout.weight, readout.bias
+    features = features.to(weight.dtype)
+    if members == 1:
+        return functional.linear(features, weight, bias.to(weight.dtype))
+    by_member = features.view(len(features), members, -1)
+    logits = torch.einsum("bmc,mkc->bmk", by_member, weight.view(members, -1, readout.in_features))
+    return logits.flatten(1) + bias
 
 
 def build(

@@ -30,20 +30,27 @@ from nas_retrain.theory.scaling import InDegree, Initialisation, in_degree_of, v
 @dataclass(frozen=True)
 class Sizes:
     """What a cell's network is built for: channels of the first stage, cells in each stage, classes of the data set,
-    and the channels and the side of its images in pixels."""
+    the channels and the side of its images in pixels, and whether its convolutions end in a BatchNorm where the
+    benchmark has them."""
 
     channels: int
     cells_per_stage: int
     classes: int
     image_channels: int
     image_size: int
+    normalised: bool = True
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The sizes that the settings have."""
         network, dataset = settings.network, settings.dataset
         return cls(
-            network.channels, network.cells_per_stage, dataset.classes, dataset.image_channels, dataset.image_size
+            channels=network.channels,
+            cells_per_stage=network.cells_per_stage,
+            classes=dataset.classes,
+            image_channels=dataset.image_channels,
+            image_size=dataset.image_size,
+            normalised=network.normalisation == "batch",
         )
 
 
@@ -156,9 +163,9 @@ class Bench(ABC):
     """Pearson's correlation of predicted and searched rates that the paper reports, on CIFAR-10."""
 
     @classmethod
-    def of(cls, _settings: BenchSettings) -> Self:
-        """The benchmark that these settings choose."""
-        return cls()
+    def of(cls, _settings: BenchSettings) -> Bench:
+        """The benchmark that these settings choose: one object for all of them, where cells do not depend on them."""
+        return _only(cls)
 
     @property
     @abstractmethod
@@ -226,9 +233,10 @@ class Bench(ABC):
         their initial variances differ: contracting a skip moves edges from one vertex to another, and edges without
         effect are counted in the latter.
         """
-        if in_degree not in self._classes:
-            self._classes[in_degree] = training_classes(self._graphs(), in_degree)
-        return self._classes[in_degree]
+        dividing = None if in_degree == "source" else in_degree
+        if dividing not in self._classes:
+            self._classes[dividing] = training_classes(self._graphs(), dividing)
+        return self._classes[dividing]
 
     @cached_property
     def _classes(self) -> dict[InDegree | None, tuple[int, ...]]:
@@ -394,16 +402,35 @@ DEFAULT = "201"
 """The name of the benchmark whose cells a table is of where nothing else is said."""
 
 
-@cache
 def default() -> Bench:
     """NAS-Bench-201, whose cells a table is of where nothing else is said."""
-    return _kinds()[DEFAULT]()
+    return _only(_kinds()[DEFAULT])
 
 
 @cache
+def _only(kind: type[Bench]) -> Bench:
+    """The one object of a benchmark's class: what is costly to find about its cells is found once."""
+    return kind()
+
+
 def of(settings: BenchSettings) -> Bench:
-    """The benchmark that settings choose; raises NasRetrainError if there is none of that name."""
+    """The benchmark that settings choose; raises NasRetrainError if they are none of a benchmark that there is."""
+    if not isinstance(settings, BenchSettings):
+        raise NasRetrainError(
+            f"{settings!r} was given, where the settings of a benchmark were expected (the section bench of all "
+            f"settings). There are the benchmarks {', '.join(_kinds())}."
+        )
+    return _chosen(settings)
+
+
+@cache
+def _chosen(settings: BenchSettings) -> Bench:
     kind = _kinds().get(settings.name)
     if kind is None:
         raise NasRetrainError(f"There is no benchmark {settings.name!r}; there are {', '.join(_kinds())}.")
+    if not isinstance(settings, kind.settings_kind):
+        raise NasRetrainError(
+            f"The settings of bench {settings.name} lack its own keys: they are {type(settings).__name__}, and "
+            f"{kind.settings_kind.__name__} was expected."
+        )
     return kind.of(settings)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from nas_retrain.data import sources
-from nas_retrain.execution import slurm
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.execution import slurm, tracking
 from nas_retrain.execution.cost import Cost
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
@@ -228,6 +229,15 @@ def missing_data(settings: Settings) -> list[str]:
     downloads = source.downloads(settings.data_dir)
     how = "they will be downloaded if the network allows" if downloads else source.remedy
     return [f"{settings.dataset.name} lacks {len(missing)} file(s), the first {missing[0]}: {how}"]
+
+
+def untracked(settings: Settings) -> list[str]:
+    """That the tracker cannot be used, and what to do."""
+    try:
+        tracking.check(settings)
+    except NasRetrainError as error:
+        return [str(error)]
+    return []
 
 
 def unwritable(folder: Path) -> list[str]:

@@ -2,9 +2,9 @@
 folder of the nats_bench package and the one file of the benchmark's own package.
 
 The packages keep a curve for every training, keyed by epoch, and their queries ask for its last epoch unless told
-otherwise. Run records know the end of a training only. So a curve here has one point, the last epoch's, and to ask a
-package for any other epoch, for a validation split or for a budget that was not trained is an error in the package.
-Nothing is filled in.
+otherwise. Most run records know the end of a training only. So a curve here has one point, the last epoch's, and to ask
+a package for any other epoch, for a validation split or for a budget that was not trained is an error in the package.
+Nothing is filled in. What records know of each epoch is a table of its own.
 
 What a package stores is the state of its own classes, plain dicts and numbers; neither package is needed to write it,
 and torch.load reads it with weights_only, as it does by default. The one file is opened with its package once it is
@@ -22,7 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from nas_retrain.settings import Settings, digest
 from nas_retrain.statistics import accuracies
 from nas_retrain.theory.rule import Parametrisation
 from nas_retrain.theory.scaling import in_degree_of
+from nas_retrain.trainings import curves
 from nas_retrain.trainings.store import RunKey, RunRecord
 from nas_retrain.trainings.version import code_version
 
@@ -65,6 +66,14 @@ class _Chosen:
     classes: Sequence[int]
     identity: dict[str, Any]
     own: bool = False
+
+    @cached_property
+    def by_epoch(self) -> pd.DataFrame:
+        """One row an epoch of each training whose record has curves; index: the cell under which it was trained."""
+        records = pd.DataFrame([vars(record) for record in self.records])
+        found = curves.by_epoch(records)
+        known = records.rename(columns={"cell": "index"})[["index", "network_class", "dataset", "recipe", "seed"]]
+        return known.loc[found["record"]].reset_index(drop=True).join(found.drop(columns="record"))
 
 
 def print_export(settings: Settings) -> None:
@@ -98,6 +107,8 @@ def export(settings: Settings) -> Path:
     with replacing_folder(folder) as new:
         table.to_parquet(new / "accuracies.parquet", index=False)
         write_csv(table, new / "accuracies.csv")
+        if len(chosen.by_epoch):
+            chosen.by_epoch.to_parquet(new / "curves.parquet", index=False)
         if file := _file(settings):
             _write_pth(states, new / _pth_name(settings), settings, file)
             _check_pth(by_cell, new / _pth_name(settings), settings, file)
@@ -316,7 +327,8 @@ def _origin(settings: Settings) -> str:
     """What the files say of themselves, should they be parted from the data card."""
     return (
         f"Not the published {registry.of(settings.bench).title}: its cells retrained by nas-retrain, recipe "
-        f"{settings.analysis.recipe}, data set {settings.dataset.name}. Last epochs only. One training "
+        f"{settings.analysis.recipe}, data set {settings.dataset.name}"
+        f"{', without BatchNorm' if settings.network.normalisation == 'none' else ''}. Last epochs only. One training "
         "stands for all cells that are the same network."
     )
 
@@ -379,7 +391,7 @@ def _dump(content: object, path: Path) -> None:
 
 def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
     """The folder's README: what is there, how to open it, and what nobody should take it for."""
-    records, name = chosen.records, _published_name(settings)
+    records, name, by_epoch = chosen.records, _published_name(settings), chosen.by_epoch
     bench, file = registry.of(settings.bench), _file(settings)
     published = bench.published
     statuses = Counter(record.status for record in records)
@@ -408,10 +420,15 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
             pth_example=file.example.format(**example) if file else "",
             remarks="".join(f"- {remark}\n" for remark in remarks),
         )
+    if len(by_epoch):
+        measured = ", ".join(name for name in curves.QUANTITIES if name in by_epoch)
+        trained = len(by_epoch.drop_duplicates(["index", "seed"]))
+        listed = _CURVES.format(trained=trained, trainings=len(chosen.records), measured=measured) + listed
     return _CARD.format(
         bench=escaped(bench.title),
         authors=bench.authors,
         listed=listed,
+        also=" (save in `curves.parquet`)" if len(by_epoch) else "",
         answers=answers,
         dataset=escaped(settings.dataset.name),
         recipe=escaped(settings.analysis.recipe),
@@ -455,6 +472,8 @@ def _warnings(settings: Settings) -> list[str]:
             f"The network has {network.channels} channels and {network.cells_per_stage} cell(s) a stage; "
             f"{bench.title}'s has {sizes.channels} and {sizes.cells_per_stage}."
         )
+    if network.normalisation == "none":
+        found.append(f"The networks were trained without normalisation; {bench.title}'s have BatchNorm.")
     if data.images_per_epoch < data.train_images:
         found.append(f"Trained on {data.images_per_epoch:,} of the {data.train_images:,} training images.")
     if published and (file := published.file) and epochs not in file.budgets:
@@ -468,6 +487,11 @@ def _warnings(settings: Settings) -> list[str]:
         "repetitions: do not estimate noise from them.",
     ]
 
+
+_CURVES = """- `curves.parquet`: one row for each epoch, from 1, of the {trained:,} of {trainings:,} trainings that
+  have curves: {measured}. Its `index` is the cell that was trained, which is `representative` in the other
+  table. A training that diverged has the epochs before.
+"""
 
 _COPIES = """
 `make analyze` of nas-retrain reads what is for the packages as well, but takes copies for trainings of their own, so
@@ -488,7 +512,7 @@ _CARD = """# {bench}'s cells on {dataset}, retrained: {recipe}
   missing.
 - A cell without a path from input to output is `disconnected`. It is not trained: its accuracies are chance
   ({chance:.4g} %), its losses and its learning rate missing.
-- Not there: epochs before the last, validation splits (`cifar10-valid`, `x-valid`, `x-test`), top-5 accuracies,
+- Not there: epochs before the last{also}, validation splits (`cifar10-valid`, `x-valid`, `x-test`), top-5 accuracies,
   latency, the time of evaluation, weights.
 
 ## Files

@@ -15,6 +15,9 @@ from nas_retrain.settings import Settings
 
 CELLS = 8
 
+MINUTES = 10
+"""That all of it may take on a GPU."""
+
 
 def gpu_check(settings: Settings) -> None:
     """Run every check that can be run here, tell and store the findings, and tune the launcher if all passed.
@@ -46,7 +49,7 @@ def gpu_check(settings: Settings) -> None:
         untried = [name for name, found in findings.items() if found.verdict == "not run"]
         tuned: dict[str, Any] = {}
         if kind == "cuda" and not failed and not untried:
-            tuned = gpu_tuning.tune(subject, say)
+            tuned = gpu_tuning.tune(subject, say, 60 * MINUTES - (time.perf_counter() - begun))
     if kind != "cuda":
         say(f"Nothing is stored: {gpu_check.NO_GPU}. What could be run here took {time.perf_counter() - begun:.0f} s.")
     else:
@@ -81,5 +84,5 @@ def covering_cells(settings: Settings) -> tuple[int, ...]:
     from nas_retrain.plan import plan
 
     chosen = plan.chosen_cells(settings.model_copy(update={"cells": f"sample:{CELLS}", "sample_seed": 0}))
-    space = registry.of(settings.bench)
-    return tuple(sorted(chosen, key=lambda cell: space.flops(space.graph_at(cell), Sizes.of(settings))))
+    bench = registry.of(settings.bench)
+    return tuple(sorted(chosen, key=lambda cell: bench.flops(bench.graph_at(cell), Sizes.of(settings))))

@@ -10,7 +10,7 @@ from functools import cache, partial
 from nas_retrain.commands import describe
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError, printable
-from nas_retrain.execution import devices, slurm, workers
+from nas_retrain.execution import devices, slurm, tracking, workers
 from nas_retrain.execution.cost import estimate
 from nas_retrain.execution.devices import Device
 from nas_retrain.execution.slurm import Queue, Submitted, Task
@@ -44,7 +44,7 @@ def print_plan(settings: Settings) -> None:
         queue = slurm.queue(settings.results_dir)
         _forecast_submission(made, stored, queue, slurm.largest_array(), launcher, settings)
         obstacles += slurm.refused(launcher)
-    obstacles += describe.unwritable(settings.results_dir)
+    obstacles += describe.unwritable(settings.results_dir) + describe.untracked(settings)
     for obstacle in obstacles:
         say(f"  blocked by     {obstacle}")
 
@@ -74,10 +74,11 @@ def _on_slurm(settings: Settings) -> SlurmSettings | None:
 def retrain_here(settings: Settings, analyse: Callable[[Settings], None] | None) -> None:
     """Train on this machine what is missing, and then merge the records and `analyse` the results folder, if asked to.
 
-    Raises NasRetrainError, before anything is written, if the plan costs more than launcher.max_hours; afterwards, if
-    trainings failed.
+    Raises NasRetrainError, before anything is written, if the plan costs more than launcher.max_hours or the tracker
+    cannot be used; afterwards, if trainings failed.
     """
     folder = settings.results_dir
+    tracking.check(settings)
     with locks.exclusive(folder) as lock:  # first of all: a plan holds only while nobody else trains
         stored = read_store(settings)
         made = make_plan(settings, stored)
@@ -178,6 +179,7 @@ def _device(settings: Settings) -> Device:
 def _retrain_on_slurm(settings: Settings, launcher: SlurmSettings) -> None:
     """Submit what is missing and not on its way already; once nothing is either, analyse here."""
     folder = settings.results_dir
+    tracking.check(settings)
     with locks.exclusive(folder):
         queue = slurm.queue(folder)
         stored = read_store(settings)  # after asking what is on its way, since a task may end in between

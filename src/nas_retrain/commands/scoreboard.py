@@ -31,7 +31,7 @@ def scoreboard(settings: Settings) -> None:
     be used for a network of any part, before anything is trained, and if trainings failed.
     """
     from nas_retrain.execution.train import choose_device
-    from nas_retrain.reports.document import closing_lines
+    from nas_retrain.reports.document import closing_lines, tell_stage
     from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.scoreboard import report
     from nas_retrain.studies.scoreboard.first_step import measure_slopes
@@ -45,9 +45,11 @@ def scoreboard(settings: Settings) -> None:
     for part, found in parts.items():
         say(f"\n{part}: {' '.join(wanted.parts[part])}")
         retrain_here(found.settings, analyse=None)
+        tell_stage(f"{part}: what each rule's rates come to, and with its factors in the wrong networks")
         judged[part] = judge_rules(found, _searches(found), wanted)
         bench = found.settings.bench
         if any(registry.of(bench).sweeps(bench)):
+            tell_stage(f"{part}: how far the first step moves networks of many shapes under each rule")
             sources.fetch(found.settings.dataset, found.settings.data_dir)
             device = choose_device(found.settings.launcher.device)
             data = batches.load(found.settings.dataset, found.settings.data_dir, device)

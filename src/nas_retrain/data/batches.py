@@ -102,18 +102,28 @@ def augment(data: DeviceData, order: Tensor, tops: Tensor, lefts: Tensor, mirror
 
     tops, lefts: the crop's first row and column in the padded image. A mirrored image is the crop mirrored.
     """
+    return crop(data, crop_starts(data, order, tops, lefts), mirrored)
+
+
+def crop_starts(data: DeviceData, order: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
+    """The place of each crop's first pixel in the table of pixels."""
+    padded = data.image_size + 2 * data.padding
+    return (order * padded + tops) * padded + lefts
+
+
+def crop(data: DeviceData, starts: Tensor, mirrored: Tensor) -> Tensor:
+    """The same as `augment` does, from `crop_starts`."""
     size = data.image_size
     padded = size + 2 * data.padding
-    rows = (order * padded + tops)[:, None] + torch.arange(size, device=data.device)
-    starts = rows * padded + lefts[:, None]
+    rows = starts[:, None] + torch.arange(0, size * padded, padded, device=data.device)
     # Every run of `size` pixels of the table, as a row of an overlapping view: a gather of these copies whole rows.
     runs = data.pixels.as_strided((len(data.pixels) - size + 1, size), (1, 1))
-    crops = runs.index_select(0, starts.view(-1)).view(len(order), size, size)
+    crops = runs.index_select(0, rows.view(-1)).view(len(starts), size, size)
     if data.flip:
         crops = torch.where(mirrored[:, None, None], crops.flip(2), crops)
-    lanes = crops.view(torch.uint8).view(len(order), size, size, -1)[..., : data.test_images.shape[1]]
+    lanes = crops.view(torch.uint8).view(len(starts), size, size, -1)[..., : data.test_images.shape[1]]
     # One image a row: the constants then line up with memory, where each channel's values would be scattered over it.
-    normalised = lanes.contiguous().view(len(order), -1).float().mul_(data.scale).add_(data.shift)
+    normalised = lanes.contiguous().view(len(starts), -1).float().mul_(data.scale).add_(data.shift)
     return normalised.view(lanes.shape).permute(0, 3, 1, 2)
 
 

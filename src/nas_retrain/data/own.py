@@ -7,7 +7,6 @@ numbers from 0. The function is called with the folder data_dir.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.files import own_code
+from nas_retrain.files import own_code, sha256
 from nas_retrain.settings import DatasetSettings
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -107,8 +106,7 @@ def described(source: str, given: Container[str] = ()) -> dict[str, Any]:
     path = file_of(source)
     if path is None or not path.is_file():
         return dict(KEYS)
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = sha256.of(path)
     if is_function(source):
         return KEYS | {"checksum": checksum}
     (train, train_labels), (test, test_labels) = checked(_from_file(path), source)

@@ -36,6 +36,10 @@ MARK = b"nas-retrain checkpoint 2, blake2b "
 """How a file begins, before the digest of all that follows the line."""
 
 
+MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""What is measured in an epoch; of the test images only if it is asked for (`Settings.curves`)."""
+
+
 class Unusable(Exception):  # noqa: N818 - the training only starts over
     """Why a checkpoint cannot be gone on with, as the second half of a sentence that begins with its path."""
 
@@ -45,7 +49,8 @@ class Progress:
     """What a group knows beside weights and momenta: epochs done, and steps, summed losses and hits of the one under
     way. losses (means, in nats) and accuracies (percent) are of the last whole epoch, a value for each member.
     gradient_norms and relative_gradients are of the first step (see `RunRecord`). resumed: where it was each time that
-    it went on from a checkpoint, as "epoch.step"."""
+    it went on from a checkpoint, as "epoch.step". curve: of each whole epoch, what was measured, by the names in
+    MEASURED, a value for each member; shorter than `epoch` where an older version kept none of the first epochs."""
 
     losses: list[float]
     accuracies: list[float]
@@ -57,6 +62,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     resumed: list[str] = field(default_factory=list)
+    curve: list[dict[str, list[float]]] = field(default_factory=list)
 
     @classmethod
     def start(cls, members: int) -> Progress:
@@ -221,10 +227,10 @@ def _alike(value: object, known: Tensor) -> bool:
 
 
 def _checked_progress(values: object, start: State, length: Length) -> Progress:
-    names = [one.name for one in fields(Progress)]
-    if not isinstance(values, dict) or not values.keys() >= set(names):
+    names = {one.name for one in fields(Progress)}
+    if not isinstance(values, dict) or not values.keys() >= names - {"curve"}:  # which older versions did not keep
         raise Unusable("lacks a part of a training's progress")
-    progress = Progress(**{name: values[name] for name in names})
+    progress = Progress(**{name: values[name] for name in names & values.keys()})
     steps = math.ceil(length.images / length.batch_size)
     if not (_whole(progress.epoch, length.epochs - 1) and _whole(progress.step, steps)):
         raise Unusable("stands at an epoch or a step that this training does not have")
@@ -232,15 +238,24 @@ def _checked_progress(values: object, start: State, length: Length) -> Progress:
     seen = min(length.images, progress.step * length.batch_size)
     begun = progress.epoch > 0
 
-    def listed(name: str, fits: Callable[[Any], bool]) -> bool:
-        value = getattr(progress, name)
+    def of_each(value: object, fits: Callable[[Any], bool]) -> bool:
         return isinstance(value, list) and len(value) == members and all(map(fits, value))
+
+    def listed(name: str, fits: Callable[[Any], bool]) -> bool:
+        return of_each(getattr(progress, name), fits)
 
     def loss(value: object) -> bool:  # that of a diverged member is not finite
         return isinstance(value, float) and not value < 0
 
     def accuracy(value: object) -> bool:
         return isinstance(value, float) and (0 <= value <= 100 if begun else math.isnan(value))
+
+    def measured(one: object) -> bool:
+        return (
+            isinstance(one, dict)
+            and set(MEASURED[:2]) <= one.keys() <= set(MEASURED)
+            and all(of_each(value, loss if name.endswith("loss") else accuracy) for name, value in one.items())
+        )
 
     fit = {
         "losses": listed("losses", loss),
@@ -251,6 +266,9 @@ def _checked_progress(values: object, start: State, length: Length) -> Progress:
         "relative_gradients": listed("relative_gradients", loss),
         "seconds": isinstance(progress.seconds, float) and 0 <= progress.seconds < math.inf,
         "resumed": isinstance(progress.resumed, list) and all(isinstance(one, str) for one in progress.resumed),
+        "curve": isinstance(progress.curve, list)
+        and len(progress.curve) <= progress.epoch
+        and all(map(measured, progress.curve)),
     }
     if wrong := [name for name, right in fit.items() if not right]:
         raise Unusable(f"has values that no training reaches ({', '.join(wrong)})")

@@ -111,9 +111,9 @@ def _flops(cell: int, settings: Settings) -> int:
 
 
 @cache
-def _cached_flops(cell: int, bench: BenchSettings, sizes: Sizes) -> int:
-    space = registry.of(bench)
-    return space.flops(space.graph_at(cell), sizes)
+def _cached_flops(cell: int, settings: BenchSettings, sizes: Sizes) -> int:
+    bench = registry.of(settings)
+    return bench.flops(bench.graph_at(cell), sizes)
 
 
 def _flops_of(cells: Sequence[int] | NDArray[np.int64], settings: Settings) -> NDArray[np.float64]:

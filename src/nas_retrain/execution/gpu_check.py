@@ -33,7 +33,7 @@ from torch.nn import functional
 from nas_retrain.benches import build, registry
 from nas_retrain.data import batches
 from nas_retrain.data.batches import DeviceData
-from nas_retrain.execution import checkpoints, devices, train
+from nas_retrain.execution import checkpoints, devices, mps, train
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.steps import Stepper
@@ -148,7 +148,7 @@ def environment(subject: Subject) -> Finding:
         "driver": _nvidia_smi("driver_version"),
         "compute_mode": _nvidia_smi("compute_mode"),
         "ecc_errors": _nvidia_smi("ecc.errors.uncorrected.volatile.total"),
-        "mps": mps_answers(),
+        "mps": shutil.which(mps.CONTROL) or "unknown: no " + mps.CONTROL,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     return _judged(True, f"{figures['gpus']} x {figures['device']}, torch {torch.__version__}", **figures)
@@ -165,20 +165,10 @@ def _nvidia_smi(what: str) -> str:
     return ", ".join(dict.fromkeys(done.stdout.split("\n"))).strip(", ")
 
 
-def mps_answers() -> bool:
-    """Whether the daemon by which several processes compute on a GPU at the same time (MPS) runs."""
-    if shutil.which("nvidia-cuda-mps-control") is None:
-        return False
-    asked = ["nvidia-cuda-mps-control"]
-    try:
-        return subprocess.run(asked, input=b"get_server_list\n", capture_output=True, timeout=30).returncode == 0  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return False
-
-
 def arithmetic(subject: Subject) -> Finding:
     """Sums and products of whole numbers, which every device must get exactly."""
-    return _judged(computes(subject.device), "sums and products of whole numbers are exact")
+    exact = computes(subject.device)
+    return _judged(exact, f"sums and products of whole numbers are {'exact' if exact else 'WRONG'}")
 
 
 # ---- equality with the CPU -----------------------------------------------------------------------------------------
@@ -194,7 +184,8 @@ def augmentation(subject: Subject) -> Finding:
         batches.augment(data, *(tensor[:99] for tensor in vars(each).values()))
         for data, each in zip((cpu, there), drawn, strict=True)
     ]
-    return _judged(torch.equal(made[0], made[1].cpu()), "augmented images equal the CPU's bit for bit")
+    same = torch.equal(made[0], made[1].cpu())
+    return _judged(same, f"augmented images {'equal' if same else 'DIFFER FROM'} the CPU's, bit for bit")
 
 
 def equality_with_the_cpu(subject: Subject) -> Finding:
@@ -356,10 +347,7 @@ def graph_and_eager(subject: Subject) -> Finding:
             stepper.begin_epoch(0, 1.0, 0, [0.0], [0])
             stepper.first_step(batch_size)
             for _ in range(3):
-                if eager:
-                    stepper.first_step(batch_size)  # is never captured
-                else:
-                    stepper.step(batch_size)
+                (stepper.step_eagerly if eager else stepper.step)(batch_size)
             torch.cuda.synchronize(subject.device)
             ends.append([tensor.detach().cpu() for tensor in stepper.network.state_dict().values()])
         if not all(map(torch.equal, *ends)):

@@ -139,7 +139,7 @@ def kernels_of_step(cell: int, settings: Settings) -> list[Kernel]:
     network = build.build(registry.graph_of(cell, settings), settings, initialisation="stock", seed=0)
     stepper = Stepper(network, [0.1], [0], settings, made_up_images(settings, device, settings.training.batch_size))
     with _Counting() as counting:
-        stepper._step(settings.training.batch_size)
+        stepper.step_eagerly(settings.training.batch_size)
     return list(counting.kernels)
 
 

@@ -37,6 +37,7 @@ class Sgd:
         self.parameters: list[Tensor] = list(network.parameters())
         self.recipe = settings.training
         device = self.parameters[0].device
+        self.of_losses = torch.ones(self.members, device=device, dtype=self.parameters[0].dtype)
         # The fused kernels take a rate in double precision on the CPU, where a float is one, and in single elsewhere.
         precision = torch.float64 if device.type == "cpu" else torch.float32
         self.rate = torch.tensor(self.first_rate, device=device, dtype=precision)
@@ -73,11 +74,11 @@ class Sgd:
         """Set every member's rate to this share of its own."""
         self.rate.fill_(self.first_rate * factor)
 
-    def compute_gradients(self, loss: Tensor) -> None:
-        """Compute the gradients of `loss`, a sum over members."""
+    def compute_gradients(self, losses: Tensor) -> None:
+        """Compute the gradients of the sum of the members' losses."""
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.backward(self.of_losses)  # type: ignore[no-untyped-call]
 
     @property
     def gradients(self) -> list[Tensor]:

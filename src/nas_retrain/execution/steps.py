@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_retrain.benches import build
-from nas_retrain.data.batches import DeviceData, augment, draw_augmentation
+from nas_retrain.data.batches import DeviceData, crop, crop_starts, draw_augmentation
 from nas_retrain.execution.precision import forward, set_precision
 from nas_retrain.execution.sgd import Sgd
 from nas_retrain.settings import Settings
@@ -57,8 +57,8 @@ class Stepper:
             self.optimiser = Sgd(self.network, rates, settings, decided)
             self.draws = list(dict.fromkeys(seeds))
             images, members = len(data.train_labels), len(seeds)
-            # Rows: which image, its crop's top and left, whether it is mirrored, its label.
-            self.epoch = torch.zeros((len(self.draws), 5, images), device=data.device, dtype=torch.int64)
+            # Rows: where an image's crop starts, whether it is mirrored, its label.
+            self.epoch = torch.zeros((len(self.draws), 3, images), device=data.device, dtype=torch.int64)
             self.position = torch.zeros((), device=data.device, dtype=torch.int64)
             self.counting = torch.arange(min(images, self.recipe.batch_size), device=data.device)
             self.loss_sums = torch.zeros(members, device=data.device, dtype=torch.float32)
@@ -78,8 +78,8 @@ class Stepper:
         with self.on_stream():
             for row, seed in zip(self.epoch, self.draws, strict=True):
                 drawn = draw_augmentation(self.data, torch.Generator().manual_seed(epoch_seed(seed, epoch)))
-                labels = self.data.train_labels[drawn.order]
-                row.copy_(torch.stack([drawn.order, drawn.tops, drawn.lefts, drawn.mirrored, labels]))
+                starts = crop_starts(self.data, drawn.order, drawn.tops, drawn.lefts)
+                row.copy_(torch.stack([starts, drawn.mirrored, self.data.train_labels[drawn.order]]))
             self.optimiser.anneal(factor)
             self.position.fill_(first_image)
             self.loss_sums.copy_(torch.tensor(loss_sums, dtype=torch.float32))
@@ -87,11 +87,16 @@ class Stepper:
 
     def step(self, images: int) -> None:
         """Train on the next `images` images of the epoch. Returns when that is queued."""
+        if self.stream is None:
+            self._step(images)
+            return
         with self.on_stream():
-            if self.stream is None:
-                self._step(images)
-            else:
-                self._graph(images).replay()
+            self._graph(images).replay()
+
+    def step_eagerly(self, images: int) -> None:
+        """The same, with every kernel queued for itself on a GPU, too."""
+        with self.on_stream():
+            self._step(images)
 
     def first_step(self, images: int) -> tuple[list[float], list[float]]:
         """The same, and each member's gradient_norm and relative_gradient (see `RunRecord`)."""
@@ -114,10 +119,9 @@ class Stepper:
         images, labels = self._batch(length)
         logits = by_member(self.network, forward(self.network, images, self.recipe.precision))
         smoothing = self.recipe.label_smoothing
-        losses = torch.stack(
-            [functional.cross_entropy(*pair, label_smoothing=smoothing) for pair in zip(logits, labels, strict=True)]
-        )
-        self.optimiser.compute_gradients(losses.sum())
+        each = zip(_unstacked(logits), labels.unbind(), strict=True)
+        losses = _stacked([functional.cross_entropy(*pair, label_smoothing=smoothing) for pair in each])
+        self.optimiser.compute_gradients(losses)
         self.loss_sums += losses.detach() * length
         self.correct += (logits.detach().argmax(2) == labels).sum(1)
         self.position += length
@@ -126,8 +130,8 @@ class Stepper:
         """The next images (length, members x channels, size, size) and labels (members, length)."""
         chosen = self.epoch.index_select(2, self.position + self.counting[:length])
         drawn = {}
-        for seed, (order, tops, lefts, mirrored, labels) in zip(self.draws, chosen.unbind(), strict=True):
-            drawn[seed] = augment(self.data, order, tops, lefts, mirrored.bool()), labels
+        for seed, (starts, mirrored, labels) in zip(self.draws, chosen.unbind(), strict=True):
+            drawn[seed] = crop(self.data, starts, mirrored.bool()), labels
         if len(self.seeds) == 1:
             images, labels = drawn[self.seeds[0]]
             return images, labels[None]
@@ -152,6 +156,15 @@ class Stepper:
 def epoch_seed(seed: int, epoch: int) -> int:
     """What seeds the generator of an epoch's order and crops."""
     return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _unstacked(members: Tensor) -> Sequence[Tensor]:
+    """A tensor of each member. One member's is a view, whose gradient need not be copied."""
+    return [members.squeeze(0)] if len(members) == 1 else members.unbind()
+
+
+def _stacked(members: Sequence[Tensor]) -> Tensor:
+    return members[0].unsqueeze(0) if len(members) == 1 else torch.stack(list(members))
 
 
 def by_member(network: build.Network, logits: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,8 @@ from torch.nn import functional
 from nas_retrain.benches import build, registry
 from nas_retrain.data.batches import DeviceData
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution.checkpoints import Checkpoint, Length, Progress, State, Unusable, kept_at
+from nas_retrain.execution import tracking
+from nas_retrain.execution.checkpoints import MEASURED, Checkpoint, Length, Progress, State, Unusable, kept_at
 from nas_retrain.execution.precision import forward
 from nas_retrain.execution.schedule import share_of_rate
 from nas_retrain.execution.steps import Stepper, by_member
@@ -133,24 +134,29 @@ def _train(
     rates, decided = [training.learning_rate or 0.0 for training in group], [training.decided for training in group]
     steppers = steppers_for(built, rates, seeds, settings, data, decided)
     progress = _resumed(kept, group, steppers, settings, len(data.train_labels)) or progress
-    while progress.epoch < epochs:
-        begun = time.perf_counter()
-        whole = train_epoch(steppers, share_of_rate(settings.training, progress.epoch, epochs), progress, stop)
-        progress.seconds += time.perf_counter() - begun
-        if not whole:
-            kept.save(_state(group, steppers, progress))
-            raise Stopped
-        if not any(map(math.isfinite, progress.losses)):
-            break
-        if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
-            kept.save(_state(group, steppers, progress))
+    with tracking.following(group, settings, progress.epoch) as tell:
+        while progress.epoch < epochs:
+            begun = time.perf_counter()
+            share = share_of_rate(settings.training, progress.epoch, epochs)
+            whole = train_epoch(steppers, share, progress, stop)
+            progress.seconds += time.perf_counter() - begun
+            if not whole:
+                kept.save(_state(group, steppers, progress))
+                raise Stopped
+            if settings.curves == "test":
+                tested = _evaluated(steppers, data, settings.training)
+                progress.curve[-1] |= dict(zip(MEASURED[2:], tested, strict=True))
+            tell(progress.epoch, share, progress.curve[-1])
+            if not any(map(math.isfinite, progress.losses)):
+                break
+            if progress.epoch < epochs and kept.due(progress.epoch, settings.launcher):
+                kept.save(_state(group, steppers, progress))
     return _records(group, started, progress, steppers, data, settings)
 
 
 def seed_of_generator(training: Training, settings: Settings) -> int:
     """What seeds the generator of a training's weights and batches."""
-    network_class = registry.of(settings.bench).training_class(training.cell, "stock")
-    return generator_seed(settings.seeding, network_class, training.seed)
+    return generator_seed(settings.seeding, training.seeded_as, training.seed)
 
 
 def steppers_for(
@@ -201,6 +207,7 @@ def train_epoch(steppers: Sequence[Stepper], factor: float, progress: Progress, 
     loss_sums, correct = _of_all(stepper.sums() for stepper in steppers)
     progress.losses = [loss_sum / number for loss_sum in loss_sums]
     progress.accuracies = [100.0 * hits / number for hits in correct]
+    progress.curve.append({"train_loss": progress.losses, "train_accuracy": progress.accuracies})
     progress.epoch += 1
     progress.step, progress.loss_sums, progress.correct = 0, [0.0] * len(correct), [0] * len(correct)
     return True
@@ -227,6 +234,20 @@ def evaluate(network: build.Network, data: DeviceData, recipe: TrainingSettings)
         correct += (logits.argmax(2) == labels).sum(1)
     number = len(data.test_labels)
     return (loss_sums / number).tolist(), [100.0 * hits / number for hits in correct.tolist()]
+
+
+def _evaluated(
+    steppers: Sequence[Stepper], data: DeviceData, recipe: TrainingSettings
+) -> tuple[list[float], list[float]]:
+    """The same for each member of a group."""
+    losses: list[float] = []
+    accuracies: list[float] = []
+    for stepper in steppers:
+        with stepper.on_stream():
+            found = evaluate(stepper.network, data, recipe)
+        losses += found[0]
+        accuracies += found[1]
+    return losses, accuracies
 
 
 def _state(group: Sequence[Training], steppers: Sequence[Stepper], progress: Progress) -> State:
@@ -260,6 +281,8 @@ def _resumed(
             for momentum, tensor in zip(stepper.optimiser.momenta, saved.momenta, strict=True):
                 momentum.copy_(tensor.chunk(len(steppers))[place])
     progress = saved.progress
+    if settings.curves and len(progress.curve) < progress.epoch:
+        warnings.warn(f"{kept.path} is an older version's, without curves: the record gets none.", stacklevel=2)
     return replace(progress, resumed=[*progress.resumed, f"{progress.epoch}.{progress.step}"])
 
 
@@ -275,12 +298,7 @@ def _records(
     chance = 100.0 / settings.dataset.classes
     test_losses, test_accuracies = [math.nan] * len(group), [chance] * len(group)
     if steppers and any(map(math.isfinite, progress.losses)):
-        test_losses, test_accuracies = [], []
-        for stepper in steppers:
-            with stepper.on_stream():
-                losses, accuracies = evaluate(stepper.network, data, settings.training)
-            test_losses += losses
-            test_accuracies += accuracies
+        test_losses, test_accuracies = _evaluated(steppers, data, settings.training)
     seconds = progress.seconds / len(group)
     images = progress.epoch * len(data.train_labels)
     records = []
@@ -322,6 +340,7 @@ def _records(
                 seeding=settings.seeding,
                 resumed=" ".join(progress.resumed),
                 **_decided(training),
+                **(_curves(progress, member, training, settings) if steppers else {}),
             )
         )
     return records
@@ -337,6 +356,22 @@ def _decided(training: Training) -> dict[str, Any]:
         "rule_checksum": rule.checksum,
         "rule_factor": decided.learning_rate,
         "rule_layers": decided.layers_as_text(),
+    }
+
+
+def _curves(
+    progress: Progress, member: int, training: Training, settings: Settings
+) -> dict[str, tuple[float | None, ...]]:
+    """A member's fields of `RunRecord` that hold values of each epoch; none if they are not asked for or not known."""
+    if settings.curves is None or len(progress.curve) < progress.epoch:
+        return {}
+    epochs = list(takewhile(lambda one: math.isfinite(one["train_loss"][member]), progress.curve))
+    rate = training.learning_rate or 0.0
+    rates = [rate * share_of_rate(settings.training, epoch, training.epochs) for epoch in range(len(epochs))]
+    measured = MEASURED if settings.curves == "test" else MEASURED[:2]
+    return {"learning_rate_curve": tuple(rates)} | {
+        f"{name}_curve": tuple(finite(one[name][member]) if name in one else None for one in epochs)
+        for name in measured
     }
 
 

@@ -7,7 +7,8 @@ every worker saves its training where it stands.
 
 After an error of CUDA all that follows in a process fails, so that its worker ends and another one takes the training.
 A GPU is probed before each training, and given up after two faults. A training that a GPU's memory was too small for is
-tried once more at the end, when it has the GPU for itself.
+tried once more at the end, when it has the GPU for itself. Workers that share a GPU do so through MPS, which is started
+for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nas_retrain.errors import NasRetrainError, cannot_write
-from nas_retrain.execution import devices, gpu_verdicts
+from nas_retrain.execution import devices, gpu_verdicts, mps
 from nas_retrain.execution.devices import Device
 from nas_retrain.plan import plan
 from nas_retrain.settings import DatasetSettings, Settings
@@ -203,7 +204,15 @@ def run_here(
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not a screen
     )
-    with RunWriter(settings.results_dir / "runs", name) as writer, bar:
+    sharing = device.type == "cuda" and len(places) > len(names)
+    shared: AbstractContextManager[str] = mps.running() if sharing else nullcontext("")
+    with RunWriter(settings.results_dir / "runs", name) as writer, bar, shared as no_mps:
+        if no_mps:
+            bar.write(
+                f"note: {places[0].sharing} workers share a GPU and take turns, since MPS could not be had: {no_mps}. "
+                "launcher.together, with one worker, trains several networks side by side without it.",
+                file=sys.stderr,
+            )
         _make_checkpoint_folder(settings)
         run = _Run(groups, wanted, settings, name, writer, bar)
         with _handling(STOP_SIGNALS, run.stop):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cached_property
 
 from nas_retrain.benches import registry
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, RuleVersion, find, layer_name
+
+ASKED_TWICE = 3
+"""For how many of its first cells a rule is asked twice, since one that answers otherwise each time makes a plan in
+which nothing stored is ever found again."""
 
 
 class Decisions:
@@ -20,23 +26,37 @@ class Decisions:
 
     def __init__(self, settings: Settings, cells: tuple[int, ...]) -> None:
         self._settings, self._cells = settings, cells
-        self._space = registry.of(settings.bench)
+        self._bench = registry.of(settings.bench)
         self._decided: dict[tuple[str, int], Parametrisation | None] = {}
+        self._asked_twice: Counter[str] = Counter()
 
     def of(self, recipe: str, cell: int) -> Parametrisation | None:
         """What the recipe's rule decides for a cell; None for a recipe without a rule and a cell without a path.
 
-        Raises NasRetrainError, naming the rule and the cell, if the rule cannot be found or decides what is impossible.
+        Raises NasRetrainError, naming the rule and the cell, if the rule cannot be found, decides what is impossible,
+        or decides otherwise when it is asked again.
         """
         if (recipe, cell) not in self._decided:
             rule, graph = self._rules.get(recipe), registry.graph_of(cell, self._settings)
-            decided = rule.decide(graph, self._size, self._space.arch_at(cell)) if rule and graph.connected else None
-            self._decided[recipe, cell] = decided
+            self._decided[recipe, cell] = self._decide(recipe, rule, cell) if rule and graph.connected else None
         return self._decided[recipe, cell]
 
     def rule(self, recipe: str, cell: int) -> RuleVersion | None:
         """Which rule decided what `of` tells; None where none did."""
         return None if self.of(recipe, cell) is None else self._rules[recipe].version
+
+    def _decide(self, recipe: str, rule: Rule, cell: int) -> Parametrisation:
+        arguments = registry.graph_of(cell, self._settings), self._size, self._bench.arch_at(cell)
+        decided = rule.decide(*arguments)
+        if self._asked_twice[recipe] < ASKED_TWICE:
+            self._asked_twice[recipe] += 1
+            if rule.decide(*arguments) != decided:
+                raise NasRetrainError(
+                    f"rule {rule.name} for cell {arguments[-1]}: it decided otherwise when it was asked again. Stored "
+                    "trainings are found by what a rule decides, so it must decide the same each time: give whatever "
+                    "it draws a fixed seed, and leave out the time and what was asked before."
+                )
+        return decided
 
     def training_class(self, recipe: str, cell: int) -> int:
         """The cell whose training by the recipe stands for this one's.
@@ -44,11 +64,11 @@ class Decisions:
         Members of one network class are one training, unless the rule decides for them what is not the same: it reads
         the graph as it is written, and may count a vertex or an edge that the network does not depend on.
         """
-        network_class = self._space.training_class(cell, self._settings.recipes[recipe].drawn_as)
+        network_class = self._bench.training_class(cell, self._settings.recipes[recipe].drawn_as)
         if self.of(recipe, cell) is None:
             return network_class
         wanted = self._formula(recipe, cell)
-        members = self._space.members(network_class)
+        members = self._bench.members(network_class)
         return next(member for member in members if self._formula(recipe, member) == wanted)
 
     def _formula(self, recipe: str, cell: int) -> str:
@@ -78,7 +98,7 @@ class Decisions:
 
     @cached_property
     def _size(self) -> NetworkSize:
-        classes = dict.fromkeys(self._space.training_class(cell, "stock") for cell in self._cells)
+        classes = dict.fromkeys(self._bench.training_class(cell, "stock") for cell in self._cells)
         graphs = [registry.graph_of(cell, self._settings) for cell in classes]
         peers: list[CellGraph] = [graph for graph in graphs if graph.connected]
         return registry.size_of(self._settings, Peers(tuple(peers)))

@@ -3,7 +3,6 @@ and its learning_rate."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files import sha256
 from nas_retrain.files.plain_table import read_csv, whole
 from nas_retrain.rate_policy import Listed
 
@@ -28,10 +28,10 @@ def read(listed: Listed, bench: Bench) -> dict[int, float]:
     """
     path = listed.path
     try:
-        content = path.read_bytes()
+        checksum = sha256.of(path)
     except OSError as error:
         raise NasRetrainError(f"{path}: the table of learning rates cannot be read ({error.strerror}).") from error
-    if hashlib.sha256(content).hexdigest() != listed.checksum:
+    if checksum != listed.checksum:
         raise NasRetrainError(
             f"{path}: the table of learning rates has changed since this run began. Put the old one back, or run the "
             "command again with a results folder of its own: ARGS='results_dir=...'"

@@ -20,10 +20,10 @@ from nas_retrain.plan.decisions import Decisions
 from nas_retrain.plan.rate_search import GridSearch, finished_search
 from nas_retrain.plan.seeds import expected_tau
 from nas_retrain.plan.study import Found, Rates, studies
-from nas_retrain.purpose import RateGrid, RateSearch, Recipe, Variant
+from nas_retrain.purpose import Purpose, RateGrid, RateSearch, Recipe, Variant
 from nas_retrain.rate_policy import ByRule, Fixed, Grid, Listed, Own, Tuned
 from nas_retrain.settings import GridSettings, OwnRateSettings, RecipeSettings, Settings, digest
-from nas_retrain.theory.rule import Parametrisation
+from nas_retrain.theory.rule import Parametrisation, RuleVersion
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Slot, Training
@@ -37,21 +37,21 @@ def chosen_cells(settings: Settings) -> tuple[int, ...]:
     A sample is drawn among connected classes, since the disconnected one has nothing to train. Raises
     NasRetrainError for a form or index that does not exist.
     """
-    wanted, space = settings.cells, registry.of(settings.bench)
+    wanted, bench = settings.cells, registry.of(settings.bench)
     if isinstance(wanted, tuple):
         if not wanted:
             raise NasRetrainError("cells=[] chooses no cell.")
         for index in wanted:
-            space.arch_at(index)
+            bench.arch_at(index)
         return tuple(dict.fromkeys(wanted))
     if wanted == "all":
-        return tuple(range(space.size))
+        return tuple(range(bench.size))
     first, colon, last = wanted.partition(":")
     if first == "sample" and _NUMBER.fullmatch(last):
-        return space.sample(int(last), settings.sample_seed)
+        return bench.sample(int(last), settings.sample_seed)
     if colon and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(last):
-        if not 0 <= int(first) < int(last) <= space.size:
-            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {space.size}.")
+        if not 0 <= int(first) < int(last) <= bench.size:
+            raise NasRetrainError(f"cells={wanted} is out of range: a:b takes 0 <= a < b <= {bench.size}.")
         return tuple(range(int(first), int(last)))
     raise NasRetrainError(f"cells={wanted!r} is none of: all, a list [0,5,6111], a range '0:100', sample:60.")
 
@@ -75,10 +75,10 @@ def recipe_trainings(
     are all that a recipe trains, the base network is trained too, since predictions start from its best rate.
     """
     trainings: list[Training] = []
-    space = registry.of(settings.bench)
+    bench = registry.of(settings.bench)
     cells = list(chosen_cells(settings))
     if any(isinstance(recipe.rate_policy, Grid) for recipe in settings.recipes.values()):
-        cells.append(space.base_cell)
+        cells.append(bench.base_cell)
     own = set(_own_classes(settings))
     decisions = Decisions(settings, chosen_cells(settings))
     of_class = _class_trainings(settings, base_rate, found, decisions)
@@ -129,13 +129,13 @@ def sensitivity_trainings(
 
 def _first_classes(settings: Settings, number: int) -> list[int]:
     """That many connected network classes, in the order of `cells`; all if there are fewer."""
-    space = registry.of(settings.bench)
-    classes = dict.fromkeys(space.training_class(cell, "stock") for cell in chosen_cells(settings))
-    return list(itertools.islice((cell for cell in classes if space.graph_at(cell).connected), number))
+    bench = registry.of(settings.bench)
+    classes = dict.fromkeys(bench.training_class(cell, "stock") for cell in chosen_cells(settings))
+    return list(itertools.islice((cell for cell in classes if bench.graph_at(cell).connected), number))
 
 
-def _training_class(space: registry.Bench, recipe: RecipeSettings, cell: int) -> int:
-    return space.training_class(cell, recipe.drawn_as)
+def _training_class(bench: registry.Bench, recipe: RecipeSettings, cell: int) -> int:
+    return bench.training_class(cell, recipe.drawn_as)
 
 
 def _own_classes(settings: Settings) -> list[int]:
@@ -188,12 +188,12 @@ def _class_trainings(
 ) -> Callable[[Recipe | Variant, int], list[Training]]:
     """What makes trainings by these settings. It works out once what does not change from class to class: of a hundred
     thousand trainings, most share their hash with all of their recipe."""
-    space = registry.of(settings.bench)
+    bench = registry.of(settings.bench)
     policies = {name: recipe.rate_policy for name, recipe in settings.recipes.items()}
     fresh_seeds = settings.own_rate.fresh_seeds if settings.own_rate else settings.seeds
     listed = {
         name: listed_rates.by_class(
-            name, policy, space, chosen_cells(settings), partial(_training_class, space, settings.recipes[name])
+            name, policy, bench, chosen_cells(settings), partial(_training_class, bench, settings.recipes[name])
         )
         for name, policy in policies.items()
         if isinstance(policy, Listed)
@@ -202,8 +202,8 @@ def _class_trainings(
     @cache
     def factor_of(policy: ByRule, network_class: int) -> float:
         return policy.factor(
-            space.graph_at(network_class),
-            space.base,
+            bench.graph_at(network_class),
+            bench.base,
             depth_offset=settings.bench.depth_offset,
             base_kernel_size=settings.bench.base_kernel_size,
         )
@@ -222,7 +222,7 @@ def _class_trainings(
             case policy if found is None:
                 raise NasRetrainError(f"Recipe {name} needs the learning rates that its search finds.")
             case Tuned():
-                return found[RateSearch(name), space.base_cell] * decided_factor
+                return found[RateSearch(name), bench.base_cell] * decided_factor
             case _:
                 return found[RateSearch(name, validated=True), network_class]
 
@@ -254,10 +254,10 @@ def _class_trainings(
             epochs, factor = purpose.epochs, purpose.base_rate_factor
         if isinstance(policy, ByRule) and base_rate is None:
             raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
-        rate = factor * learning_rate(name, network_class) if space.graph_at(network_class).connected else None
+        rate = factor * learning_rate(name, network_class) if bench.graph_at(network_class).connected else None
         if rate is not None and not 0 < rate < math.inf:  # though the numbers that it is made of are
             rule = decisions.rule(name, network_class)
-            which = f"rule {rule.name} for cell {space.arch_at(network_class)}" if rule else f"Recipe {name}"
+            which = f"rule {rule.name} for cell {bench.arch_at(network_class)}" if rule else f"Recipe {name}"
             raise NasRetrainError(f"{which}: the learning rate comes to {rate:g}; a positive, finite one belongs here.")
         made_with = config_hash(
             name,
@@ -267,25 +267,18 @@ def _class_trainings(
             epochs,
             decisions.of(name, network_class),
         )
-        arch = space.arch_at(network_class)
-        return [
-            Training(
-                bench=settings.bench.name,
-                dataset=settings.dataset.name,
-                purpose=purpose,
-                cell=network_class,
-                arch=arch,
-                network_class=network_class,
-                seed=seed,
-                epochs=epochs or settings.training.epochs,
-                learning_rate=rate,
-                initialisation=settings.recipes[name].drawn_as,
-                config_hash=made_with,
-                decided=decisions.of(name, network_class),
-                rule=decisions.rule(name, network_class),
-            )
-            for seed in (fresh_seeds if isinstance(policy, Own) else settings.seeds)
-        ]
+        return seeded_trainings(
+            fresh_seeds if isinstance(policy, Own) else settings.seeds,
+            settings,
+            purpose,
+            network_class,
+            epochs=epochs or settings.training.epochs,
+            learning_rate=rate,
+            initialisation=settings.recipes[name].drawn_as,
+            config_hash=made_with,
+            decided=decisions.of(name, network_class),
+            rule=decisions.rule(name, network_class),
+        )
 
     return of_class
 
@@ -325,8 +318,8 @@ def _grid(
 
     What the rule of the recipe decided about the learning rate, if there is one, has no part in this.
     """
-    space = registry.of(settings.bench)
-    if not space.graph_at(cell).connected:
+    bench = registry.of(settings.bench)
+    if not bench.graph_at(cell).connected:
         return []
     shared = settings.identity(next(iter(settings.recipes)))
     shared["training"] |= {"epochs": epochs}
@@ -339,15 +332,13 @@ def _grid(
     decided = None if name is None else decisions.of(name, cell)
     if decided is not None and (of_layers := decided.layers_as_plain()):
         how["decided"] = of_layers
-    return [
-        Training(
-            bench=settings.bench.name,
-            dataset=settings.dataset.name,
-            purpose=purpose,
-            cell=cell,
-            arch=space.arch_at(cell),
-            network_class=cell,
-            seed=seed,
+    trainings: list[Training] = []
+    for rate in grid.grid:
+        trainings += seeded_trainings(
+            grid.seeds,
+            settings,
+            purpose,
+            cell,
             epochs=epochs,
             learning_rate=rate,
             initialisation=initialisation,
@@ -355,8 +346,46 @@ def _grid(
             decided=decided,
             rule=None if name is None else decisions.rule(name, cell),
         )
-        for rate in grid.grid
-        for seed in grid.seeds
+    return trainings
+
+
+def seeded_trainings(
+    seeds: Sequence[int],
+    settings: Settings,
+    purpose: Purpose,
+    cell: int,
+    *,
+    epochs: int,
+    learning_rate: float | None,
+    initialisation: Initialisation,
+    config_hash: str,
+    decided: Parametrisation | None = None,
+    rule: RuleVersion | None = None,
+) -> list[Training]:
+    """A training of a network with each of these seeds.
+
+    cell: stands for its network class. decided: by the recipe's rule, if it has one. rule: which one that is.
+    """
+    bench = registry.of(settings.bench)
+    arch, seeded_as = bench.arch_at(cell), bench.training_class(cell, "stock")
+    return [
+        Training(
+            bench=settings.bench.name,
+            dataset=settings.dataset.name,
+            purpose=purpose,
+            cell=cell,
+            arch=arch,
+            network_class=cell,
+            seed=seed,
+            seeded_as=seeded_as,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            initialisation=initialisation,
+            config_hash=config_hash,
+            decided=decided,
+            rule=rule,
+        )
+        for seed in seeds
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nas_retrain.purpose import Purpose, RateSearch
 from nas_retrain.settings import Settings
@@ -64,6 +64,17 @@ class Records:
         frame = self.stored.frame(of_key)
         keys = frame[list(RunKey._fields)].itertuples(index=False, name=None)
         return frame.assign(purpose=pd.Series([of_key[RunKey(*key)] for key in keys], frame.index, dtype=object))
+
+
+Findings = TypeVar("Findings")
+
+
+@dataclass(frozen=True)
+class Judged(Generic[Findings]):
+    """What a study found, and how: the facts, by name, of which its report ends with a list."""
+
+    findings: Findings
+    facts: dict[str, str]
 
 
 class NothingYet(Exception):  # noqa: N818 - it is no error

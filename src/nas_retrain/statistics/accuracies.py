@@ -78,7 +78,8 @@ def checked(runs: pd.DataFrame, source: Path | str, bench: Bench, *, foreign: bo
     if len(repeated):
         raise NasRetrainError(
             f"{source}: cell {repeated.iloc[0]} is listed more than once. Where these are several trainings, number "
-            "them in a column seed; else leave one row."
+            "them in a column seed; where they are of several budgets, such as numbers of epochs, leave the rows of "
+            "one; else leave one row."
         )
     wrong = runs.loc[~runs["accuracy"].between(0.0, 100.0)]  # NaN is not between either
     if len(wrong):

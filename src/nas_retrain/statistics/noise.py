@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -167,27 +168,27 @@ def true_accuracies(means: Floats, trainings: Floats, noise: NoiseLevel) -> True
 class Retraining:
     """One draw of a comparison in which nothing changed but the noise. All are (cells,), in percent."""
 
-    true_original: Floats
-    original: Floats
-    original_again: Floats
-    retrained: Floats
-    retrained_again: Floats
+    true_first: Floats
+    first: Floats
+    first_again: Floats
+    second: Floats
+    second_again: Floats
 
 
 def retrainings(
-    comparison: Comparison, original: NoiseLevel, retrained: NoiseLevel, draws: int, seed: int
+    comparison: Comparison, first: NoiseLevel, second: NoiseLevel, draws: int, seed: int
 ) -> Iterator[Retraining]:
     """Draw both sides under the null hypothesis of one true ranking of the network classes.
 
-    A class's true original accuracy comes from its posterior; its retrained one is at the same level of the
-    retrained side's distribution. Every result then gets the noise of as many trainings as it has. Cells without a
-    path are chance on both sides, always.
+    first, second: the noise of the sides. A class's true accuracy on the first side comes from its posterior; that on
+    the second one is at the same level of the second side's distribution. Every result then gets the noise of as many
+    trainings as it has. Cells without a path are chance on both sides, always.
     """
     generator = np.random.default_rng(seed)
     trained = np.array(comparison.bench.connected)[comparison.cells]
     classes, member = np.unique(comparison.classes[trained], return_inverse=True)
-    before = true_accuracies(*_class_means(comparison.original, trained, member, len(classes)), original)
-    after = true_accuracies(*_class_means(comparison.retrained, trained, member, len(classes)), retrained)
+    one = true_accuracies(*_class_means(comparison.first, trained, member, len(classes)), first)
+    other = true_accuracies(*_class_means(comparison.second, trained, member, len(classes)), second)
 
     def observe(side: Side, true: Floats, noise: NoiseLevel) -> Floats:
         seen = side.accuracy.copy()
@@ -196,17 +197,17 @@ def retrainings(
         return seen
 
     for _ in range(draws):
-        true = before.draw(generator)
-        true_after = np.interp(np.interp(true, before.grid, before.level), after.level, after.grid)[member]
+        true = one.draw(generator)
+        true_second = np.interp(np.interp(true, one.grid, one.level), other.level, other.grid)[member]
         true = true[member]
-        everything = comparison.original.accuracy.copy()
+        everything = comparison.first.accuracy.copy()
         everything[trained] = true
         yield Retraining(
-            true_original=everything,
-            original=observe(comparison.original, true, original),
-            original_again=observe(comparison.original, true, original),
-            retrained=observe(comparison.retrained, true_after, retrained),
-            retrained_again=observe(comparison.retrained, true_after, retrained),
+            true_first=everything,
+            first=observe(comparison.first, true, first),
+            first_again=observe(comparison.first, true, first),
+            second=observe(comparison.second, true_second, second),
+            second_again=observe(comparison.second, true_second, second),
         )
 
 
@@ -223,14 +224,14 @@ def _class_means(side: Side, trained: NDArray[np.bool_], member: Integers, class
 class Ceiling:
     """What training again would show, over draws of the null hypothesis.
 
-    taus: (K, draws), between the sides. original_again, retrained_again: (K,), mean tau of one side with its own
-    repetition. moves: (cells,), the standard deviation of a cell's change of rank. selection: (10,), by decile of the
-    observed original accuracy, how far the true one lies above the observed one on average, in points.
+    taus: (K, draws), between the sides. first_again, second_again: (K,), mean tau of one side with its own repetition.
+    moves: (cells,), the standard deviation of a cell's change of rank. selection: (10,), by decile of the first side's
+    observed accuracy, how far the true one lies above the observed one on average, in points.
     """
 
     taus: Floats
-    original_again: Floats
-    retrained_again: Floats
+    first_again: Floats
+    second_again: Floats
     moves: Floats
     selection: Floats
 
@@ -249,39 +250,40 @@ class Ceiling:
 
 def ceiling(
     comparison: Comparison,
-    original: NoiseLevel | None,
-    retrained: NoiseLevel | None,
+    first: NoiseLevel | None,
+    second: NoiseLevel | None,
     *,
     draws: int,
     seed: int,
-    by_retrained: bool = False,
+    by: Literal["first", "second"] = "first",
     percents: tuple[int, ...] = TOP_PERCENTS,
 ) -> Ceiling | None:
-    """The noise ceiling of a comparison. by_retrained: the top K percent are by the retrained side's ranking.
+    """The noise ceiling of a comparison. first, second: the noise of the sides. by: whose ranking says what the top K
+    percent are.
 
     None where the noise of a side is unknown: noise that only one side tells is not lent to the other, since budgets
     and recipes differ in it.
     """
-    if original is None or retrained is None:
+    if first is None or second is None:
         return None
     taus, moves, selection = [], [], []
     again: list[tuple[Floats, Floats]] = []
-    samples = retrainings(comparison, original, retrained, draws, seed)
+    samples = retrainings(comparison, first, second, draws, seed)
     bar = tqdm(samples, "training again", draws, leave=False, unit="draw", disable=not sys.stderr.isatty())
     for draw, sample in enumerate(bar):
-        one, other = (sample.retrained, sample.original) if by_retrained else (sample.original, sample.retrained)
-        taus.append(top_taus(one, other, percents))
+        ranked, other = (sample.first, sample.second) if by == "first" else (sample.second, sample.first)
+        taus.append(top_taus(ranked, other, percents))
         if draw < AGAIN:
             again.append(
                 (
-                    top_taus(sample.original, sample.original_again, percents),
-                    top_taus(sample.retrained, sample.retrained_again, percents),
+                    top_taus(sample.first, sample.first_again, percents),
+                    top_taus(sample.second, sample.second_again, percents),
                 )
             )
         if draw < SHOWN:
-            moves.append(ranks(sample.retrained) - ranks(sample.original))
-            shift = sample.true_original - sample.original
-            selection.append([shift[part].mean() if len(part) else np.nan for part in by_decile(sample.original)])
+            moves.append(ranks(sample.second) - ranks(sample.first))
+            shift = sample.true_first - sample.first
+            selection.append([shift[part].mean() if len(part) else np.nan for part in by_decile(sample.first)])
     means = np.array(again).mean(0)
     return Ceiling(np.array(taus).T, means[0], means[1], np.array(moves).std(0), np.array(selection).mean(0))
 

@@ -55,31 +55,31 @@ class Comparison:
     """Two sets of accuracies of the same cells.
 
     bench: whose cells they are. cells: their numbers, rising. classes: of each cell, see `common_classes`; cells of
-    different ones share nothing.
+    different ones share nothing. first, second: the sides; of a recipe and its control, the control is the first.
     """
 
     bench: Bench
     cells: Integers
     classes: Integers
-    original: Side
-    retrained: Side
+    first: Side
+    second: Side
 
     def __len__(self) -> int:
         return len(self.cells)
 
 
-def compare(original: Accuracies, retrained: Accuracies) -> Comparison:
+def compare(first: Accuracies, second: Accuracies) -> Comparison:
     """Put two sources side by side, on the cells that both have; raises NasRetrainError if there are fewer than two.
 
-    A class's result stands for every member, by its side's own classes, as the original benchmark lists all cells.
+    A class's result stands for every member, by its side's own classes, as a published benchmark lists all cells.
     Where both sides hold results of classes, one cell stands for all that share the results of both.
     """
-    cells, sides = align(original, retrained)
+    cells, sides = align(first, second)
     if len(cells) < 2:
         raise NasRetrainError(
-            f"{original.name} and {retrained.name} have {len(cells)} cell(s) in common; a comparison needs two."
+            f"{first.name} and {second.name} have {len(cells)} cell(s) in common; a comparison needs two."
         )
-    return Comparison(original.bench, cells, common_classes(original, retrained)[cells], *sides)
+    return Comparison(first.bench, cells, common_classes(first, second)[cells], *sides)
 
 
 def align(*sources: Accuracies) -> tuple[Integers, list[Side]]:
@@ -155,20 +155,20 @@ def kendall_tau(x: Floats, y: Floats) -> float:
     return float(stats.kendalltau(x, y).statistic)
 
 
-def top_taus(original: Floats, retrained: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> Floats:
-    """Kendall's tau-b among the top K percent by `original`, for each K; NaN as in `kendall_tau`.
+def top_taus(ranked: Floats, other: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> Floats:
+    """Kendall's tau-b among the top K percent by `ranked`, for each K; NaN as in `kendall_tau`.
 
     The top are the first of one order, so one count of the pairs before each cell serves all K: O(cells^(4/3)).
     """
-    order = np.lexsort((-retrained, -original))  # so that pairs tied by `original` are not discordant
-    x, y = original[order], retrained[order]
+    order = np.lexsort((-other, -ranked))  # so that pairs tied by `ranked` are not discordant
+    x, y = ranked[order], other[order]
     new_x, new_y = np.diff(x, prepend=np.inf) != 0, np.diff(y, prepend=np.inf) != 0
     by_y = np.argsort(y, kind="stable")
     tied_y = np.empty(len(y), dtype=np.int64)
     tied_y[by_y] = _since(np.diff(y[by_y], prepend=-np.inf) != 0)
     tied_x, tied_y, both = (np.cumsum(pairs) for pairs in (_since(new_x), tied_y, _since(new_x | new_y)))
     discordant = np.cumsum(_lower_before(y))
-    last = np.array(list(top_counts(original, percents).values())) - 1
+    last = np.array(list(top_counts(ranked, percents).values())) - 1
     pairs = last * (last + 1) / 2
     excess = pairs - tied_x[last] - tied_y[last] + both[last] - 2 * discordant[last]
     scale = np.sqrt((pairs - tied_x[last]) * (pairs - tied_y[last]))
@@ -225,17 +225,17 @@ def bootstrap_weights(classes: Integers, draws: int, seed: int) -> NDArray[np.fl
 
 
 def bootstrap_taus(
-    original: Floats, retrained: Floats, weights: NDArray[np.float32], percents: tuple[int, ...] = TOP_PERCENTS
+    ranked: Floats, other: Floats, weights: NDArray[np.float32], percents: tuple[int, ...] = TOP_PERCENTS
 ) -> Floats:
     """Kendall's tau-b of every resample, for each K: shape (len(percents), draws); NaN where it is undefined.
 
     The top K percent are those of the whole set, resampled. A resample's tau is a quadratic form in its weights, so
-    all resamples and all K come from one pass over the pairs of cells, sorted by `original`: O(cells^2 draws), as
+    all resamples and all K come from one pass over the pairs of cells, sorted by `ranked`: O(cells^2 draws), as
     matrix products. A cell drawn twice is tied with itself in both rankings, which tau-b leaves out.
     """
-    order = np.argsort(-original, kind="stable")
-    x, y, weights = original[order], retrained[order], weights[order]
-    counts = top_counts(original, percents)
+    order = np.argsort(-ranked, kind="stable")
+    x, y, weights = ranked[order], other[order], weights[order]
+    counts = top_counts(ranked, percents)
     concordance = np.zeros(weights.shape[1])
     taus: dict[int, Floats] = {}
     first = 0
@@ -299,17 +299,15 @@ def middle(draws: Floats, axis: int) -> Floats:
     return ends
 
 
-def agreement(
-    comparison: Comparison, draws: int, seed: int, by: Literal["original", "retrained"] = "original"
-) -> pd.DataFrame:
+def agreement(comparison: Comparison, draws: int, seed: int, by: Literal["first", "second"] = "first") -> pd.DataFrame:
     """One row a K: top_percent, cells, kendall_tau with its interval (of `FEWEST` classes or more), spearman,
     overlap and ties.
 
     by: which side's ranking says what the top K percent are. overlap: the share of them that are also among the
     other side's top cells of the same number. ties: the share of pairs among them that are tied on either side.
     """
-    sides = (comparison.original, comparison.retrained)
-    ranked, other = sides if by == "original" else sides[::-1]
+    sides = (comparison.first, comparison.second)
+    ranked, other = sides if by == "first" else sides[::-1]
     x, y = ranked.accuracy, other.accuracy
     taus = bootstrap_taus(x, y, bootstrap_weights(comparison.classes, draws, seed))
     excess = tau_excess(ranked, other, comparison.classes, TOP_PERCENTS)

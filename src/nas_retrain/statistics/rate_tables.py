@@ -231,6 +231,14 @@ def _own_records(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, re
     part = here[here["recipe"] == name]
     renamed = part.rename(columns={"cell": "index", "test_accuracy": "valid"})
     long = _checked(renamed.assign(test=renamed["valid"]), path, bench, ("valid", "test"))
+    twice = long[long.duplicated(["index", "learning_rate", "seed", "epochs"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise NasRetrainError(
+            f"{path} holds {name} under several settings: cell {row['index']} was trained more than once at the "
+            f"learning rate {row['learning_rate']:g} with seed {row['seed']} for {row['epochs']} epochs. Own rates are "
+            "those of one budget: leave the records of one."
+        )
     images = "validation images" if is_search(name) else "test images"
     return RateTable(
         f"{_name(path)} {name}",
@@ -267,12 +275,19 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, colu
     for name in ("learning_rate", *_OPTIONAL):
         if name in frame:
             long[name] = frame[name].to_numpy()
-    long = _numbered(_checked(long, path, bench, ("valid", "test")), path, seeds="seed" in frame)
+    used = {"index", "arch", "learning_rate", "seed", *_OPTIONAL, "accuracy", "test_accuracy", "valid_accuracy"}
+    unused = frame.drop(columns=[*(used | {column, dataset, f"{dataset}_test"})], errors="ignore")
+    long = _numbered(
+        _checked(long, path, bench, ("valid", "test")), path, unused.reset_index(drop=True), seeds="seed" in frame
+    )
     notes = [f"{len(long):,} trainings of {long['index'].nunique():,} cells."]
     if "valid_accuracy" not in frame:
         notes.append("The table has one accuracy only, by which rates are chosen and judged alike.")
     if "seed" not in frame:
         notes.append("The table tells no seeds, so that a row is one training.")
+        if len(unused.columns):
+            names = ", ".join(map(str, unused.columns))[:300]
+            notes.append(f"Rows that differ in nothing but {names} count as repeated trainings of one budget.")
     scattered = long["learning_rate"].nunique() > MOST_RATES
     if scattered:
         others = [name for name in ("batch_size", "weight_decay") if name in long and len(long[name].unique()) > 1]
@@ -286,18 +301,29 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, colu
     return RateTable(_name(path), _enough(grids, path), bench, bench.training_classes(None), notes=tuple(notes))
 
 
-def _numbered(long: pd.DataFrame, path: Path, *, seeds: bool) -> pd.DataFrame:
+def _numbered(long: pd.DataFrame, path: Path, unused: pd.DataFrame, *, seeds: bool) -> pd.DataFrame:
     """Trainings that differ in the seed. Without seeds, equally many trainings of each cell at each rate are numbered,
-    and others share a number, so that their mean counts. Raises NasRetrainError for a training that is there twice."""
+    and others share a number, so that their mean counts. Raises NasRetrainError for a training that is there twice.
+
+    unused: the table's other columns, by the labels of `long`, which may tell how the rows of one training differ.
+    """
     alike = ["index", "learning_rate", *(name for name in _OPTIONAL if name in long)]
     if seeds:
         twice = long[long.duplicated([*alike, "seed"])]
         if len(twice):
             row = twice.iloc[0]
+            rows = unused.loc[long.index[(long[[*alike, "seed"]] == row[[*alike, "seed"]]).all(axis=1)]].astype(str)
+            differing = ", ".join(map(str, rows.columns[(rows != rows.iloc[0]).any().to_numpy()]))[:300]
+            remedy = (
+                f"Its rows there differ in {differing}. Where these are budgets, leave the rows of one, or tell them "
+                f"apart in the columns {', '.join(_OPTIONAL)}; where they are several trainings of one budget, number "
+                "them in the column seed."
+                if differing
+                else "Number a cell's trainings in the column seed, or leave one row."
+            )
             raise NasRetrainError(
                 f"{path}: cell {row['index']:.0f} is listed more than once at the learning rate "
-                f"{row['learning_rate']:g} with seed {row['seed']:.0f}. Number a cell's trainings in the column seed, "
-                "or leave one row."
+                f"{row['learning_rate']:g} with seed {row['seed']:.0f}. {remedy}"
             )
         return long
     groups = long.groupby(alike)

@@ -19,9 +19,13 @@ import inspect
 import json
 import math
 import pkgutil
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from nas_retrain.errors import NasRetrainError, shown
 from nas_retrain.files import own_code
@@ -182,23 +186,14 @@ class Rule:
         """What the rule decides for a network, with plain floats for numbers of all kinds.
 
         cell: the network's name, for messages. Raises NasRetrainError, naming the rule and the cell, if the rule raises
-        an error or would end the process, if what it returns cannot be used, or if a rule of one's own decides
-        something else when it is asked again: plans are made more than once, and must come to the same trainings.
+        an error or would end the process, or if what it returns cannot be used.
         """
         try:
-            if not self.version.own:
-                return _checked(self.function(graph, size, **self.parameters), graph, size)
-            decided, again = (
-                # Of its own copies, so that what it changes in them changes nothing else.
-                _checked(self.function(replace(graph), size, **copy.deepcopy(dict(self.parameters))), graph, size)
-                for _ in range(2)
-            )
-            if decided != again:
-                raise NasRetrainError(
-                    "it decides something else each time that it is asked. It may depend on nothing but the graph, the "
-                    "size and its parameters; draw what is to be random from a generator with a fixed seed"
-                )
-            return decided
+            if self.version.own:  # what it changes in its own copies changes nothing else
+                decided = self.function(replace(graph), size, **copy.deepcopy(dict(self.parameters)))
+            else:
+                decided = self.function(graph, size, **self.parameters)
+            return _checked(decided, graph, size)
         except (Exception, SystemExit) as error:
             said = str(error) if isinstance(error, NasRetrainError) else f"{type(error).__name__}: {error}"
             raise NasRetrainError(f"rule {self.name} for cell {cell}: {said}") from error
@@ -213,7 +208,7 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
     """The rule of a name, with its parameters.
 
     Raises NasRetrainError, naming the rule and what is missing, if it cannot be imported, is no function, or does not
-    take these parameters.
+    take these parameters, or not of this kind: numbers, texts and truths are checked by the function's annotations.
     """
     if ":" in name:
         found, checksum = own_code.loaded(name, "rule")
@@ -234,7 +229,33 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
         raise NasRetrainError(
             f"rule {name}: {error}. A rule takes a graph, a size and parameters; this one's parameters are {takes}."
         ) from None
+    if fault := _of_another_kind(found, given):
+        raise NasRetrainError(f"rule {name}: parameter {fault}")
     return Rule(name, found, given, checksum)
+
+
+def _of_another_kind(function: Callable[..., object], given: Mapping[str, Any]) -> str:
+    """Which of the parameters is of another kind than its annotation says; nothing if none is. A parameter without an
+    annotation may be anything, and so may objects of Python's, which no file of settings holds."""
+    for name, value in given.items():
+        try:
+            _checker(function, name).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            said = "; ".join(dict.fromkeys(one["msg"] for one in error.errors()))
+            return f"{name}: {said} (got {reprlib.repr(value)})"
+        except TypeError:  # it is no plain data
+            continue
+    return ""
+
+
+def _checker(function: Callable[..., object], name: str) -> TypeAdapter[Any]:
+    """What checks a parameter. It may have no annotation, or one that only type checkers can read."""
+    annotations = {key: kind for key, kind in getattr(function, "__annotations__", {}).items() if key == name}
+    alone = SimpleNamespace(__annotations__=annotations)
+    try:
+        return TypeAdapter(get_type_hints(alone, getattr(function, "__globals__", {}))[name])
+    except (KeyError, NameError, AttributeError, TypeError, PydanticUserError):
+        return TypeAdapter(Any)
 
 
 SMALLEST_OF_LAYER, LARGEST_OF_LAYER = 1e-18, 1e18

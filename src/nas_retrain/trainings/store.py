@@ -7,7 +7,6 @@ lines and its table hold together (`read_runs`), and nothing that it holds is ev
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 import json
@@ -66,6 +65,8 @@ class RunRecord:
     learning rate; None if nothing was trained). group: what it was trained together with (see `plan.group_name`).
     seeding: see `seeding.Seeding`; all that was trained before there was a choice was "shared".
     resumed: where the training stood each time that it went on from a checkpoint, as "epoch.step", with spaces between.
+    *_curve: the values of each epoch, the first one's first, up to the last before a training diverged; None for what
+    was not measured or is not finite. A record has these fields only if they were asked for (`Settings.curves`).
 
     Of a recipe that names a scaling rule, and None of all others (the paper's rule as recipes have it built in is in
     learning_rate and in_degree): rule, the rule's name; rule_checksum, of the file that the rule is written in (see
@@ -107,6 +108,11 @@ class RunRecord:
     rule_checksum: str | None = None
     rule_factor: float | None = None
     rule_layers: str | None = None
+    train_loss_curve: tuple[float | None, ...] | None = None
+    train_accuracy_curve: tuple[float | None, ...] | None = None
+    learning_rate_curve: tuple[float | None, ...] | None = None
+    test_loss_curve: tuple[float | None, ...] | None = None
+    test_accuracy_curve: tuple[float | None, ...] | None = None
 
     @property
     def key(self) -> RunKey:
@@ -119,8 +125,6 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(RunRecord))
-
 SCHEMA = Schema.of(
     RunRecord,
     {
@@ -131,9 +135,17 @@ SCHEMA = Schema.of(
         "test_accuracy": (0, 100),
         **dict.fromkeys(("learning_rate", "train_loss", "test_loss", "seconds", "images_per_second"), (0, math.inf)),
         **dict.fromkeys(("gradient_norm", "relative_gradient", "rule_factor"), (0, math.inf)),
+        **dict.fromkeys(("train_loss_curve", "learning_rate_curve", "test_loss_curve"), (0, math.inf)),
+        **dict.fromkeys(("train_accuracy_curve", "test_accuracy_curve"), (0, 100)),
     },
 )
 """The columns of a table of records, and what each may hold: the one check of lines and of tables."""
+
+COLUMNS = tuple(column.name for column in SCHEMA.columns if not column.optional)
+"""The columns of every table of records."""
+
+CURVES = tuple(column.name for column in SCHEMA.columns if column.optional)
+"""Those of tables in which a record has curves."""
 
 TABLE = "runs.parquet"
 _BLOCK = 2_000
@@ -141,6 +153,11 @@ _BLOCK = 2_000
 
 _TOLD = 3
 """Faults of one file that are told one by one."""
+
+
+def _as_line(record: RunRecord) -> bytes:
+    values = {name: value for name, value in vars(record).items() if value is not None or name in COLUMNS}
+    return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
 class RunWriter:
@@ -174,7 +191,7 @@ class RunWriter:
     def append(self, *records: RunRecord) -> None:
         """Write a line for each, at once. Raises NasRetrainError if the disk is full (what was written survives) or if
         the file was moved or removed; in a moved one the records are written first."""
-        lines = b"".join(json.dumps(dataclasses.asdict(record), allow_nan=False).encode() + b"\n" for record in records)
+        lines = b"".join(_as_line(record) for record in records)
         try:
             if self._ends_torn():
                 lines = b"\n" + lines
@@ -255,7 +272,11 @@ class StoredRuns:
     @property
     def records(self) -> list[RunRecord]:
         """One object a record, made anew at each call; slow where there are many."""
-        return [RunRecord(*row) for row in zip(*(self.table[name].to_pylist() for name in COLUMNS), strict=True)]
+        columns = [self.table[name].to_pylist() for name in COLUMNS]
+        for name in CURVES:
+            lists = self.table[name].to_pylist() if name in self.table.column_names else [None] * len(self)
+            columns.append([one if one is None else tuple(one) for one in lists])
+        return [RunRecord(*row) for row in zip(*columns, strict=True)]
 
 
 def read_runs(folder: Path) -> StoredRuns:
@@ -318,7 +339,7 @@ def _read(folder: Path) -> _Read:
     if merged is not None:
         parts.append((merged, _Source([(path, 1, len(merged.table) + len(merged.faults))])))
     problems += _faults(parts)
-    together = joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)])
+    together = SCHEMA.in_order(joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)]))
     table, repeats = _first_of_each(together)
     accuracies = together["test_accuracy"].to_numpy()
     differing = repeats[accuracies[repeats[:, 0]] != accuracies[repeats[:, 1]]]
@@ -445,13 +466,16 @@ def _first_of_each(table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
     which = rows[firsts == rows]
     # Where the table repeats the lines, as after every merge, there is nothing to copy.
     kept = table.slice(0, len(which)) if which[-1] == len(which) - 1 else table.take(pa.array(which))
-    for name in SCHEMA.unknown(table):  # what a first row lacks of these, a later one may have
-        values = table[name].to_pylist()
-        for row, known in repeats.tolist():
-            if values[known] is None:
-                values[known] = values[row]
-        place = kept.schema.get_field_index(name)
-        kept = kept.set_column(place, name, pa.array([values[row] for row in which.tolist()], table[name].type))
+    accuracy = table["test_accuracy"].to_numpy()
+    alike = repeats[accuracy[repeats[:, 0]] == accuracy[repeats[:, 1]]]
+    for name in table.column_names[len(COLUMNS) :]:  # what a first row lacks of these, a later one may have
+        absent = table[name].is_null().to_numpy()
+        found = alike[absent[alike[:, 1]] & ~absent[alike[:, 0]]]
+        if len(found):
+            source = rows.copy()
+            source[found[::-1, 1]] = found[::-1, 0]  # of several later ones the first
+            values = table[name].take(pa.array(source[which]))
+            kept = kept.set_column(kept.schema.get_field_index(name), name, values)
     return kept, repeats
 
 

@@ -37,8 +37,9 @@ class Slot(NamedTuple):
 class Training:
     """One training to do, with every choice of the recipe resolved to a number.
 
-    cell: the official index of the network class's representative. learning_rate is None where no path leads from
-    input to output: nothing is trained then. decided: what the recipe's rule decided, if it has one; its factor of the
+    cell: the official index of the network class's representative. seeded_as: the network class whose generators it
+    has, however it is initialised (see `seeding.generator_seed`). learning_rate is None where no path leads from input
+    to output: nothing is trained then. decided: what the recipe's rule decided, if it has one; its factor of the
     learning rate is in learning_rate already, unless that is one of a search. rule: which one it was.
     """
 
@@ -49,6 +50,7 @@ class Training:
     arch: str
     network_class: int
     seed: int
+    seeded_as: int
     epochs: int
     learning_rate: float | None
     initialisation: Initialisation

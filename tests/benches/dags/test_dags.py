@@ -26,7 +26,7 @@ from nas_retrain.studies.rate_prediction import coordinates
 from nas_retrain.studies.rate_prediction.findings import slopes
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import GAIN_SQUARED, Initialisation, learning_rate_factor, variance_factors
-from tests.conftest import MakeSettings
+from tests.conftest import MakeSettings, composed_once
 
 CPU = torch.device("cpu")
 
@@ -162,10 +162,8 @@ def test_initial_variances_are_the_rule_s(
 @settings(max_examples=30)
 @given(st.data())
 def test_flops_are_counted_layer_by_layer(data: st.DataObject) -> None:
-    from nas_retrain.commands.command_line import compose
-
     bench = data.draw(st.sampled_from(["mlp", "cnn"]))
-    chosen = compose(f"bench={bench}", "dataset=digits", "profile=dry", config="verify")
+    chosen = composed_once(f"bench={bench}", config="verify")
     space = registry.of(chosen.bench)
     graph = space.graph_at(data.draw(st.integers(0, space.size - 1)))
     if graph.connected:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.plan import plan
 from nas_retrain.statistics import accuracies as benchmark
 from nas_retrain.statistics import noise, rankings
@@ -19,7 +18,7 @@ from tests.conftest import MakeSettings
 from tests.strategies import NAS_BENCH_201
 
 CONVENTIONS = (None, "source", "target")
-NETWORKS = np.array(space.network_classes())
+NETWORKS = np.array(NAS_BENCH_201.training_classes(None))
 CELLS = np.arange(len(NETWORKS))
 
 
@@ -53,7 +52,7 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
     frame = records(make_settings, in_degree)
     frame.to_parquet(tmp_path / "runs.parquet")
     found = benchmark.read(tmp_path / "runs.parquet", "digits", NAS_BENCH_201, recipe=frame["recipe"][0])
-    trained = space.training_classes(in_degree)  # type: ignore[arg-type]
+    trained = NAS_BENCH_201.training_classes(in_degree)  # type: ignore[arg-type]
     expected = frame.groupby("cell")["test_accuracy"].mean()[list(trained)].to_numpy()
     table = benchmark.per_cell(found)
     assert table.index.tolist() == CELLS.tolist()
@@ -63,13 +62,13 @@ def test_a_cell_s_accuracy_is_that_of_its_own_training(
     every_cell = Accuracies("table", pd.DataFrame({"index": CELLS, "seed": 0, "accuracy": 50.0}), NAS_BENCH_201)
     comparison = rankings.compare(every_cell, found)
     np.testing.assert_array_equal(comparison.cells, CELLS)
-    np.testing.assert_array_equal(comparison.retrained.accuracy, expected)
+    np.testing.assert_array_equal(comparison.second.accuracy, expected)
     np.testing.assert_array_equal(comparison.classes, NETWORKS)
     np.testing.assert_array_equal(replay.table(found).accuracy, expected)
     judged = transfer.network_classes(every_cell, found)
     np.testing.assert_allclose(judged["accuracy_retrained"], expected[judged["cell"]])
     assert (judged["trainings_retrained"] == 2).all()
-    assert len(judged) == len({one for one in trained if space.graph_at(one).connected})
+    assert len(judged) == len({one for one in trained if NAS_BENCH_201.graph_at(one).connected})
 
 
 @pytest.mark.parametrize("one", CONVENTIONS)
@@ -82,10 +81,10 @@ def test_recipes_are_compared_on_every_pair_of_trainings_that_a_cell_has(
         for convention in (one, other)
     ]
     comparison = rankings.compare(*sides)
-    maps = [np.array(space.training_classes(convention)) for convention in (one, other)]  # type: ignore[arg-type]
+    maps = [np.array(NAS_BENCH_201.training_classes(convention)) for convention in (one, other)]  # type: ignore[arg-type]
     pairs = set(zip(*(map_.tolist() for map_ in maps), strict=True))
     assert sorted(zip(*(map_[comparison.cells].tolist() for map_ in maps), strict=True)) == sorted(pairs)
-    for side, map_, accuracies in zip((comparison.original, comparison.retrained), maps, sides, strict=True):
+    for side, map_, accuracies in zip((comparison.first, comparison.second), maps, sides, strict=True):
         means = accuracies.runs.groupby("index")["accuracy"].mean()
         np.testing.assert_allclose(side.accuracy, means[map_[comparison.cells]])
         same = side.unit[:, None] == side.unit[None, :500]
@@ -105,7 +104,7 @@ def test_attribution_counts_each_arm_s_own_trainings(make_settings: MakeSettings
         for name, convention in (("benchmark", None), ("source", "source"), ("target", "target"))
     }
     table = tables.attribution(arms, "benchmark").set_index("recipe")
-    trained = np.array(space.training_classes("target"))
+    trained = np.array(NAS_BENCH_201.training_classes("target"))
     cells = np.unique(trained)
     means = {name: benchmark.per_cell(arm)["accuracy"].to_numpy()[cells] for name, arm in arms.items()}
     for name in ("source", "target"):

@@ -8,6 +8,7 @@ import pytest
 from nas_retrain.benches.nas_bench_201 import jahs_bench, space
 from nas_retrain.errors import NasRetrainError
 from tests import published_tables
+from tests.strategies import NAS_BENCH_201
 
 # As lib/core/constants.py of its repository has them.
 OP_NAMES = ["Identity", "Zero", "ConvBN3x3", "ConvBN1x1", "AvgPool1x1"]
@@ -26,7 +27,7 @@ def test_operations_are_on_the_edges_that_its_code_puts_them_on() -> None:
     found = jahs_bench.trainings(table, "table")
     for (_, row), index in zip(table.iterrows(), found["index"], strict=True):
         on_edge = {edge: OPS_TO_NB201[OP_NAMES[row[f"Op{place}"]]] for place, edge in enumerate(EDGE_LIST, start=1)}
-        operations = space.parse_operations(space.cell_at(index))
+        operations = space.parse_operations(NAS_BENCH_201.arch_at(index))
         for (source, target), operation in zip(space.EDGES, operations, strict=True):
             assert operation == on_edge[source + 1, target + 1]
     assert np.array_equal(found["learning_rate"], table["LearningRate"])

@@ -16,6 +16,7 @@ import pytest
 from nas_retrain.benches.nas_bench_201 import nas_hpo_bench, space
 from nas_retrain.errors import NasRetrainError
 from tests import published_tables
+from tests.strategies import NAS_BENCH_201
 
 CELLS = 41
 """Every so many networks are in the small files."""
@@ -57,7 +58,7 @@ def test_cellcodes_and_cells_go_both_ways() -> None:
     assert len(set(archs)) == 4**6
     assert [nas_hpo_bench.cellcode_of(arch) for arch in archs] == codes
     with pytest.raises(NasRetrainError, match="no cells with nor_conv_1x1"):
-        nas_hpo_bench.cellcode_of(space.cell_at(0))
+        nas_hpo_bench.cellcode_of(NAS_BENCH_201.arch_at(0))
     with pytest.raises(NasRetrainError, match=r"Malformed cellcode '0\|22\|31'"):
         nas_hpo_bench.arch_of("0|22|31")
 
@@ -73,7 +74,7 @@ def agree(folder: Path, queries: int) -> None:
     for _ in range(queries):
         code, rate, size = (drawn.choice(values) for values in (api.cellcodes, api.lrs, api.batch_sizes))
         seed, mode, epoch = drawn.choice(api.seeds), drawn.choice(["valid", "test"]), drawn.randint(1, 12)
-        index = space.index_of(nas_hpo_bench.arch_of(code))
+        index = NAS_BENCH_201.index_of(nas_hpo_bench.arch_of(code))
         row = rows[ours.classes[index]]
         places = ours.rates.tolist().index(rate), ours.batch_sizes.tolist().index(size)
         of_epoch = (ours.valid if mode == "valid" else ours.test)[epoch - 1]
@@ -92,11 +93,11 @@ def test_isomorphic_cells_share_their_hash_and_all_others_stand_for_themselves(f
     known = pickle.loads((folder / nas_hpo_bench.CELLS).read_bytes())["hash"]
     members: dict[str, list[int]] = {}
     for code, its_hash in known.items():
-        members.setdefault(its_hash, []).append(space.index_of(nas_hpo_bench.arch_of(code)))
+        members.setdefault(its_hash, []).append(NAS_BENCH_201.index_of(nas_hpo_bench.arch_of(code)))
     assert sorted(ours.cells) == sorted(map(min, members.values()))
     for indices in members.values():
         assert {ours.classes[index] for index in indices} == {min(indices)}
-    outside = set(range(len(space.cells()))) - set(itertools.chain(*members.values()))
+    outside = set(range(len(NAS_BENCH_201.archs))) - set(itertools.chain(*members.values()))
     assert all(ours.classes[index] == index for index in outside)
     assert max(map(len, members.values())) > 10
 

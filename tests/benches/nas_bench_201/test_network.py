@@ -1,9 +1,11 @@
-"""The network against the reference: one module per edge, written from the benchmark's description alone."""
+"""The network against the plain one: one module per edge, written from the benchmark's description alone."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import cache
+from typing import cast
 
 import pytest
 import torch
@@ -14,17 +16,19 @@ from torch import Tensor, nn
 from nas_retrain.benches.build import build as build_network
 from nas_retrain.benches.build import join
 from nas_retrain.benches.nas_bench_201 import network as networks
-from nas_retrain.benches.nas_bench_201 import space
-from nas_retrain.benches.nas_bench_201.plain_network import ReferenceCell, ReferenceNetwork, ReferenceReduction
+from nas_retrain.benches.nas_bench_201 import space, sums
+from nas_retrain.benches.nas_bench_201.plain_network import PlainCell, PlainNetwork, PlainReduction
+from nas_retrain.benches.registry import Sizes
+from nas_retrain.execution.precision import forward
 from nas_retrain.theory.graph import CellGraph, Edge
 from nas_retrain.theory.scaling import InDegree, Initialisation, variance_factors
 from tests.conftest import MakeSettings
-from tests.strategies import cells, cells_with_constants
+from tests.strategies import NAS_BENCH_201, cells, cells_with_constants
 
 SMALL = {"channels": 4, "cells_per_stage": 2, "classes": 7, "image_channels": 3}
 
 
-def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
+def pairs(network: networks.Network, oracle: PlainNetwork) -> list[tuple[Tensor, Tensor]]:
     """Each tensor of the oracle's with the part of the network's parameters and buffers that corresponds to it."""
     matched: list[tuple[Tensor, Tensor]] = []
 
@@ -40,7 +44,7 @@ def pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Ten
     matched.append((oracle.stem[0].weight, network.stem.weight))
     norm(oracle.stem[1], network.stem_norm)
     for theirs, ours in zip(oracle.blocks, network.blocks, strict=True):
-        if isinstance(theirs, ReferenceReduction):
+        if isinstance(theirs, PlainReduction):
             matched.append((theirs.a[1].weight, ours.first.weight))
             matched.append((theirs.b[1].weight, ours.second.weight))
             matched.append((theirs.downsample[1].weight, ours.shortcut.weight))
@@ -78,18 +82,19 @@ def build(graph: CellGraph, initialisation: Initialisation = "stock", seed: int 
 
 def build_both(
     arch: str, initialisation: Initialisation, seed: int = 0, *, normalised: bool = True
-) -> tuple[networks.Network, ReferenceNetwork]:
+) -> tuple[networks.Network, PlainNetwork]:
     network = build(space.parse(arch), initialisation, seed, **SMALL, normalised=normalised)
-    oracle = ReferenceNetwork(arch, **SMALL, normalised=normalised)
+    oracle = PlainNetwork(arch, **SMALL, normalised=normalised)
     with torch.no_grad():
         for theirs, ours in pairs(network, oracle):
             theirs.copy_(ours)
     return network.double(), oracle.double()
 
 
-RANDOM_CELLS = random.Random(0).sample(
-    [cell for cell in range(len(space.cells())) if space.graph_at(cell).connected], 100
-)
+@cache
+def random_cells() -> list[int]:
+    connected = [cell for cell in range(NAS_BENCH_201.size) if NAS_BENCH_201.graph_at(cell).connected]
+    return random.Random(0).sample(connected, 100)
 
 
 @pytest.mark.parametrize("initialisation", ["source", "stock"])
@@ -99,8 +104,8 @@ def test_outputs_and_gradients_equal_one_module_per_edge(
     initialisation: Initialisation, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
-    for cell in RANDOM_CELLS[part::5]:
-        outputs_and_gradients_are_equal(space.cell_at(cell), initialisation, seed=cell)
+    for cell in random_cells()[part::5]:
+        outputs_and_gradients_are_equal(NAS_BENCH_201.arch_at(cell), initialisation, seed=cell)
 
 
 @pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
@@ -108,8 +113,40 @@ def test_without_normalisation_outputs_and_gradients_equal_one_module_per_edge(
     joined_at_most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, "JOINED_AT_MOST", joined_at_most)
-    for arch in [space.cell_at(cell) for cell in RANDOM_CELLS[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
+    for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [CONSTANT_LAYER, DEAD_EDGE, DENSE]:
         outputs_and_gradients_are_equal(arch, "target", seed=1, normalised=False)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_by_way_of_sums_outputs_and_gradients_equal_one_module_per_edge(
+    normalised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "in_one_kernel", lambda _: True)
+    for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [DEAD_EDGE, DENSE]:
+        outputs_and_gradients_are_equal(arch, "stock", seed=1, normalised=normalised)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_by_way_of_sums_networks_have_the_same_bits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward in every cell; backward too where no vertex is read by more than convolutions, since only there nothing
+    is added up in another order."""
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for arch in [NAS_BENCH_201.arch_at(cell) for cell in random_cells()[::8]] + [DENSE]:
+        found = []
+        for by_sums in (False, True):
+            monkeypatch.setattr(sums, "in_one_kernel", lambda _, by_sums=by_sums: by_sums)
+            network = build(space.parse(arch), "stock", 1, **SMALL)
+            logits = forward(network, images, precision)
+            logits.float().square().mean().backward()
+            gradients = [cast("Tensor", parameter.grad) for parameter in network.parameters()]
+            found.append(([logits.detach(), *network.buffers()], gradients))
+        (ours, our_gradients), (theirs, their_gradients) = found
+        assert all(map(torch.equal, ours, theirs))
+        if "skip" not in arch and "pool" not in arch:
+            assert all(map(torch.equal, our_gradients, their_gradients))
+        for one, other in zip(our_gradients, their_gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-2 if precision == "bfloat16" else 1e-4, atol=1e-5)
 
 
 def outputs_and_gradients_are_equal(
@@ -137,11 +174,11 @@ def outputs_and_gradients_are_equal(
         torch.testing.assert_close(ours_state, theirs_state, rtol=1e-8, atol=1e-9)
 
 
-def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[tuple[Tensor, Tensor]]:
+def gradient_pairs(network: networks.Network, oracle: PlainNetwork) -> list[tuple[Tensor, Tensor]]:
     """The gradients of matching parameters: the same pairing, run on copies that hold gradients as their values."""
     sizes = SMALL | {"normalised": network.sizes["normalised"]}
     ours = build(space.parse(arch_of(oracle)), **sizes).double()
-    theirs = ReferenceNetwork(arch_of(oracle), **sizes).double()
+    theirs = PlainNetwork(arch_of(oracle), **sizes).double()
     with torch.no_grad():
         for copy, model in ((ours, network), (theirs, oracle)):
             for held, parameter in zip(copy.parameters(), model.parameters(), strict=True):
@@ -152,8 +189,8 @@ def gradient_pairs(network: networks.Network, oracle: ReferenceNetwork) -> list[
     return pairs(ours, theirs)
 
 
-def arch_of(oracle: ReferenceNetwork) -> str:
-    cell = next(block for block in oracle.blocks if isinstance(block, ReferenceCell))
+def arch_of(oracle: PlainNetwork) -> str:
+    cell = next(block for block in oracle.blocks if isinstance(block, PlainCell))
     return space.format_cell(tuple(cell.operations[ends] for ends in space.EDGES))
 
 
@@ -169,7 +206,7 @@ def trained(
         generator = torch.Generator().manual_seed(seed)
         network, oracle = (
             build(space.parse(arch), "stock", seed, **TINY).double(),
-            ReferenceNetwork(arch, **TINY),
+            PlainNetwork(arch, **TINY),
         )
         with torch.no_grad():
             for module in network.modules():
@@ -211,13 +248,15 @@ def one_of_each_class(cells: Iterable[int], number: int | None = None) -> list[s
     """A random member of each network class among these cells, of a random choice of so many classes."""
     members: dict[int, list[int]] = {}
     for cell in cells:
-        members.setdefault(space.network_classes()[cell], []).append(cell)
+        members.setdefault(NAS_BENCH_201.training_classes(None)[cell], []).append(cell)
     drawn = random.Random(1)
     classes = sorted(members) if number is None else drawn.sample(sorted(members), number)
-    return [space.cell_at(drawn.choice(members[network_class])) for network_class in classes]
+    return [NAS_BENCH_201.arch_at(drawn.choice(members[network_class])) for network_class in classes]
 
 
-WITH_CONSTANTS = [cell for cell in range(15625) if space.graph_at(cell).constants]
+@cache
+def with_constants() -> list[int]:
+    return [cell for cell in range(NAS_BENCH_201.size) if NAS_BENCH_201.graph_at(cell).constants]
 
 
 def makes_a_constant_of_a_bias(arch: str) -> bool:
@@ -238,16 +277,20 @@ def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreac
         if training or not makes_a_constant_of_a_bias(arch):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
-    without = [cell for cell in RANDOM_CELLS if cell not in WITH_CONSTANTS]
-    of_images = [cell for cell in WITH_CONSTANTS if space.graph_at(cell).constant_layers]
-    archs = one_of_each_class(WITH_CONSTANTS, number) + one_of_each_class(without, 5) + one_of_each_class(of_images, 4)
+    without = [cell for cell in random_cells() if cell not in with_constants()]
+    of_images = [cell for cell in with_constants() if NAS_BENCH_201.graph_at(cell).constant_layers]
+    archs = (
+        one_of_each_class(with_constants(), number) + one_of_each_class(without, 5) + one_of_each_class(of_images, 4)
+    )
     trained(archs, batch_norm_biases=1.0, steps=5, compare=compare)
 
 
 def test_a_1x1_convolution_of_a_bias_differs_only_in_evaluation_and_only_from_biases_that_are_not_zero() -> None:
     """A running mean lags behind the constant that such a convolution makes. Biases that are 0 at the start, as they
     are where training starts, stay 0 there."""
-    archs = one_of_each_class(filter(lambda cell: makes_a_constant_of_a_bias(space.cell_at(cell)), WITH_CONSTANTS))
+    archs = one_of_each_class(
+        filter(lambda cell: makes_a_constant_of_a_bias(NAS_BENCH_201.arch_at(cell)), with_constants())
+    )
     differences: dict[tuple[float, bool], float] = {}
     for deviation in (0.0, 1.0):
 
@@ -293,18 +336,18 @@ def test_constants_of_members_are_trained_apart() -> None:
 
 
 @settings(max_examples=40)
-@given(st.one_of(cells, cells_with_constants))
-def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
+@given(st.one_of(cells, cells_with_constants), st.booleans())
+def test_parameters_and_flops_are_those_of_the_modules(arch: str, normalised: bool) -> None:
     graph = space.parse(arch)
     if not graph.connected:
         return
-    sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1}
-    oracle = ReferenceNetwork(arch, **sizes, dead_edges=False)
+    sizes = {"channels": 8, "cells_per_stage": 1, "classes": 10, "image_channels": 1, "normalised": normalised}
+    oracle = PlainNetwork(arch, **sizes, dead_edges=False)
     expected = sum(parameter.numel() for parameter in oracle.parameters())
-    for edge in graph.biases:  # of all that the module has, its BatchNorm's bias alone has an effect
+    for edge in graph.biases if normalised else ():  # of all that the module has, its BatchNorm's bias alone acts
         modules = [block.edges[f"{edge.source}{edge.target}"] for block in oracle.blocks if hasattr(block, "edges")]
         expected -= sum(module[1].weight.numel() + module[2].weight.numel() for module in modules)
-    assert space.parameters(graph, **sizes) == expected
+    assert NAS_BENCH_201.parameters(graph, Sizes(**sizes, image_size=16)) == expected
     network = build(graph, **sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
@@ -320,7 +363,7 @@ def test_parameters_and_flops_are_those_of_the_modules(arch: str) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear) and not any(edge in name for edge in of_constants):
             module.register_forward_hook(count)
     oracle(torch.zeros(2, 1, 16, 16))
-    assert space.flops(graph, **sizes, image_size=16) == counted
+    assert NAS_BENCH_201.flops(graph, Sizes(**sizes, image_size=16)) == counted
 
 
 def test_dead_branches_are_not_built() -> None:
@@ -372,7 +415,7 @@ def test_without_normalisation_nothing_is_built_that_the_input_does_not_reach() 
         built = [edge for block in network.blocks if isinstance(block, networks.Cell) for edge, _ in block.weights()]
         assert {(edge.source, edge.target) for edge in built} == live
         assert not any(isinstance(module, nn.BatchNorm2d | networks.Constants) for module in network.modules())
-        oracle = ReferenceNetwork(arch, **SMALL, dead_edges=False, normalised=False)
+        oracle = PlainNetwork(arch, **SMALL, dead_edges=False, normalised=False)
         assert sum(each.numel() for each in network.parameters()) == sum(each.numel() for each in oracle.parameters())
 
 

@@ -6,7 +6,9 @@ import bz2
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from nas_201_api.api_utils import ResultsCount as OfficialResultsCount
 from nats_bench.api_topology import NATStopology
 from nats_bench.api_utils import ArchResults, ResultsCount, pickle_save
 
-from nas_retrain.benches.nas_bench_201 import official_file, space
+from nas_retrain.benches.nas_bench_201 import official_file
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import accuracies as benchmark
 from tests.strategies import NAS_BENCH_201
@@ -41,8 +43,16 @@ def trained(
     arch_results: type[Any] = ArchResults,
     results_count: type[Any] = ResultsCount,
 ) -> dict[str, Any]:
+    state: dict[str, Any] = pickle.loads(pickled(index, epochs, seeds, arch_results, results_count))
+    return state
+
+
+@cache
+def pickled(
+    index: int, epochs: int, seeds: tuple[int, ...], arch_results: type[Any], results_count: type[Any]
+) -> bytes:
     random = np.random.default_rng([index, epochs])
-    arch = space.cell_at(index)
+    arch = NAS_BENCH_201.arch_at(index)
     found = arch_results(index, arch)
     for dataset, test_sets in TEST_SETS.items():
         for seed in seeds:
@@ -52,22 +62,27 @@ def trained(
                 accuracies = {epoch: float(random.uniform(20, 90)) for epoch in range(epochs)}
                 result.update_OLD_eval(test_set, accuracies, accuracies)
             found.update(dataset, seed, result)
-    state: dict[str, Any] = found.state_dict()
-    return state
+    return pickle.dumps(found.state_dict())
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A NATS-tss folder of three cells; the second has lost one of its seeds, as some real cells have."""
-    folder = tmp_path / "NATS-tss-v1_0-3ffb9-simple"
+    folder = tmp_path_factory.mktemp("written") / "NATS-tss-v1_0-3ffb9-simple"
     folder.mkdir()
-    names = [space.cell_at(index) for index in range(15625)]
+    names = [NAS_BENCH_201.arch_at(index) for index in range(15625)]
     pickle_save({"meta_archs": names, "total_archs": 15625, "evaluated_indexes": set(CELLS)}, folder / "meta.pickle")
     for index in CELLS:
         seeds = (777, 888, 999) if index != 11 else (777, 999)
         content = {"12": trained(index, 12, (111,)), "200": trained(index, 200, seeds)}
         pickle_save(content, folder / f"{index:06d}.pickle")
     return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """Such a folder, of the test's own."""
+    return Path(shutil.copytree(written, tmp_path / written.name))
 
 
 @pytest.mark.parametrize("epochs", [12, 200])
@@ -128,7 +143,7 @@ def spoiled(path: Path, how: str) -> None:
     elif how == "another cell":
         path.write_bytes(bz2.compress(pickle.dumps({"200": trained(12, 200, (777,))})))
     elif how == "wrong name":
-        content["200"]["arch_str"] = space.cell_at(1)
+        content["200"]["arch_str"] = NAS_BENCH_201.arch_at(1)
         path.write_bytes(bz2.compress(pickle.dumps(content)))
     else:
         (result,) = (found for key, found in content["200"]["all_results"].items() if key == ("cifar10", 777))
@@ -170,7 +185,7 @@ def official() -> dict[str, Any]:
     """The content of NAS-Bench-201's own file with three cells; the second has lost one of its seeds."""
     classes = (OfficialArchResults, OfficialResultsCount)
     return {
-        "meta_archs": [space.cell_at(index) for index in range(15625)],
+        "meta_archs": [NAS_BENCH_201.arch_at(index) for index in range(15625)],
         "total_archs": 15625,
         "arch2infos": {
             index: {
@@ -211,7 +226,7 @@ def test_all_sources_agree_on_the_same_data(folder: Path, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(from_file.runs, from_folder.runs)
     means = benchmark.per_cell(from_file)["accuracy"]
     table = means.rename("cifar100").reset_index()
-    table["arch"] = [space.cell_at(index) for index in table["index"]]
+    table["arch"] = [NAS_BENCH_201.arch_at(index) for index in table["index"]]
     table.to_csv(tmp_path / "means.csv", index=False)
     from_csv = benchmark.read(tmp_path / "means.csv", "cifar100", NAS_BENCH_201, recipe="")
     pd.testing.assert_series_equal(benchmark.per_cell(from_csv)["accuracy"], means)

@@ -19,7 +19,7 @@ from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import lowest_member
 from nas_retrain.theory.scaling import InDegree, variance_factors
 from tests.simulation import Floats, simulate
-from tests.strategies import cells
+from tests.strategies import NAS_BENCH_201, cells
 
 # Cells 0, 9 and 123, and the benchmark's best on CIFAR-10, CIFAR-100 and ImageNet16-120, as published.
 PUBLISHED = {
@@ -35,14 +35,14 @@ PUBLISHED_ORDER = "83abc799e45cf34e9d2163654668ab998b9a54d01c39e72ca1f71f2cdf356
 
 
 def test_cells_stand_in_the_published_order() -> None:
-    assert {index: space.cell_at(index) for index in PUBLISHED} == PUBLISHED
-    assert hashlib.sha256("\n".join(space.cells()).encode()).hexdigest() == PUBLISHED_ORDER
+    assert {index: NAS_BENCH_201.arch_at(index) for index in PUBLISHED} == PUBLISHED
+    assert hashlib.sha256("\n".join(NAS_BENCH_201.archs).encode()).hexdigest() == PUBLISHED_ORDER
 
 
 @given(cells)
 def test_cell_strings_round_trip(arch: str) -> None:
     assert space.format_cell(space.parse_operations(arch)) == arch
-    assert space.cell_at(space.index_of(arch)) == arch
+    assert NAS_BENCH_201.arch_at(NAS_BENCH_201.index_of(arch)) == arch
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_malformed_cells_are_refused_by_name(arch: str, told: str) -> None:
 
 @given(st.text(alphabet="|~+012nonesk", max_size=60))
 def test_arbitrary_text_is_a_cell_or_a_clear_error(text: str) -> None:
-    if text in space.cells():
+    if text in NAS_BENCH_201.archs:
         space.parse(text)
         return
     with pytest.raises(NasRetrainError) as caught:
@@ -75,7 +75,7 @@ def test_arbitrary_text_is_a_cell_or_a_clear_error(text: str) -> None:
 @pytest.mark.parametrize("index", [-1, 15625])
 def test_indices_out_of_range_are_refused(index: int) -> None:
     with pytest.raises(NasRetrainError, match="out of range"):
-        space.cell_at(index)
+        NAS_BENCH_201.arch_at(index)
 
 
 def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
@@ -106,10 +106,10 @@ def fingerprint(arch: str, images: Floats) -> tuple[float, ...]:
 def test_network_classes_are_those_of_an_independent_fingerprint() -> None:
     images = np.random.default_rng(5).normal(size=(2, 3))
     by_fingerprint: dict[tuple[float, ...], set[int]] = defaultdict(set)
-    for index, arch in enumerate(space.cells()):
+    for index, arch in enumerate(NAS_BENCH_201.archs):
         by_fingerprint[fingerprint(arch, images)].add(index)
     by_class: dict[int, set[int]] = defaultdict(set)
-    for index, network_class in enumerate(space.network_classes()):
+    for index, network_class in enumerate(NAS_BENCH_201.training_classes(None)):
         by_class[network_class].add(index)
     assert len(by_class) == len(by_fingerprint) == 5461
     assert sorted(map(min, by_class.values())) == sorted(by_class)
@@ -119,13 +119,13 @@ def test_network_classes_are_those_of_an_independent_fingerprint() -> None:
 
 def test_convolutions_of_what_the_input_does_not_reach_split_classes() -> None:
     """Without the biases that they add there would be 5,260 classes."""
-    graphs = [space.graph_at(index) for index in range(15625)]
+    graphs = [NAS_BENCH_201.graph_at(index) for index in range(15625)]
     pruned = lowest_member(graph.live.network_class for graph in graphs)
     assert len(set(pruned)) == 5260
     having = [index for index, graph in enumerate(graphs) if graph.constants]
     assert len(having) == 2000
     assert len({pruned[index] for index in having}) == 59
-    classes = space.network_classes()
+    classes = NAS_BENCH_201.training_classes(None)
     assert len({classes[index] for index in having}) == 201
     assert {classes[index] for index in having}.isdisjoint(set(classes) - {classes[index] for index in having})
     assert sum(bool(graphs[index].constant_layers) for index in having) == 40
@@ -134,10 +134,12 @@ def test_convolutions_of_what_the_input_does_not_reach_split_classes() -> None:
 def test_the_released_in_degrees_count_edges_that_the_input_does_not_reach() -> None:
     """800 cells are initialised unlike under "source", counted here from their strings."""
     differing = {
-        index for index, arch in enumerate(space.cells()) if variances(arch, "released") != variances(arch, "source")
+        index
+        for index, arch in enumerate(NAS_BENCH_201.archs)
+        if variances(arch, "released") != variances(arch, "source")
     }
     expected = set()
-    for index, arch in enumerate(space.cells()):
+    for index, arch in enumerate(NAS_BENCH_201.archs):
         operations = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
         counted_in_vain = operations[0, 1] == "none" != operations[1, 2] and operations[0, 2] != "none"
         if counted_in_vain and operations[2, 3].startswith("nor_conv"):
@@ -147,7 +149,7 @@ def test_the_released_in_degrees_count_edges_that_the_input_does_not_reach() -> 
             assert (released[edge], source[edge]) == (1.0, 2.0)
     assert differing == expected
     assert len(differing) == 800
-    assert len({space.graph_at(index).live.network_class for index in differing}) == 39
+    assert len({NAS_BENCH_201.graph_at(index).live.network_class for index in differing}) == 39
 
 
 def variances(arch: str, convention: InDegree) -> list[tuple[int, float]]:
@@ -158,19 +160,19 @@ def variances(arch: str, convention: InDegree) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize(("convention", "split"), [("source", 0), ("target", 608), ("released", 78)])
 def test_members_of_a_training_class_are_initialised_alike(convention: InDegree, split: int) -> None:
-    names, parts = space.cells(), defaultdict(set)
-    for index, representative in enumerate(space.training_classes(convention)):
+    names, parts = NAS_BENCH_201.archs, defaultdict(set)
+    for index, representative in enumerate(NAS_BENCH_201.training_classes(convention)):
         assert variances(names[index], convention) == variances(names[representative], convention)
-        parts[space.network_classes()[index]].add(representative)
+        parts[NAS_BENCH_201.training_classes(None)[index]].add(representative)
     assert sum(len(its) > 1 for its in parts.values()) == split
 
 
 def test_stock_initialisation_has_the_network_classes() -> None:
-    assert space.training_classes(None) == space.network_classes()
+    assert NAS_BENCH_201.training_classes(None) == NAS_BENCH_201.training_classes(None)
 
 
 def test_cells_table() -> None:
-    table = cells_table(space.NasBench201())
+    table = cells_table(NAS_BENCH_201)
     assert list(table["index"]) == list(range(15625))
     assert table["network_class"].nunique() == 5461
     assert (~table["connected"]).sum() == 341
@@ -186,14 +188,14 @@ def test_cells_table() -> None:
 
 
 def test_the_base_cell_is_a_skip() -> None:
-    graph = space.graph_at(space.base_cell())
+    graph = NAS_BENCH_201.graph_at(NAS_BENCH_201.base_cell)
     assert graph.network_class == "out=x"
-    assert space.base_cell() in space.network_classes()
+    assert NAS_BENCH_201.base_cell in NAS_BENCH_201.training_classes(None)
 
 
 def test_every_cell_is_what_the_benchmark_s_package_reads_from_its_name() -> None:
-    bench = space.NasBench201()
-    for index, arch in enumerate(space.cells()):
+    bench = NAS_BENCH_201
+    for index, arch in enumerate(NAS_BENCH_201.archs):
         by_edge = dict(zip(space.EDGES, space.parse_operations(arch), strict=True))
         theirs = {
             (source, target): name

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
@@ -40,7 +39,7 @@ def _content(index: int = 11) -> dict[str, Any]:
             "net_state_dict": None,
             "train_acc1es": curve,
             "train_losses": curve,
-            "arch_config": {"arch_str": space.cell_at(index), "channel": 16},
+            "arch_config": {"arch_str": NAS_BENCH_201.arch_at(index), "channel": 16},
             "params": np.float64(1.5),
             "seed": seed,
             "epochs": epochs,
@@ -52,7 +51,7 @@ def _content(index: int = 11) -> dict[str, Any]:
     return {
         budget: {
             "arch_index": index,
-            "arch_str": space.cell_at(index),
+            "arch_str": NAS_BENCH_201.arch_at(index),
             "all_results": {("cifar10", seed): result("cifar10", seed, int(budget)) for seed in (777, 888)},
             "dataset_seed": {"cifar10": [777, 888]},
             "clear_net_done": True,
@@ -265,7 +264,7 @@ def fuzz_batches(random: randoms.Random, folder: Path) -> None:
 def _table() -> str:
     header = "index,arch,network_class,representative,copied,dataset,recipe,epochs,seed,test_accuracy,cifar10_test\n"
     rows = [
-        f"{cell},{space.cell_at(cell)},{cell},{cell},False,cifar10,mine,12,{seed},{50 + cell}.5,{60 + cell}.5\n"
+        f"{cell},{NAS_BENCH_201.arch_at(cell)},{cell},{cell},False,cifar10,mine,12,{seed},{50 + cell}.5,{60 + cell}.5\n"
         for cell in range(8)
         for seed in (777, 888)
     ]

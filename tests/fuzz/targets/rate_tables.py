@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas_retrain.benches.nas_bench_201 import nas_hpo_bench, space
+from nas_retrain.benches.nas_bench_201 import nas_hpo_bench
 from nas_retrain.statistics import rate_tables
 from tests import published_tables
 from tests.fuzz.mutation import damaged
+from tests.strategies import NAS_BENCH_201
 
 NAMES = (nas_hpo_bench.TRAININGS, nas_hpo_bench.CELLS, nas_hpo_bench.PREDICTIONS)
 
@@ -39,14 +40,14 @@ def fuzz_nas_hpo_bench(random: randoms.Random, folder: Path) -> None:
         (folder / one).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rate_tables.read(folder, "cifar10", space.NasBench201())
+        rate_tables.read(folder, "cifar10", NAS_BENCH_201)
 
 
 @functools.cache
 def _tables() -> tuple[bytes, ...]:
     """A table of any kind and JAHS-Bench-201's, as CSV."""
     rows = [
-        (cell, space.cell_at(cell), rate, seed, 60 + cell + seed + rate, 12, 256)
+        (cell, NAS_BENCH_201.arch_at(cell), rate, seed, 60 + cell + seed + rate, 12, 256)
         for cell in range(12)
         for rate in (0.1, 0.2)
         for seed in (1, 2)
@@ -82,4 +83,4 @@ def fuzz_tables_of_rates(random: randoms.Random, folder: Path) -> None:
                 return
             if random.random() < 0.5:
                 path.write_bytes(damaged(path.read_bytes(), random))
-        rate_tables.read(path, "cifar10", space.NasBench201())
+        rate_tables.read(path, "cifar10", NAS_BENCH_201)

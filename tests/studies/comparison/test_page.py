@@ -22,13 +22,13 @@ from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import ROOT
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.rankings import Comparison, compare, kendall_tau, top_counts
-from nas_retrain.studies.comparison import page
+from nas_retrain.studies.comparison import curves, page
 from nas_retrain.theory.scaling import learning_rate_factor
 from tests.browser import MISSING, executable
 from tests.statistics.worlds import two_trainings
 from tests.strategies import NAS_BENCH_201
 
-CELLS = len(space.cells())
+CELLS = len(NAS_BENCH_201.archs)
 LOAD_SECONDS = 3.0
 Explore = Callable[..., Page]
 
@@ -48,8 +48,8 @@ def browser() -> Iterator[Browser]:
 def comparison() -> Comparison:
     """All cells with two decimals of accuracy, so that there are ties; cells without a path have that of chance."""
     generator = np.random.default_rng(0)
-    convolutions = np.array([arch.count("conv") for arch in space.cells()])
-    connected = np.array([space.parse(arch).connected for arch in space.cells()])
+    convolutions = np.array([arch.count("conv") for arch in NAS_BENCH_201.archs])
+    connected = np.array([space.parse(arch).connected for arch in NAS_BENCH_201.archs])
     sides = []
     for name, top in (("before", 94.0), ("after", 89.0)):
         lost = (6 - convolutions) * generator.uniform(0.5, 2.5) + generator.gamma(1.5, 2.0, CELLS)
@@ -63,11 +63,11 @@ def comparison() -> Comparison:
 @pytest.fixture(scope="module")
 def table(comparison: Comparison) -> pd.DataFrame:
     """What the filters read, by plain pandas from the cells' strings."""
-    arch = pd.Series(space.cells())
+    arch = pd.Series(NAS_BENCH_201.archs)
     graphs = [space.parse(text) for text in arch]
     counts = {name: arch.str.count(name) for name in space.OPERATIONS}
     factor = [learning_rate_factor(graph, space.BASE) if graph.connected else np.nan for graph in graphs]
-    accuracies = {"original": comparison.original.accuracy, "retrained": comparison.retrained.accuracy}
+    accuracies = {"control": comparison.first.accuracy, "other": comparison.second.accuracy}
     return pd.DataFrame(counts | accuracies | {"factor": factor})
 
 
@@ -135,14 +135,14 @@ def search(opened: Page, text: str) -> None:
 def assert_card_tells(card: Any, comparison: Comparison, cell: int) -> None:
     """The card has what the project's own functions say of the cell at this place of the comparison."""
     index = int(comparison.cells[cell])
-    arch, graph = space.cell_at(index), space.graph_at(index)
-    sides = (comparison.original, comparison.retrained)
+    arch, graph = NAS_BENCH_201.arch_at(index), NAS_BENCH_201.graph_at(index)
+    sides = (comparison.first, comparison.second)
     ranks = [stats.rankdata(-side.accuracy)[cell] for side in sides]
     expect(card.locator("h2")).to_have_text(f"Cell {index}")
     expect(card.locator("code")).to_have_text(arch)
     rows = [re.split(r"\s{2,}|\t", text.strip()) for text in card.locator("tbody tr").all_inner_texts()]
     told = {name: values for name, *values in rows}
-    for name, side, rank in zip(("original", "retrained"), sides, ranks, strict=True):
+    for name, side, rank in zip(("control", "other"), sides, ranks, strict=True):
         assert float(told[name][0].removesuffix(" %")) == pytest.approx(side.accuracy[cell], abs=0.005001)
         assert float(told[name][1].replace(",", "")) == rank
     assert float(told["move in rank"][0].replace(",", "").replace("\N{MINUS SIGN}", "-")) == ranks[0] - ranks[1]
@@ -151,7 +151,7 @@ def assert_card_tells(card: Any, comparison: Comparison, cell: int) -> None:
         assert float(told["learning-rate factor"][0]) == pytest.approx(expected, rel=1e-3)
     else:
         assert told["learning-rate factor"] == ["none: no path"]
-    assert told["network class"][0].startswith(f"{space.network_classes()[index]}, ")
+    assert told["network class"][0].startswith(f"{NAS_BENCH_201.training_classes(None)[index]}, ")
     live = {(edge.source, edge.target) for edge in graph.effective.edges}
     expected_edges = {
         f"{source}-{target}-{name}": "live" if (source, target) in live else "dead"
@@ -166,7 +166,7 @@ def test_all_cells_load_in_time_from_one_small_file(written: Path, explore: Expl
     assert written.stat().st_size < 5e6
     opened = explore()
     assert opened.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 1000 * LOAD_SECONDS
-    tau = stats.kendalltau(table["original"], table["retrained"]).statistic
+    tau = stats.kendalltau(table["control"], table["other"]).statistic
     expect(opened.locator("#count")).to_have_text(f"15,625 of 15,625 cells, Kendall's tau {tau:.3f}")
 
 
@@ -194,14 +194,14 @@ def test_cells_lie_at_their_accuracies_and_are_drawn_there(tmp_path: Path, explo
     opened.click("#fit-all")
     expect(opened.locator("#outside")).to_have_text("")
     places = np.array([place(opened, cell) for cell in range(len(found))])
-    for pixels, side, direction in zip(places.T, (found.original, found.retrained), (1, -1), strict=True):
+    for pixels, side, direction in zip(places.T, (found.first, found.second), (1, -1), strict=True):
         slope, offset = np.polyfit(side.accuracy, pixels, 1)
         assert slope * direction > 0
         np.testing.assert_allclose(slope * side.accuracy + offset, pixels, atol=0.01)
     shot = np.asarray(Image.open(BytesIO(opened.locator("#plot").screenshot())).convert("RGB")).astype(int)
     colours = np.array([shot[round(y), round(x)] for x, y in places])
     assert (np.abs(colours - 255).max(1) > 20).all(), "every place must have ink"
-    moves = stats.rankdata(-found.original.accuracy) - stats.rankdata(-found.retrained.accuracy)
+    moves = stats.rankdata(-found.first.accuracy) - stats.rankdata(-found.second.accuracy)
     warmth = colours[:, 0] - colours[:, 2]
     assert stats.spearmanr(moves, warmth).statistic < -0.95, "cells that fall are orange, those that rise are blue"
 
@@ -223,9 +223,9 @@ def test_hovering_shows_the_cell(comparison: Comparison, table: pd.DataFrame, ex
 def test_search_finds_by_index_and_by_string(comparison: Comparison, explore: Explore) -> None:
     opened = explore()
     generator = np.random.default_rng(1)
-    apart = next(index for index in range(CELLS) if not space.graph_at(index).connected)
+    apart = next(index for index in range(CELLS) if not NAS_BENCH_201.graph_at(index).connected)
     for number, cell in enumerate([0, CELLS - 1, apart, *generator.integers(0, CELLS, 7)]):
-        search(opened, str(cell) if number % 2 else f" {space.cell_at(int(cell))} ")
+        search(opened, str(cell) if number % 2 else f" {NAS_BENCH_201.arch_at(int(cell))} ")
         expect(opened.locator("#found")).to_have_text(f"Cell {cell} is pinned.")
         assert_card_tells(opened.locator("#pinned"), comparison, int(cell))
         x, y = place(opened, int(cell))
@@ -239,7 +239,7 @@ def test_a_search_in_vain_says_so_and_pins_nothing(tmp_path: Path, explore: Expl
     found, path = few(tmp_path)
     absent = next(cell for cell in range(CELLS) if cell not in found.cells)
     opened = explore(path)
-    for text in ("15625", "-1", str(absent), space.cell_at(absent), "|none~0|", "<b>bold</b>", "1e3"):
+    for text in ("15625", "-1", str(absent), NAS_BENCH_201.arch_at(absent), "|none~0|", "<b>bold</b>", "1e3"):
         search(opened, text)
         expect(opened.locator("#found")).to_contain_text(f"{text} is not among the 60 cells compared.")
     search(opened, " ")
@@ -268,7 +268,7 @@ def test_filters_show_what_pandas_selects(table: pd.DataFrame, explore: Explore)
             without = table["factor"].isna() & (number % 2 == 0)
             chosen &= table["factor"].between(factors[low], factors[high]) | without
         if number % 4 != 1:
-            side = ("original", "retrained")[number % 2]
+            side = ("control", "other")[number % 2]
             percent = (2, 10, 33.3, 0.001, 75)[number % 5]
             opened.select_option("#ranked-by", side)
             opened.fill("#percent", str(percent))
@@ -276,7 +276,7 @@ def test_filters_show_what_pandas_selects(table: pd.DataFrame, explore: Explore)
             chosen &= table[side] >= best.iloc[-1]
         left = table[chosen]
         sizes.append(len(left))
-        tau = kendall_tau(left["original"].to_numpy(), left["retrained"].to_numpy())
+        tau = kendall_tau(left["control"].to_numpy(), left["other"].to_numpy())
         told = f", Kendall's tau {'undefined' if np.isnan(tau) else f'{tau:.3f}'}" if len(left) else ""
         expect(opened.locator("#count")).to_have_text(f"{len(left):,} of 15,625 cells{told}")
         assert opened.evaluate("tau") == pytest.approx(tau, abs=1e-9, nan_ok=True)
@@ -288,11 +288,11 @@ def test_filters_show_what_pandas_selects(table: pd.DataFrame, explore: Explore)
 def test_the_top_k_percent_are_those_of_the_tables(tmp_path: Path, explore: Explore) -> None:
     found, path = few(tmp_path)
     opened = explore(path)
-    for side in ("original", "retrained"):
-        opened.select_option("#ranked-by", side)
+    for name, side in (("control", found.first), ("other", found.second)):
+        opened.select_option("#ranked-by", name)
         for percent in (0, 1, 2.5, 7.5, 10, 12.5, 99):  # with 60 cells some end on halves
             opened.fill("#percent", str(percent))
-            count = top_counts(getattr(found, side).accuracy, (percent,))[percent]
+            count = top_counts(side.accuracy, (percent,))[percent]
             expect(opened.locator("#count")).to_have_text(re.compile(f"^{count} of 60 cells"))
 
 
@@ -328,7 +328,7 @@ def test_a_click_pins_until_it_is_taken_back(tmp_path: Path, explore: Explore) -
     found, path = few(tmp_path)
     opened = explore(path)
     opened.click("#fit-all")
-    best, worst = int(found.original.accuracy.argmax()), int(found.original.accuracy.argmin())
+    best, worst = int(found.first.accuracy.argmax()), int(found.first.accuracy.argmin())
     hover(opened, best)
     opened.mouse.down()
     opened.mouse.up()
@@ -346,13 +346,13 @@ def test_everything_can_be_done_from_the_keyboard(comparison: Comparison, explor
         if opened.evaluate("document.activeElement.id") == "plot":
             break
     expect(opened.locator("#plot")).to_be_focused()
-    sides = (comparison.original.accuracy, comparison.retrained.accuracy)
+    sides = (comparison.first.accuracy, comparison.second.accuracy)
     across, up = (np.lexsort((np.arange(CELLS), -other, -own)) for own, other in (sides, sides[::-1]))
     opened.keyboard.press("ArrowRight")
     assert_card_tells(opened.locator("#pointed"), comparison, across[0])
     for step in (1, 2, 3):
         opened.keyboard.press("ArrowLeft")
-        expect(opened.locator("#said")).to_contain_text(f"Cell {across[step]}: original")
+        expect(opened.locator("#said")).to_contain_text(f"Cell {across[step]}: control")
     opened.keyboard.press("Enter")
     assert_card_tells(opened.locator("#pinned"), comparison, across[3])
     at = int(np.flatnonzero(up == across[3])[0])
@@ -368,7 +368,7 @@ def test_zooming_keeps_what_is_under_the_pointer_and_dragging_takes_it_along(
     comparison: Comparison, explore: Explore
 ) -> None:
     opened = explore()
-    cell = int(np.argsort(comparison.original.accuracy)[CELLS // 2])
+    cell = int(np.argsort(comparison.first.accuracy)[CELLS // 2])
     before = np.array(place(opened, cell))
     hover(opened, cell)
     opened.mouse.wheel(0, -300)
@@ -377,8 +377,8 @@ def test_zooming_keeps_what_is_under_the_pointer_and_dragging_takes_it_along(
     drawn(opened)
     np.testing.assert_allclose(place(opened, cell), before, atol=1.0)
     across, up = opened.evaluate("view")
-    inside = pd.Series(comparison.original.accuracy).between(*across)
-    inside &= pd.Series(comparison.retrained.accuracy).between(*up)
+    inside = pd.Series(comparison.first.accuracy).between(*across)
+    inside &= pd.Series(comparison.second.accuracy).between(*up)
     expect(outside).to_have_text(f"{(~inside).sum():,} outside this view")
     opened.mouse.down()
     x, y = before
@@ -422,7 +422,7 @@ def test_the_scheme_and_the_colouring_may_change_at_any_time(tmp_path: Path, exp
     found, path = few(tmp_path)
     opened = explore(path, color_scheme="light")
     opened.click("#fit-all")
-    x, y = place(opened, int(found.original.accuracy.argmax()))
+    x, y = place(opened, int(found.first.accuracy.argmax()))
     pixels = []
     for scheme, colouring in (("light", "move"), ("light", "factor"), ("dark", "factor"), ("dark", "move")):
         opened.emulate_media(color_scheme=scheme)
@@ -431,7 +431,7 @@ def test_the_scheme_and_the_colouring_may_change_at_any_time(tmp_path: Path, exp
         shot = Image.open(BytesIO(opened.locator("#plot").screenshot())).convert("RGB")
         pixels.append(shot.getpixel((round(x), round(y))))
     assert len(set(pixels)) == 4
-    factors = [learning_rate_factor(space.graph_at(cell), space.BASE) for cell in found.cells]
+    factors = [learning_rate_factor(NAS_BENCH_201.graph_at(cell), space.BASE) for cell in found.cells]
     opened.select_option("#colour", "factor")
     assert float(opened.inner_text("#legend-low")) == pytest.approx(min(factors), rel=1e-3)
     assert float(opened.inner_text("#legend-high")) == pytest.approx(max(factors), rel=1e-3)
@@ -445,7 +445,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path, explore: Explore) -> 
     page.write(compare(*sides), tmp_path / "hostile.html", title=hostile)
     opened = explore(tmp_path / "hostile.html")
     assert opened.evaluate("window.harmed") is None
-    assert opened.evaluate("[data.title, original.name, retrained.name]") == [hostile] * 3
+    assert opened.evaluate("[data.title, control.name, other.name]") == [hostile] * 3
     assert opened.locator("h1").text_content() == hostile
     assert hostile in str(opened.locator("#plot").get_attribute("aria-label"))
 
@@ -461,6 +461,90 @@ def test_noise_of_a_move_is_told_where_it_is_known(tmp_path: Path, explore: Expl
     search(opened, str(found.cells[7]))
     expect(opened.locator("#pinned")).not_to_contain_text("noise")
     expect(opened.locator("#noise")).to_be_hidden()
+
+
+def run_records(source: Accuracies, epochs: int) -> pd.DataFrame:
+    """Run records of a source's trainings, with curves of made-up losses and rates; every ninth training has none, and
+    the last one diverged after three epochs."""
+    generator, runs = np.random.default_rng(3), source.runs
+    losses = [tuple(generator.uniform(0, 3, epochs)) for _ in range(len(runs))]
+    losses[-1] = losses[-1][:3]
+    curves = [None if place % 9 == 0 else loss for place, loss in enumerate(losses)]
+    rates = [
+        None if curve is None else tuple(np.geomspace(123456.7, 0.0001234, epochs)[: len(curve)]) for curve in curves
+    ]
+    return pd.DataFrame({"cell": runs["index"], "train_loss_curve": curves, "learning_rate_curve": rates})
+
+
+def points(opened: Page, side: str, quantity: str) -> list[list[float]]:
+    """Where a curve of the pinned cell goes through, in the drawing; nothing where there is none."""
+    line = opened.locator(f"#pinned svg[data-quantity={quantity}] polyline.{side}")
+    if line.count() == 0:
+        return []
+    return [[float(number) for number in pair.split(",")] for pair in str(line.get_attribute("points")).split()]
+
+
+def test_a_pinned_cell_shows_the_means_of_its_curves(tmp_path: Path, explore: Explore) -> None:
+    sides = two_trainings(1, cells=60, planted=3.0)
+    found, epochs = compare(*sides), 7
+    records = run_records(sides[1], epochs)
+    drawn_curves = [None, curves.of_side(sides[1], records, found.cells)]
+    page.write(found, tmp_path / "curves.html", title="curves", curves=drawn_curves)
+    opened = explore(tmp_path / "curves.html")
+    for cell in (0, 1, 5, 59):
+        search(opened, str(found.cells[cell]))
+        of_cell = records[records["cell"] == found.cells[cell]]["train_loss_curve"].dropna()
+        means = [np.mean([one[at] for one in of_cell if at < len(one)]) for at in range(max(map(len, of_cell)))]
+        x, y = np.array(points(opened, "other", "train_loss")[:-1]).T
+        assert len(x) == len(means)
+        np.testing.assert_allclose(np.diff(x), np.diff(x).mean(), atol=0.011)
+        slope, offset = np.polyfit(means, y, 1)
+        assert slope < 0
+        np.testing.assert_allclose(slope * np.array(means) + offset, y, atol=0.02)
+        assert points(opened, "control", "train_loss") == []
+        told = f"training loss by epoch: other {means[0]:.3g} to {means[-1]:.3g}"
+        expect(opened.locator("#pinned svg[data-quantity=train_loss]")).to_have_attribute("aria-label", told)
+        assert len(points(opened, "other", "learning_rate")) == len(means) + 1
+    expect(opened.locator("#pinned svg.chart")).to_have_count(2)  # no accuracies
+    texts = opened.locator("#pinned svg.chart text")
+    ends = texts.evaluate_all(
+        "(all) => all.map((one) => one.getBBox()).map((box) => [box.x, box.x + box.width, box.y])"
+    )
+    assert len(ends) == 12
+    assert all(left >= 0 and right <= 300 and top >= 0 for left, right, top in ends), "no text is cut"
+    expect(opened.locator("#pointed svg.chart")).to_have_count(0)
+    opened.keyboard.press("Tab")
+    opened.locator("#plot").press("Escape")
+    expect(opened.locator("#pinned")).to_be_hidden()
+
+
+def test_a_cell_without_curves_shows_none(tmp_path: Path, explore: Explore) -> None:
+    sides = two_trainings(1, cells=60, seeds=(1, 1))
+    found = compare(*sides)
+    drawn_curves = [curves.of_side(side, run_records(side, 1), found.cells) for side in sides]
+    page.write(found, tmp_path / "curves.html", title="curves", curves=drawn_curves)
+    opened = explore(tmp_path / "curves.html")
+    search(opened, str(found.cells[9]))
+    expect(opened.locator("#pinned h2")).to_have_text(f"Cell {found.cells[9]}")
+    expect(opened.locator("#pinned svg.chart")).to_have_count(0)
+    search(opened, str(found.cells[10]))  # with one epoch, which is a dot
+    for side in ("control", "other"):
+        first, second = points(opened, side, "train_loss")
+        assert first == second
+
+
+def test_with_curves_of_all_cells_the_page_stays_small(comparison: Comparison, tmp_path: Path) -> None:
+    """Two hundred epochs of five quantities on both sides would be 44 MB."""
+    classes = np.unique(NAS_BENCH_201.training_classes(None), return_inverse=True)[1]
+    names = ("train_loss", "train_accuracy", "learning_rate", "test_loss", "test_accuracy")
+    means = {name: np.broadcast_to(np.arange(200.0), (classes.max() + 1, 200)) for name in names}
+    side = curves.Curves(classes, np.arange(1, 201), means)
+    page.write(comparison, tmp_path / "large.html", title="large", curves=[side, side])
+    assert (tmp_path / "large.html").stat().st_size < 5e6
+    thinned = side.at_most(11)
+    assert thinned.epochs[[0, -1]].tolist() == [1, 200]
+    assert thinned.means["train_loss"][0].tolist() == (thinned.epochs - 1).tolist()
+    assert len(side.at_most(1000).epochs) == 200
 
 
 def test_a_wheel_holds_the_page(tmp_path: Path) -> None:

@@ -12,15 +12,17 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.image import imread
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.reports.figures import STYLE, save
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
 from nas_retrain.studies.comparison import figures, report, stage, tables
+from nas_retrain.trainings.store import StoredRuns
 from tests.conftest import MakeSettings
-from tests.statistics.worlds import two_trainings
+from tests.statistics.worlds import CLASSES, two_trainings
 from tests.strategies import NAS_BENCH_201
+from tests.trainings.test_store import a_record
 
 FEW = ("analysis.bootstrap_draws=100", "analysis.null_draws=60")
 
@@ -51,23 +53,23 @@ def nothing_is_cut(figure: Path) -> bool:
 
 
 def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings, tmp_path: Path) -> None:
-    original, retrained = two_trainings(4)
-    worst = per_cell(Accuracies("x", original.runs, NAS_BENCH_201))["accuracy"].idxmin()
-    moved = retrained.runs.copy()
+    control, other = two_trainings(4)
+    worst = per_cell(Accuracies("x", control.runs, NAS_BENCH_201))["accuracy"].idxmin()
+    moved = other.runs.copy()
     moved.loc[moved["index"] == worst, "accuracy"] = 90.0
     found = tables.find(
-        original, Accuracies("moved", moved, NAS_BENCH_201, per_class=True), make_settings(*FEW).analysis
+        control, Accuracies("moved", moved, NAS_BENCH_201, per_class=True), make_settings(*FEW).analysis
     )
     first = found.largest_moves.iloc[0]
     assert first["index"] == worst
     assert first["rank_original"] == 200
     assert first["rank_retrained"] == 1
-    assert first["arch"] == space.cell_at(int(str(worst)))
+    assert first["arch"] == NAS_BENCH_201.arch_at(int(str(worst)))
     few = replace(found, largest_moves=found.largest_moves.head(1))  # narrower than its legend
-    with rc_context(figures.STYLE):
+    with rc_context(STYLE):
         drawn = figures.draw_moves(few)
     assert drawn is not None
-    figures.save(drawn, tmp_path, "moves")
+    save(drawn, tmp_path, "moves")
     assert nothing_is_cut(tmp_path / "moves.png")
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
         "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3",
@@ -76,7 +78,7 @@ def test_largest_moves_find_the_cell_that_was_moved(make_settings: MakeSettings,
 
 def test_attribution_adds_up() -> None:
     generator = np.random.default_rng(0)
-    index = sorted(set(space.network_classes()))[1:101]
+    index = sorted(set(NAS_BENCH_201.training_classes(None)))[1:101]
     base = generator.uniform(50, 80, 100)
     effects = {"benchmark": 0.0, "architecture_aware": 3.0, "learning_rate_only": 1.5, "initialisation_only": 0.5}
     arms = {
@@ -106,12 +108,36 @@ def test_a_report_claims_a_planted_change_and_none_where_there_is_none(make_sett
     assert "changed more than training" not in unknown
 
 
+def test_the_curves_of_run_records_go_with_the_comparison(tmp_path: Path, make_settings: MakeSettings) -> None:
+    cells = CLASSES[:6].tolist()
+    records = [
+        replace(
+            a_record(seed), recipe=recipe, cell=cell, network_class=cell, arch=NAS_BENCH_201.arch_at(cell),
+            test_accuracy=50.0 + cell % 7 + seed, train_loss_curve=(float(cell), 0.5 * seed) if has_curve else None,
+        )
+        for recipe, has_curve in (("benchmark", False), ("architecture_aware", True))
+        for cell in cells
+        for seed in (1, 2)
+    ]  # fmt: skip
+    path = tmp_path / "runs.parquet"
+    frame = StoredRuns.of(records).frame()
+    frame.to_parquet(path, index=False)
+    settings = make_settings("analysis.bootstrap_draws=20", "analysis.null_draws=20", f"original={path}")
+    (of_recipes,) = stage.compare_recipes(settings, frame)
+    of_sources = stage.compare_sources(settings.model_copy(update={"retrained": path}))
+    assert of_recipes.curves[0] is None
+    for found in (of_recipes.curves[1], *of_sources.curves):
+        assert found is not None
+        assert found.epochs.tolist() == [1, 2]
+        assert found.means["train_loss"][found.row].tolist() == [[cell, 0.75] for cell in cells]
+
+
 def csv(path: Path, accuracies: Accuracies, scatter: float = 0.5) -> Path:
     """A row a cell, where the members of a class differ by `scatter`, as if each had been trained by itself."""
     rows = per_cell(accuracies).reset_index()
     noise = np.random.default_rng(sum(path.name.encode())).normal(size=len(rows))
     rows["accuracy"] = (rows["accuracy"] + scatter * noise).clip(0, 100)
-    rows["arch"] = [space.cell_at(index) for index in rows["index"]]
+    rows["arch"] = [NAS_BENCH_201.arch_at(index) for index in rows["index"]]
     rows.to_csv(path, index=False)
     return path
 
@@ -166,6 +192,14 @@ def test_copies_of_one_result_are_not_taken_for_replicates(tmp_path: Path, make_
     settings = make_settings(*FEW, f"original={copies[0]}", f"retrained={copies[1]}")
     folder = stage.write(stage.compare_sources(settings), settings.results_dir)
     assert pd.read_csv(folder / "tables" / "ranking_change.csv")["tau_ceiling"].isna().all()
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_reports_name_a_normalisation_that_is_not_the_usual_one(
+    make_settings: MakeSettings, normalisation: str
+) -> None:
+    said = stage.facts(make_settings(f"network.normalisation={normalisation}")).get("normalisation")
+    assert said == ("none" if normalisation == "none" else None)
 
 
 def test_nothing_to_compare_is_told(tmp_path: Path, make_settings: MakeSettings) -> None:

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.purpose import Recipe, Variant
 from nas_retrain.settings import Settings
 from nas_retrain.studies.own_rates import by_rate, findings, report, sensitivity
 from tests.conftest import MakeSettings
+from tests.strategies import NAS_BENCH_201
 
 CELLS = 80
 NOISE = 0.3
-SPACE = space.NasBench201()
+SPACE = NAS_BENCH_201
 
 
 @pytest.fixture

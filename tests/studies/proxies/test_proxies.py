@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.study import Records
 from nas_retrain.settings import Settings
 from nas_retrain.studies.proxies import findings, report
+from nas_retrain.studies.proxies.study import STUDY
+from nas_retrain.trainings.store import StoredRuns
 from tests import published_tables
 from tests.statistics.worlds import CLASSES
+from tests.strategies import NAS_BENCH_201
 
 CELLS = CLASSES[::40]
 """136 connected networks."""
@@ -41,7 +44,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     random = np.random.default_rng(0)
     truth = random.normal(90, 2, len(CELLS))
     long = [
-        pd.DataFrame({"index": CELLS, "arch": [space.cell_at(cell) for cell in CELLS], "seed": seed,
+        pd.DataFrame({"index": CELLS, "arch": [NAS_BENCH_201.arch_at(cell) for cell in CELLS], "seed": seed,
                       "accuracy": (truth + random.normal(0, 0.3, len(CELLS))).clip(0, 100)})
         for seed in SEEDS
     ]  # fmt: skip
@@ -99,19 +102,14 @@ def test_rates_of_a_published_table_are_recipes_too(tmp_path: Path) -> None:
     assert all(len(recipe.runs) == len(recipes["rate 0.1"].runs) for recipe in recipes.values())
 
 
-def test_sources_that_have_too_little_in_common_are_told(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sources_that_have_too_little_in_common_are_told(
+    sources: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = pd.read_csv(sources[0])
     table[table["index"].isin(CELLS[:5])].to_csv(tmp_path / "five.csv", index=False)
     with pytest.raises(NasRetrainError, match=r"no recipe with more than 8 networks in common.*benchmark has 5"):
-        findings.judge(settings(tmp_path / "five.csv", sources[1]))
+        STUDY.analyse(Records((), StoredRuns.of([])), settings(tmp_path / "five.csv", sources[1]))
+    assert f"rank the networks of {tmp_path / 'five.csv'}" in capsys.readouterr().err
     pd.read_parquet(sources[1]).drop(columns="in_degree").to_parquet(tmp_path / "other.parquet")
     with pytest.raises(NasRetrainError, match="no column in_degree"):
         findings.judge(settings(sources[0], tmp_path / "other.parquet"))
-
-
-def test_intervals_beside_their_estimates_are_drawn() -> None:
-    row = {"recipe": "mine", "top_percent": 100, "kendall_tau": 0.9, "tau_low": 0.2, "tau_high": 0.8}
-    row |= {"tau_ceiling": 0.1, "ceiling_low": 0.3, "ceiling_high": 0.4}
-    found = findings.Proxies("long", "cheap", "mine", pd.DataFrame([row]))
-    drawn = report._figure(found).axes[0].collections
-    assert [line.get_segments()[0][:, 0].tolist() for line in drawn] == [[0.2, 0.8], [0.3, 0.4]]

@@ -148,6 +148,31 @@ def test_slopes_are_exponents() -> None:
     assert row["change_slope"] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan])
+def test_of_a_signal_that_is_no_positive_number_there_is_no_exponent(value: float) -> None:
+    table = pd.DataFrame({"sweep": "depth", "x": [1.0, 2.0, 4.0], "arm": "a", "last": True, "vertex": 1})
+    table["size"], table["change"] = table["x"] ** 2, [3.0, value, 5.0]
+    (row,) = findings.slopes(table).to_dict("records")
+    assert row["size_slope"] == pytest.approx(2.0)
+    assert np.isnan(row["change_slope"])
+    (row,) = findings.slopes(table[:1]).to_dict("records")
+    assert np.isnan(row["size_slope"])
+
+
+def test_a_signal_of_0_is_no_division_by_it(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings("bench=mlp", "analysis.bootstrap_draws=20", config="verify")
+    space, world = registry.of(settings.bench), a_world(settings, 1.0, 0.5)[-9:]
+    for silent, expected in ((space.base_cell, np.nan), (world[0].cell, 0.0)):
+        signals = {("target", one.cell): 0.0 if one.cell == silent else 2.0 for one in world}
+        found = findings.verify(world, settings, space, signals)  # type: ignore[arg-type]
+        signal = found.rates.set_index("cell")["signal"]
+        np.testing.assert_equal(signal[world[0].cell], expected)
+        assert "start with a signal" not in " ".join(report.statements(found, settings))  # loud is none of them
+    silent_step = pd.DataFrame({"sweep": "depth", "x": [1.0, 2.0], "arm": "a", "last": True, "vertex": 1})
+    report.write(found, silent_step.assign(size=[1.0, 2.0], change=0.0), tmp_path, settings, {})
+    assert "nan" not in (tmp_path / "report.md").read_text()
+
+
 def test_dag_spaces_have_the_rules_that_differ_there(make_settings: MakeSettings) -> None:
     for bench, number in (("mlp", 3), ("cnn", 5)):
         settings = make_settings(f"bench={bench}", config="verify")

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics import rate_tables
@@ -26,8 +25,9 @@ from nas_retrain.studies.rate_table import findings, report
 from nas_retrain.studies.rate_table.findings import TableFindings
 from tests import published_tables
 from tests.benches.nas_bench_201.test_nas_hpo_bench import agree
+from tests.strategies import NAS_BENCH_201
 
-SPACE = space.NasBench201()
+SPACE = NAS_BENCH_201
 ROOT = Path(__file__).parents[3]
 PLANTED = 0.7
 """Octaves by which the best rate falls with each convolution on the deepest path."""

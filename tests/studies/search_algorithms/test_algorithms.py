@@ -65,7 +65,7 @@ def test_a_space_finds_its_cells_and_their_neighbours() -> None:
     names = list(nas_bench_201.OPERATIONS)
     for cell in (0, 6111, 15624):
         operations = tuple(names[number] for number in space.chosen[cell])
-        assert nas_bench_201.format_cell(operations) == nas_bench_201.cell_at(cell)
+        assert nas_bench_201.format_cell(operations) == NAS_BENCH_201.arch_at(cell)
 
 
 def test_random_search_finds_what_order_statistics_say() -> None:
@@ -197,7 +197,7 @@ def test_a_search_sees_one_of_the_trainings_and_is_judged_by_their_mean() -> Non
 
 
 def test_a_class_result_stands_for_its_members_and_a_missing_cell_is_told() -> None:
-    classes = np.array(nas_bench_201.network_classes())
+    classes = np.array(NAS_BENCH_201.training_classes(None))
     lowest = np.unique(classes)
     runs = pd.DataFrame({"index": lowest, "seed": 0, "accuracy": 10 + lowest / 1000})
     np.testing.assert_allclose(
@@ -286,12 +286,13 @@ def test_the_pick_s_true_accuracy_is_told_without_the_luck_of_the_best_of_many()
 
 def world(seed: int, shuffled: bool = False) -> Accuracies:
     """All cells of NAS-Bench-201: better with FLOPs and some depth, with noise; classes may be shuffled."""
-    classes = nas_bench_201.network_classes()
+    classes = NAS_BENCH_201.training_classes(None)
     truth = {}
     for number in sorted(set(classes)):
-        graph = nas_bench_201.graph_at(number)
+        graph = NAS_BENCH_201.graph_at(number)
         if graph.connected:
-            truth[number] = 60 + 8 * np.log10(nas_bench_201.flops(graph)) - 0.4 * abs(5 - len(graph.live.edges))
+            multiply_accumulates = NAS_BENCH_201.flops(graph, NAS_BENCH_201.sizes)
+            truth[number] = 60 + 8 * np.log10(multiply_accumulates) - 0.4 * abs(5 - len(graph.live.edges))
     if shuffled:
         truth = dict(zip(truth, np.random.default_rng(12).permutation(list(truth.values())), strict=True))
     noise = np.random.default_rng(seed).normal(0, 0.2, len(classes))
@@ -325,9 +326,12 @@ def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp
     assert regret["mean_regret"].between(regret["regret_low"] - 1e-9, regret["regret_high"] + 1e-9).all()
 
 
-def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
+def test_the_same_table_twice_is_no_change_and_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     original = world(1)
     found = report.find(original, original, chosen(searches=20, queries=60))
+    told = capsys.readouterr().err
+    for stage in ("20 searches of each algorithm", "All searches again", "resamples of the searches"):
+        assert stage in told
     assert found.pairs["p_adjusted"].min() > 0.05
     assert not found.pairs["reversed"].any()
     assert found.agreement["p_adjusted"].min() > 0.05
@@ -338,7 +342,7 @@ def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
 
 
 def test_where_the_noise_is_unknown_nothing_is_claimed_to_be_beyond_it() -> None:
-    lowest = sorted(set(nas_bench_201.network_classes()))
+    lowest = sorted(set(NAS_BENCH_201.training_classes(None)))
     single = Accuracies("single", world(1).runs.iloc[lowest], NAS_BENCH_201, per_class=True)
     told = " ".join(report.statements(report.find(world(2), single, chosen(searches=5, queries=10))))
     assert "noise of training is unknown" in told

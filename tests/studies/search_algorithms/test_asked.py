@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.studies.search_algorithms import asked, replay
+from nas_retrain.studies.search_algorithms import asked, replay, report
 from nas_retrain.studies.search_algorithms.algorithms import ALGORITHMS, random_search
 from tests.studies.search_algorithms.test_algorithms import alone, chosen, separable, small_space
 
@@ -117,6 +118,40 @@ def test_without_optuna_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(NasRetrainError, match="pip install optuna"):
         asked.algorithm("optuna:TPESampler")
+
+
+SLOW = """
+import time
+
+
+def slow(space, generator):
+    known = []
+
+    def ask():
+        time.sleep(0.001 * len(known))  # as a Gaussian process, the slower the more it knows
+        return int(generator.integers(space.cells))
+
+    return ask, (lambda cell, accuracy: known.append(cell))
+"""
+
+
+def test_what_searches_take_is_told_from_below_before_they_start(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    space, name = small_space(), f"{tmp_path}/slow.py:slow"
+    settings, searches = chosen(queries=200, others=[name, f"{own}:drawn"]), 1000
+    monkeypatch.setattr(asked, "_TRIED_SECONDS", 0.1)
+    truly = searches * 0.001 * sum(range(200)) / 3600
+    assert 0.05 * truly < asked.hours_at_least(asked.algorithm(name), space, settings, searches) < 1.2 * truly
+    report._tell_slow_ones(space, settings, pairs=50)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"slow will take at least \d\.\d hours for 3,000 searches of 200 trainings; algorithms\.null", told)
+
+
+def test_a_search_of_few_trainings_is_tried_whole(own: str) -> None:
+    settings = chosen(queries=1)
+    assert 0 < asked.hours_at_least(asked.algorithm(f"{own}:drawn"), small_space(), settings, 1) < 0.001
 
 
 def test_ours_are_found_by_no_import_path() -> None:

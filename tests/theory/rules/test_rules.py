@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain.benches.nas_bench_201 import space as nas_bench_201
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rates, find, shipped
 from nas_retrain.theory.rules import complete_p
 from nas_retrain.theory.rules.effective_depth import effective_depth
 from nas_retrain.theory.scaling import BASE, learning_rate_factor
-from tests.strategies import cell_graphs
+from tests.strategies import NAS_BENCH_201, cell_graphs
 
 CONV3, CONV5, SKIP = Operation("layer", 3), Operation("layer", 5), Operation("skip")
 
@@ -76,8 +75,7 @@ def test_the_released_code_counts_dead_edges() -> None:
 
 
 def test_in_800_cells_counting_dead_edges_changes_the_variances() -> None:
-    space = nas_bench_201.NasBench201()
-    graphs = [graph for graph in map(space.graph_at, range(space.size)) if graph.connected]
+    graphs = [graph for graph in map(NAS_BENCH_201.graph_at, range(NAS_BENCH_201.size)) if graph.connected]
     dead = [graph for graph in graphs if graph.in_degrees_of_all_edges != graph.in_degrees]
     assert sum(decided("paper", graph) != decided("paper", graph, in_degree="released") for graph in dead) == 800
 
@@ -175,8 +173,8 @@ def test_a_measurement_that_is_missing_or_damaged(shares: object, said: str) -> 
 
 
 def test_a_permutation_hands_out_the_same_factors() -> None:
-    cells = nas_bench_201.NasBench201().sample(30, seed=5)
-    graphs = [nas_bench_201.graph_at(cell) for cell in cells]
+    cells = NAS_BENCH_201.sample(30, seed=5)
+    graphs = [NAS_BENCH_201.graph_at(cell) for cell in cells]
     size = NetworkSize(8, 32, 9, 10, peers=Peers(tuple(graphs)))
     turned = NetworkSize(8, 32, 9, 10, peers=Peers(tuple(reversed(graphs))))
     own = [decided("paper", graph, size).learning_rate for graph in graphs]

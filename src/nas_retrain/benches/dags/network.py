@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.benches import build as build_module
-from nas_retrain.benches.dags.space import DagSettings
+from nas_retrain.benches.dags.space import DagSettings, first_kernel
 from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.settings import Settings
@@ -31,8 +31,6 @@ from nas_retrain.theory.rule import Layer
 from nas_retrain.theory.scaling import GAIN_SQUARED, Activation, Initialisation, in_degree_of, variance_factors
 
 Kind = Literal["mlp", "cnn"]
-FIRST_KERNEL = 3
-"""Of a CNN's first layer, whatever its graph's kernels: the base network is the same for all."""
 
 
 class Network(build_module.Network):
@@ -66,8 +64,7 @@ class Network(build_module.Network):
         activations: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "gelu": functional.gelu}
         self.activate = activations[activation]
         self.as_released = as_released
-        first = max((edge.operation.kernel_size for edge in graph.layers), default=0) if as_released else 0
-        window = (first or FIRST_KERNEL,) * 2
+        window = (first_kernel(graph, as_released=as_released),) * 2
         inputs = (image_channels, *window) if kind == "cnn" else (image_channels * image_size**2,)
         self.first = nn.Parameter(torch.empty(members * channels, *inputs))
         self.edges = sorted(graph.live.edges)

@@ -30,6 +30,8 @@ _FORM = re.compile(r"(?P<groups>[012]+(_[012]+)*)(/(?P<kernel>\d+))?")
 BASE = ONE_LAYER
 """Input, one hidden layer, readout: the base network of the learning-rate rule, with one path of depth 1."""
 
+FIRST_KERNEL = 3
+
 WIDTHS = {"mlp": 256, "cnn": 32}
 """Of the networks of the coordinate check, whatever the settings' width: the theory is that of wide ones, wide against
 their depth too."""
@@ -65,6 +67,13 @@ def chain(layers: int, kernel_size: int = 1) -> CellGraph:
     return CellGraph(layers + 1, tuple(Edge(vertex, vertex + 1, operation) for vertex in range(layers)))
 
 
+def first_kernel(graph: CellGraph, *, as_released: bool) -> int:
+    """The kernel size of a CNN's first layer: whatever its graph's kernels, so that the base network is the same for
+    all; as released, that of its graph."""
+    sizes = [edge.operation.kernel_size for edge in graph.layers] if as_released else []
+    return max(sizes, default=FIRST_KERNEL)
+
+
 class DagSettings(BenchSettings):
     """A space of graphs of layers without normalisation (configs/bench/mlp.yaml, cnn.yaml)."""
 
@@ -95,12 +104,13 @@ class DagSpace(Bench):
     """All graphs of so many vertices, each with every one of some kernel sizes (1 alone in "mlp").
 
     They are numbered by their digits read as a number in base 3, the last digit fastest, with the kernel size
-    counting faster still.
+    counting faster still. as_released: whether networks are those of the paper's released code (see `network`).
     """
 
     kind: Literal["mlp", "cnn"]
     vertices: int
     kernel_sizes: tuple[int, ...]
+    as_released: bool = False
 
     names = ("mlp", "cnn")
     settings_kind = DagSettings
@@ -109,7 +119,7 @@ class DagSpace(Bench):
     def of(cls, settings: BenchSettings) -> DagSpace:
         """The space of these settings."""
         assert isinstance(settings, DagSettings)
-        return cls(settings.name, settings.vertices, settings.kernel_sizes)
+        return cls(settings.name, settings.vertices, settings.kernel_sizes, settings.as_released)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -185,15 +195,18 @@ class DagSpace(Bench):
 
     def flops(self, graph: CellGraph, sizes: Sizes) -> int:
         """Multiply-accumulates of one image, dead edges left out."""
-        readout, pixels = sizes.channels * sizes.classes, sizes.image_size**2 if self.kind == "cnn" else 1
-        return (self.parameters(graph, sizes) - readout) * pixels + readout
+        pixels = sizes.image_size**2 if self.kind == "cnn" else 1
+        return self._weights_before_readout(graph, sizes) * pixels + sizes.channels * sizes.classes
 
     def parameters(self, graph: CellGraph, sizes: Sizes) -> int:
-        """Weights of all layers, which have no biases, dead edges left out."""
-        channels, image = sizes.channels, sizes.image_channels
-        first = image * (9 if self.kind == "cnn" else sizes.image_size**2)
-        layers = sum(channels * edge.operation.kernel_size**2 for edge in graph.layers)
-        return channels * (first + layers + sizes.classes)
+        """Weights of all layers, dead edges left out, and as released their biases."""
+        biases = sizes.channels * (1 + len(graph.layers)) + sizes.classes if self.as_released else 0
+        return self._weights_before_readout(graph, sizes) + sizes.channels * sizes.classes + biases
+
+    def _weights_before_readout(self, graph: CellGraph, sizes: Sizes) -> int:
+        side = first_kernel(graph, as_released=self.as_released) if self.kind == "cnn" else sizes.image_size
+        layers = sum(sizes.channels * edge.operation.kernel_size**2 for edge in graph.layers)
+        return sizes.channels * (sizes.image_channels * side**2 + layers)
 
     def network_size(self, settings: Settings, peers: Peers) -> NetworkSize:
         """One graph without BatchNorm, whose first layer in "mlp" reads all pixels."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError
 
@@ -69,10 +70,10 @@ def trainings(table: pd.DataFrame, source: object) -> pd.DataFrame:
     numbers = operations.to_numpy(dtype=np.int64)
     codes = numbers @ (len(OPERATIONS) ** np.arange(len(EDGES)))
     first = np.unique(codes, return_index=True)[1]
-    indices = {
-        int(codes[row]): space.index_of(space.format_cell(tuple(OPERATIONS[numbers[row, place]] for place in places)))
-        for row in first
+    cells = {
+        int(codes[row]): space.format_cell(tuple(OPERATIONS[numbers[row, place]] for place in places)) for row in first
     }
+    indices = {code: registry.default().index_of(cell) for code, cell in cells.items()}
     found = pd.DataFrame(
         {
             "index": [indices[int(code)] for code in codes],

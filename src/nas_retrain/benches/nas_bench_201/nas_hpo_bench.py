@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.errors import NasRetrainError, shown
 from nas_retrain.files import safe_pickle
@@ -130,8 +131,8 @@ def _classes(hashes: Mapping[str, str | int]) -> tuple[Integers, tuple[int, ...]
     """The lowest index of each hash, by the hashes' order, and the class of every cell of NAS-Bench-201."""
     members: dict[str | int, list[int]] = {}
     for cellcode, its_hash in hashes.items():
-        members.setdefault(its_hash, []).append(space.index_of(arch_of(cellcode)))
-    classes = list(range(len(space.cells())))
+        members.setdefault(its_hash, []).append(registry.default().index_of(arch_of(cellcode)))
+    classes = list(range(registry.default().size))
     for indices in members.values():
         for index in indices:
             classes[index] = min(indices)

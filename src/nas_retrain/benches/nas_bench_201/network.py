@@ -13,6 +13,9 @@ decay like every parameter.
 Without normalisation (`normalised=False`) no BatchNorm is anywhere in the network, and what a cell makes of zeros is
 zero: convolutions that the input does not reach are not built.
 
+On a GPU a network of one member goes another way to the same sums, in fewer kernels still (see `sums`): each module has
+`forward`, and `hand_on` for that.
+
 Several members (networks of one cell that differ in seed, initialisation or learning rate) can be one wide network:
 every convolution has a group of channels for each member, and no member sees another's channels. Every parameter and
 buffer is then the members' stacked along its first dimension.
@@ -29,7 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_retrain.benches import build as build_module
+from nas_retrain.benches.nas_bench_201 import sums
 from nas_retrain.benches.nas_bench_201.space import STAGES
+from nas_retrain.benches.nas_bench_201.sums import Addend, Sent, settle
 from nas_retrain.benches.parametrised import Block, Blocks
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.settings import Settings
@@ -59,7 +64,8 @@ class Vertex(nn.Module):
         layers = sorted((edge for edge in edges if edge.operation.kind == "layer"), key=_kernel_size)
         self.joined = [list(group) for _, group in itertools.groupby(layers, key=_kernel_size)]
         self.convolutions = nn.ModuleList(
-            _convolution(channels, len(group) * channels, _kernel_size(group[0]), members) for group in self.joined
+            build_module.Convolution(channels, len(group) * channels, _kernel_size(group[0]), members)
+            for group in self.joined
         )
         self.norms = nn.ModuleList(
             _normalisation(members * len(group) * channels, normalised=normalised) for group in self.joined
@@ -88,6 +94,22 @@ class Vertex(nn.Module):
                 else:
                     parts = self._parts(normalised, len(group))
                     sent += [(edge.target, part, False) for edge, part in zip(group, parts, strict=True)]
+        return sent
+
+    def hand_on(self, addends: Sequence[Addend]) -> list[tuple[int, Addend]]:
+        """The same from what is to be summed at this vertex, and as what is to be summed at each target vertex."""
+        lowered = cast("nn.Conv2d", self.convolutions[0]).weight.dtype if self.joined else None
+        total, rectified = settle(addends, plain=bool(self.skips or self.pools), rectified=lowered)
+        sent: list[tuple[int, Addend]] = []
+        if total is not None:
+            skipped = Sent(total)
+            sent += [(target, (skipped, 0)) for target in self.skips]
+            if self.pools:
+                pooled = Sent(_pool(total))
+                sent += [(target, (pooled, 0)) for target in self.pools]
+        for group, convolution, norm in self.layers():
+            joined = Sent(norm(convolution(rectified)), len(group))
+            sent += [(edge.target, (joined, part)) for part, edge in enumerate(group)]
         return sent
 
     def layers(self) -> Iterator[tuple[list[Edge], nn.Conv2d, nn.Module]]:
@@ -140,7 +162,7 @@ class Constants(nn.Module):
         self.bias_edges, self.layer_edges = graph.biases, graph.constant_layers
         self.biases = nn.ParameterList(torch.zeros(members * channels) for _ in self.bias_edges)
         self.convolutions = nn.ModuleList(
-            _convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
+            build_module.Convolution(channels, channels, _kernel_size(edge), members) for edge in self.layer_edges
         )
         self.norms = nn.ModuleList(build_module.BatchNorm(members * channels) for _ in self.layer_edges)
 
@@ -210,6 +232,14 @@ class Cell(nn.Module):
                     values[target], ours[target] = held + sent, True
         return cast("Tensor", values[-1])
 
+    def hand_on(self, addends: Sequence[Addend]) -> list[Addend]:
+        """The same from and to what is to be summed, of a cell without constants."""
+        held: list[list[Addend]] = [list(addends)] + [[] for _ in range(self.size - 1)]
+        for source, reader in zip(self.sources, self.vertices, strict=True):
+            for target, addend in cast("Vertex", reader).hand_on(held[source]):
+                held[target].append(addend)
+        return held[-1]
+
     def weights(self) -> list[tuple[Edge, Tensor]]:
         """Each layer's edge and its weights, of shape (channels, channels, kernel, kernel)."""
         found = [pair for vertex in self.vertices for pair in cast("Vertex", vertex).weights()]
@@ -221,17 +251,25 @@ class Reduction(nn.Module):
 
     def __init__(self, channels: int, members: int, *, normalised: bool) -> None:
         super().__init__()
-        self.first = _convolution(channels, 2 * channels, 3, members, stride=2)
+        self.first = build_module.Convolution(channels, 2 * channels, 3, members, stride=2)
         self.first_norm = _normalisation(members * 2 * channels, normalised=normalised)
-        self.second = _convolution(2 * channels, 2 * channels, 3, members)
+        self.second = build_module.Convolution(2 * channels, 2 * channels, 3, members)
         self.second_norm = _normalisation(members * 2 * channels, normalised=normalised)
-        self.shortcut = _convolution(channels, 2 * channels, 1, members)
+        self.shortcut = build_module.Convolution(channels, 2 * channels, 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to (batch, 2 channels, height / 2, width / 2), rounded up."""
         branch = self.first_norm(self.first(functional.relu(x)))
         branch = self.second_norm(self.second(functional.relu(branch)))
         return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
+
+    def hand_on(self, addends: Sequence[Addend]) -> list[Addend]:
+        """The same from and to what is to be summed."""
+        total, rectified = settle(addends, plain=True, rectified=self.first.weight.dtype)
+        branch = (Sent(self.first_norm(self.first(rectified))), 0)
+        _, rectified = settle([branch], plain=False, rectified=self.second.weight.dtype)
+        shortcut = self.shortcut(functional.avg_pool2d(cast("Tensor", total), 2, ceil_mode=True))
+        return [(Sent(shortcut), 0), (Sent(self.second_norm(self.second(rectified))), 0)]
 
 
 class Network(build_module.Network):
@@ -258,7 +296,7 @@ class Network(build_module.Network):
             normalised=normalised,
         )
         graph = self.graph
-        self.stem = _convolution(image_channels, channels, 3, members)
+        self.stem = build_module.Convolution(image_channels, channels, 3, members)
         self.stem_norm = _normalisation(members * channels, normalised=normalised)
         blocks: list[nn.Module] = []
         for stage in range(STAGES):
@@ -308,23 +346,19 @@ class Network(build_module.Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
-        features = self.blocks(self.stem_norm(self.stem(images)))
+        stem = self.stem_norm(self.stem(images))
+        one_kernel = self.members == 1 and not self.graph.constants and sums.in_one_kernel(images.device)
+        features = self._handed_on(stem) if one_kernel else self.blocks(stem)
         pooled = functional.relu(self.last_norm(features)).mean((2, 3))
-        weight, bias = self.readout.weight, self.readout.bias
-        pooled = pooled.to(weight.dtype)
-        if self.members == 1:
-            return functional.linear(pooled, weight, bias.to(weight.dtype))
-        by_member = pooled.view(len(pooled), self.members, -1)
-        weight = weight.view(self.members, -1, self.readout.in_features)
-        logits = torch.einsum("bmc,mkc->bmk", by_member, weight)
-        return logits.flatten(1) + bias
+        return build_module.read_out(pooled, self.readout, self.members)
 
-
-class _Convolution(nn.Conv2d):
-    """A convolution in the precision of its weights, whatever its input's is."""
-
-    def forward(self, value: Tensor) -> Tensor:
-        return super().forward(value.to(self.weight.dtype))
+    def _handed_on(self, stem: Tensor) -> Tensor:
+        """What the blocks make of the stem's output, by way of `sums`."""
+        addends: list[Addend] = [(Sent(stem), 0)]
+        for block in self.blocks:
+            addends = cast("Cell | Reduction", block).hand_on(addends)
+        features, _ = settle(addends, plain=True, rectified=None)
+        return cast("Tensor", features)
 
 
 def build(graph: CellGraph, settings: Settings) -> Network:
@@ -336,20 +370,7 @@ def build(graph: CellGraph, settings: Settings) -> Network:
         cells_per_stage=sizes.cells_per_stage,
         classes=sizes.classes,
         image_channels=sizes.image_channels,
-        normalised=settings.network.normalisation == "batch",
-    )
-
-
-def _convolution(channels: int, outputs: int, kernel_size: int, members: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias for each member, that keeps the image's size but for its stride."""
-    return _Convolution(
-        members * channels,
-        members * outputs,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=members,
-        bias=False,
+        normalised=sizes.normalised,
     )
 
 

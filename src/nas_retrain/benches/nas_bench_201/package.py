@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from pickle import UnpicklingError
 
+from nas_retrain.benches import registry
 from nas_retrain.benches.registry import PublishedFile
 from nas_retrain.errors import NasRetrainError
 
@@ -33,13 +34,11 @@ def read_back(path: Path, dataset: str, epochs: int) -> dict[tuple[int, int], fl
     """
     from nas_201_api import NASBench201API
 
-    from nas_retrain.benches.nas_bench_201 import space
-
     try:
         api = NASBench201API(str(path), verbose=False)
         found = {}
         for cell in api.evaluated_indexes:
-            if api.query_index_by_arch(space.cell_at(cell)) != cell:
+            if api.query_index_by_arch(registry.default().arch_at(cell)) != cell:
                 raise ValueError(f"cell {cell} is another one there")
             for seed, result in api.query_by_index(cell, dataset, str(epochs)).items():
                 found[cell, seed] = result.get_eval("ori-test")["accuracy"]

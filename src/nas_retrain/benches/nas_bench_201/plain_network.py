@@ -1,8 +1,8 @@
 """NAS-Bench-201's network written straight from its description, one module for each edge.
 
-What `nas_bench_201.py` must equal in every output and gradient (the tests), and be faster than (`make bench`). Like the
-benchmark's own code it does not ask which edges lead anywhere: those without effect on the output are computed too,
-unless `dead_edges` is False. `normalised=False` leaves out every BatchNorm. Nothing is trained with it.
+What the network of `network` must equal in every output and gradient (the tests), and be faster than (`make bench`).
+Like the benchmark's own code it does not ask which edges lead anywhere: those without effect on the output are computed
+too, unless `dead_edges` is False. `normalised=False` leaves out every BatchNorm. Nothing is trained with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nas_retrain.benches.nas_bench_201 import space
 from nas_retrain.benches.registry import Sizes
 
 
-class ReferenceCell(nn.Module):
+class PlainCell(nn.Module):
     """Four vertices; one module for each edge that has an operation."""
 
     def __init__(self, arch: str, channels: int, *, dead_edges: bool, normalised: bool = True) -> None:
@@ -51,7 +51,7 @@ class ReferenceCell(nn.Module):
         return values[-1]
 
 
-class ReferenceReduction(nn.Module):
+class PlainReduction(nn.Module):
     """The residual block between stages."""
 
     def __init__(self, channels: int, *, normalised: bool = True) -> None:
@@ -67,7 +67,7 @@ class ReferenceReduction(nn.Module):
         return cast("Tensor", self.b(self.a(x)) + self.downsample(x))
 
 
-class ReferenceNetwork(nn.Module):
+class PlainNetwork(nn.Module):
     """The whole network; maps images (batch, image_channels, height, width) to logits (batch, classes)."""
 
     def __init__(
@@ -83,8 +83,8 @@ class ReferenceNetwork(nn.Module):
     ) -> None:
         super().__init__()
 
-        def cell(width: int) -> ReferenceCell:
-            return ReferenceCell(arch, width, dead_edges=dead_edges, normalised=normalised)
+        def cell(width: int) -> PlainCell:
+            return PlainCell(arch, width, dead_edges=dead_edges, normalised=normalised)
 
         self.stem = nn.Sequential(
             nn.Conv2d(image_channels, channels, 3, padding=1, bias=False), _norm(channels, normalised=normalised)
@@ -92,7 +92,7 @@ class ReferenceNetwork(nn.Module):
         blocks: list[nn.Module] = [cell(channels) for _ in range(cells_per_stage)]
         for wide in (2 * channels, 4 * channels):
             blocks += [
-                ReferenceReduction(wide // 2, normalised=normalised),
+                PlainReduction(wide // 2, normalised=normalised),
                 *(cell(wide) for _ in range(cells_per_stage)),
             ]
         self.blocks = nn.Sequential(*blocks)
@@ -105,15 +105,16 @@ class ReferenceNetwork(nn.Module):
         return cast("Tensor", self.classifier(self.last(self.blocks(self.stem(x)))))
 
 
-def build(arch: str, sizes: Sizes, *, dead_edges: bool) -> ReferenceNetwork:
+def build(arch: str, sizes: Sizes, *, dead_edges: bool) -> PlainNetwork:
     """The network of a cell's string, with PyTorch's initialisation."""
-    return ReferenceNetwork(
+    return PlainNetwork(
         arch,
         channels=sizes.channels,
         cells_per_stage=sizes.cells_per_stage,
         classes=sizes.classes,
         image_channels=sizes.image_channels,
         dead_edges=dead_edges,
+        normalised=sizes.normalised,
     )
 
 

@@ -19,7 +19,6 @@ from nas_retrain.benches.nas_bench_201 import official_file, package
 from nas_retrain.benches.registry import Bench, Drawing, Option, Published, Sizes
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
-from nas_retrain.theory.scaling import InDegree
 
 VERTICES = 4
 OPERATIONS: dict[str, Operation | None] = {
@@ -88,119 +87,8 @@ def parse(arch: str) -> CellGraph:
     return CellGraph(VERTICES, tuple(edges))
 
 
-@cache
-def cells() -> tuple[str, ...]:
-    """All 15,625 cell strings in the benchmark's official order.
-
-    The order is the plain enumeration (vertex 1's operation slowest) shuffled by CPython's generator with seed 88.
-    """
-    names = [format_cell(operations) for operations in itertools.product(OPERATIONS, repeat=len(EDGES))]
-    random.Random(88).shuffle(names)
-    return tuple(names)
-
-
-@cache
-def _indices() -> dict[str, int]:
-    return {arch: index for index, arch in enumerate(cells())}
-
-
-def index_of(arch: str) -> int:
-    """The official index of a cell string; raises NasRetrainError if it is malformed."""
-    return _indices()[format_cell(parse_operations(arch))]
-
-
-def cell_at(index: int) -> str:
-    """The cell string at an official index; raises NasRetrainError if there is none."""
-    if not 0 <= index < len(cells()):
-        raise NasRetrainError(f"Cell index {index} is out of range: NAS-Bench-201 has cells 0 to {len(cells()) - 1}.")
-    return cells()[index]
-
-
-def graph_at(index: int) -> CellGraph:
-    """The graph of the cell at an official index; raises NasRetrainError if there is none."""
-    return parse(cell_at(index))
-
-
-def base_cell() -> int:
-    """The official index of the lowest-numbered cell that is the base network."""
-    return next(index for index, arch in enumerate(cells()) if parse(arch).network_class == BASE.network_class)
-
-
-@cache
-def network_classes() -> tuple[int, ...]:
-    """The network class of every cell: the lowest official index among the cells that are the same network."""
-    return registry.training_classes(map(parse, cells()), None)
-
-
-@cache
-def training_classes(in_degree: InDegree | None) -> tuple[int, ...]:
-    """See `Bench.training_classes`."""
-    if in_degree in (None, "source"):
-        return network_classes()
-    return registry.training_classes(map(parse, cells()), in_degree)
-
-
-def parameters(
-    graph: CellGraph, *, channels: int = 16, cells_per_stage: int = 5, classes: int = 10, image_channels: int = 3
-) -> int:
-    """Trainable parameters of the network built from a cell: what its output depends on, and nothing else.
-
-    A convolution that puts out its BatchNorm's bias counts with that alone (`CellGraph.constants`).
-    """
-    layers = graph.layers + graph.constant_layers
-    total = image_channels * channels * 9 + 2 * channels
-    for stage in range(STAGES):
-        width = channels << stage
-        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 + 2 * width for e in layers)
-        total += cells_per_stage * width * len(graph.biases)
-        if stage:
-            half = width // 2
-            total += half * width * 9 + 2 * width + width * width * 9 + 2 * width + half * width
-    return total + 2 * width + width * classes + classes
-
-
-def flops(
-    graph: CellGraph,
-    *,
-    channels: int = 16,
-    cells_per_stage: int = 5,
-    classes: int = 10,
-    image_channels: int = 3,
-    image_size: int = 32,
-) -> int:
-    """Multiply-accumulates of convolutions and readout for one image (the benchmark's "FLOPs").
-
-    Dead edges are left out, and so are constants (`CellGraph.constants`): they are computed once, not for each image.
-    """
-    size = image_size
-    total = image_channels * channels * 9 * size * size
-    for stage in range(STAGES):
-        width = channels << stage
-        if stage:
-            half = width // 2
-            size = (size + 1) // 2
-            total += (half * width * 9 + width * width * 9 + half * width) * size * size
-        total += cells_per_stage * sum(width * width * e.operation.kernel_size**2 for e in graph.layers) * size * size
-    return total + width * classes
-
-
-DRAWING = Drawing(
-    places=EDGES,
-    options=(
-        Option("none", "", None),
-        Option("skip_connect", "skip", registry.COLOURS[0]),
-        Option("nor_conv_1x1", "1×1", registry.COLOURS[1]),  # noqa: RUF001
-        Option("nor_conv_3x3", "3×3", registry.COLOURS[2]),  # noqa: RUF001
-        Option("avg_pool_3x3", "pool", registry.COLOURS[3]),
-    ),
-    vertices=registry.zigzag(VERTICES),
-    label_at=(0.5, 0.5, 0.28, 0.3, 0.5, 0.5),  # the edges 1 to 2 and 0 to 3 cross in the middle
-    pattern=format_cell(("{}",) * len(EDGES)),
-)
-
-
 class NasBench201(Bench):
-    """The benchmark as everything else sees it. What is costly is kept by this module, for all of its objects."""
+    """The benchmark as everything else sees it."""
 
     names = ("201",)
     name = "201"
@@ -216,50 +104,81 @@ class NasBench201(Bench):
     stages = STAGES
     size = len(OPERATIONS) ** len(EDGES)
     base = BASE
-    base_cell = cached_property(lambda _: base_cell())
-    drawing = DRAWING
+    drawing = Drawing(
+        places=EDGES,
+        options=(
+            Option("none", "", None),
+            Option("skip_connect", "skip", registry.COLOURS[0]),
+            Option("nor_conv_1x1", "1×1", registry.COLOURS[1]),  # noqa: RUF001
+            Option("nor_conv_3x3", "3×3", registry.COLOURS[2]),  # noqa: RUF001
+            Option("avg_pool_3x3", "pool", registry.COLOURS[3]),
+        ),
+        vertices=registry.zigzag(VERTICES),
+        label_at=(0.5, 0.5, 0.28, 0.3, 0.5, 0.5),  # the edges 1 to 2 and 0 to 3 cross in the middle
+        pattern=format_cell(("{}",) * len(EDGES)),
+    )
+
+    @cached_property
+    def archs(self) -> tuple[str, ...]:
+        """All 15,625 cell strings in the benchmark's official order.
+
+        The order is the plain enumeration (vertex 1's operation slowest) shuffled by CPython's generator with seed 88.
+        """
+        names = [format_cell(operations) for operations in itertools.product(OPERATIONS, repeat=len(EDGES))]
+        random.Random(88).shuffle(names)
+        return tuple(names)
 
     def arch_at(self, index: int) -> str:
-        """See `cell_at`."""
-        return cell_at(index)
+        """The cell string at an official index; raises NasRetrainError if there is none."""
+        if not 0 <= index < self.size:
+            raise NasRetrainError(f"Cell index {index} is out of range: NAS-Bench-201 has cells 0 to {self.size - 1}.")
+        return self.archs[index]
 
     def graph_at(self, index: int) -> CellGraph:
-        """See `graph_at`."""
-        return graph_at(index)
+        """The graph of the cell at an official index; raises NasRetrainError if there is none."""
+        return parse(self.arch_at(index))
 
-    def training_classes(self, in_degree: InDegree | None) -> tuple[int, ...]:
-        """See `training_classes`."""
-        return training_classes(in_degree)
+    def index_of(self, arch: str) -> int:
+        """The official index of a cell string; raises NasRetrainError, naming the part at fault, if it is malformed."""
+        return self.numbers[format_cell(parse_operations(arch))]
 
     def chosen(self, index: int) -> tuple[int, ...]:
         """The operations on all edges, by their places in `OPERATIONS`."""
         names = list(OPERATIONS)
-        return tuple(names.index(name) for name in parse_operations(cell_at(index)))
+        return tuple(names.index(name) for name in parse_operations(self.arch_at(index)))
 
     def flops(self, graph: CellGraph, sizes: Sizes) -> int:
-        """See `flops`."""
-        return flops(
-            graph,
-            channels=sizes.channels,
-            cells_per_stage=sizes.cells_per_stage,
-            classes=sizes.classes,
-            image_channels=sizes.image_channels,
-            image_size=sizes.image_size,
-        )
+        """Multiply-accumulates of convolutions and readout for one image (the benchmark's "FLOPs").
+
+        Dead edges are left out, and so are constants (`CellGraph.constants`): they are computed once, not for each
+        image.
+        """
+        width, side = sizes.channels, sizes.image_size
+        total = sizes.image_channels * width * 9 * side**2
+        for stage in range(STAGES):
+            if stage:
+                width, side = 2 * width, (side + 1) // 2
+                total += _reduction(width) * side**2
+            total += sizes.cells_per_stage * sum(_weights(edge, width) for edge in graph.layers) * side**2
+        return total + width * sizes.classes
 
     def parameters(self, graph: CellGraph, sizes: Sizes) -> int:
-        """See `parameters`."""
-        return parameters(
-            graph,
-            channels=sizes.channels,
-            cells_per_stage=sizes.cells_per_stage,
-            classes=sizes.classes,
-            image_channels=sizes.image_channels,
-        )
+        """Trainable parameters of the network built from a cell: what its output depends on, and nothing else.
 
-    def index_of(self, arch: str) -> int:
-        """See `index_of`."""
-        return index_of(arch)
+        A convolution that puts out its BatchNorm's bias counts with that alone (`CellGraph.constants`).
+        """
+        graph = graph if sizes.normalised else graph.without_normalisation
+        layers = graph.layers + graph.constant_layers
+        of_norm = 2 if sizes.normalised else 0  # for each channel: a BatchNorm's weight and bias
+        width = sizes.channels
+        total = sizes.image_channels * width * 9 + of_norm * width
+        for stage in range(STAGES):
+            if stage:
+                width *= 2
+                total += _reduction(width) + 2 * of_norm * width
+            in_cell = sum(_weights(edge, width) + of_norm * width for edge in layers) + width * len(graph.biases)
+            total += sizes.cells_per_stage * in_cell
+        return total + of_norm * width + (width + 1) * sizes.classes
 
     @property
     def rate_sources(self) -> tuple[ModuleType, ModuleType]:
@@ -270,11 +189,22 @@ class NasBench201(Bench):
 
     def network_config(self, index: int, sizes: Sizes) -> dict[str, object]:
         """The width, the number of cells in a stage and the cell's string."""
-        return {"channel": sizes.channels, "num_cells": sizes.cells_per_stage, "arch_str": cell_at(index)}
+        return {"channel": sizes.channels, "num_cells": sizes.cells_per_stage, "arch_str": self.arch_at(index)}
 
     def read_published_file(self, path: Path) -> dict[int, dict[str, Any]]:
         """See `official_file.load`."""
         return official_file.load(path)
+
+
+def _weights(edge: Edge, width: int) -> int:
+    """Of the convolution on an edge of a cell."""
+    return width**2 * edge.operation.kernel_size**2
+
+
+def _reduction(width: int) -> int:
+    """The weights of the three convolutions of the residual block before the stage of this width."""
+    half = width // 2
+    return half * width * 9 + width**2 * 9 + half * width
 
 
 BENCH = NasBench201

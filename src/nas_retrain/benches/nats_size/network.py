@@ -49,15 +49,7 @@ class Layered(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
-        self.convolution = nn.Conv2d(
-            members * inputs,
-            members * outputs,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            groups=members,
-            bias=False,
-        )
+        self.convolution = build_module.Convolution(inputs, outputs, kernel_size, members, stride)
         self.norm = build_module.BatchNorm(members * outputs) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,9 +121,7 @@ class Network(build_module.Network):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, members x image_channels, height, width) to logits (batch, members x classes)."""
         features = functional.relu(self.last_norm(self.blocks(self.stem(images)))).mean((2, 3))
-        by_member = features.view(len(features), self.members, -1)
-        weight = self.readout.weight.view(self.members, -1, self.readout.in_features)
-        return torch.einsum("bmc,mkc->bmk", by_member, weight).flatten(1) + self.readout.bias
+        return build_module.read_out(features, self.readout, self.members)
 
     def layered(self) -> list[Layered]:
         """All convolutions with what follows them."""

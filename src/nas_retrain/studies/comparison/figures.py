@@ -1,4 +1,4 @@
-"""The figures of a comparison, as PNG and PDF. Colours are Okabe and Ito's, which the colour-blind can tell apart."""
+"""The figures of a comparison, as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -14,34 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from nas_retrain.benches.registry import Bench
-from nas_retrain.files.atomic import replacing
-from nas_retrain.reports.markup import visible
-from nas_retrain.studies.comparison.tables import Findings
-
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "pdf.fonttype": 42,
-}
-
-
-def drawn_name(name: str) -> str:
-    """A name from outside as it is to be drawn: what matplotlib takes for a formula is none."""
-    return visible(name).replace("$", r"\$")
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write <name>.png and <name>.pdf; raises NasRetrainError if the folder cannot be written."""
-    for suffix in ("png", "pdf"):
-        metadata = {"CreationDate": None} if suffix == "pdf" else {}
-        with replacing(folder / f"{name}.{suffix}") as temporary:
-            # "tight" takes in all that was drawn, as a legend that is wider than its figure.
-            figure.savefig(temporary, dpi=150, metadata=metadata, bbox_inches="tight")
+from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
+from nas_retrain.studies.comparison.tables import SIDES, Findings
 
 
 def draw_all(findings: Findings, folder: Path) -> list[str]:
@@ -69,19 +43,19 @@ def _three_panels(findings: Findings) -> Figure:
 
 
 def _scatter(axes: Axes, findings: Findings) -> None:
-    original, retrained = findings.comparison.original, findings.comparison.retrained
-    many = len(original.accuracy) > 500
-    x_low, y_low = _low_end(original.accuracy), _low_end(retrained.accuracy)
-    shown = (original.accuracy >= x_low) & (retrained.accuracy >= y_low)
+    control, other = findings.comparison.first, findings.comparison.second
+    many = len(control.accuracy) > 500
+    x_low, y_low = _low_end(control.accuracy), _low_end(other.accuracy)
+    shown = (control.accuracy >= x_low) & (other.accuracy >= y_low)
     size, alpha = (2, 0.3) if many else (5, 0.7)
-    x, y = original.accuracy[shown], retrained.accuracy[shown]
+    x, y = control.accuracy[shown], other.accuracy[shown]
     axes.plot(x, y, ".", color=BLUE, markeredgewidth=0, rasterized=True, markersize=size, alpha=alpha)
     low = max(axes.get_xlim()[0], axes.get_ylim()[0])
     high = min(axes.get_xlim()[1], axes.get_ylim()[1])
     if low < high:
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, label="equal")
         axes.legend(loc="upper left")
-    axes.set(xlabel=f"{drawn_name(original.name)}, accuracy (%)", ylabel=f"{drawn_name(retrained.name)}, accuracy (%)")
+    axes.set(xlabel=f"{drawn_name(control.name)}, accuracy (%)", ylabel=f"{drawn_name(other.name)}, accuracy (%)")
     hidden = int((~shown).sum())
     axes.set_title(f"{len(shown):,} cells" + (f" ({hidden:,} weak ones outside)" if hidden else ""))
 
@@ -108,8 +82,8 @@ def _tau(axes: Axes, findings: Findings) -> None:
 
 def _gap(axes: Axes, findings: Findings) -> None:
     table = findings.performance_gap
-    for name, colour, marker in (("original", GREY, "o"), ("retrained", BLUE, "s")):
-        side = getattr(findings.comparison, name)
+    sides = (findings.comparison.first, findings.comparison.second)
+    for name, side, colour, marker in zip(SIDES, sides, (GREY, BLUE), "os", strict=True):
         low, high = table[f"std_{name}_low"], table[f"std_{name}_high"]
         axes.fill_between(table["top_percent"], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(
@@ -123,7 +97,7 @@ def _gap(axes: Axes, findings: Findings) -> None:
     axes.set(
         xlabel="top K % of cells, by own ranking", ylabel="standard deviation of accuracy (points)", xlim=(103, -2)
     )
-    values = table[["std_original", "std_retrained"]].to_numpy()
+    values = table[[f"std_{name}" for name in SIDES]].to_numpy()
     if values.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -136,7 +110,7 @@ def _gains(findings: Findings) -> Figure:
     decile, factor = figure.subplots(1, 2)
     table = findings.accuracy_gain
     rows = table[table["grouping"] == "decile"]
-    _bars(decile, rows, rows["group"].astype(float).tolist())
+    _draw_gains(decile, rows)
     if rows["selection"].notna().any():
         decile.plot(
             rows["group"].astype(int),
@@ -147,14 +121,17 @@ def _gains(findings: Findings) -> Figure:
             label="from sorting by noise alone",
         )
         figure.legend(*decile.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    decile.set(xlabel="decile of the original accuracy (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11))
+    control = drawn_name(findings.comparison.first.name)
+    decile.set(
+        xlabel=f"decile of the accuracy of {control} (1: weakest)", ylabel="mean gain (points)", xticks=range(1, 11)
+    )
     overall = table.iloc[0]
     ends = f" [{overall['gain_low']:+.2f}, {overall['gain_high']:+.2f}]" if np.isfinite(overall["gain_low"]) else ""
     decile.set_title(
         f"Mean gain {overall['mean_gain']:+.2f}{ends} points, {overall['share_improved']:.0%} of cells improve"
     )
     rows = table[table["grouping"] == "learning_rate_factor"]
-    _bars(factor, rows, rows["group"].astype(float).tolist())
+    _draw_gains(factor, rows)
     factor.set(xlabel="learning-rate factor of the cell", ylabel="mean gain (points)", xscale="log")
     factor.set_title("By learning-rate factor")
     factor.set_xticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"])
@@ -162,11 +139,12 @@ def _gains(findings: Findings) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, rows: pd.DataFrame, x: list[float]) -> None:
-    gain = rows["mean_gain"].to_numpy()
+def _draw_gains(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.vlines(x, rows["gain_low"], rows["gain_high"], color=BLUE, linewidth=1.5)
-    axes.plot(x, gain, "o", color=BLUE, markersize=4, label="mean, 95 % interval")
+    draw_estimates(
+        axes, rows["group"].astype(float), rows["mean_gain"], rows["gain_low"], rows["gain_high"], colour=BLUE,
+        width=1.5, label="mean, 95 % interval",
+    )  # fmt: skip
 
 
 def draw_moves(findings: Findings) -> Figure | None:

@@ -16,7 +16,8 @@ from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
 from nas_retrain.studies.comparison import figures, page
-from nas_retrain.studies.comparison.tables import BEYOND_NOISE, Findings
+from nas_retrain.studies.comparison.curves import Curves
+from nas_retrain.studies.comparison.tables import BEYOND_NOISE, SIDES, Findings
 
 SIGNIFICANT = 0.05
 LOW_CEILING = 0.7
@@ -42,11 +43,12 @@ def write(
     title: str,
     facts: Mapping[str, str],
     attribution: pd.DataFrame | None = None,
+    curves: Sequence[Curves | None] = (None, None),
 ) -> None:
     """Write tables/*.csv, figures/*, report.md, report.html and explore.html below `folder`.
 
-    facts: what the report says of its settings, by name. attribution: see `tables.attribution`. Raises
-    NasRetrainError if the folder cannot be written.
+    facts: what the report says of its settings, by name. attribution: see `tables.attribution`. curves: of the control
+    and of the other side, for explore.html. Raises NasRetrainError if the folder cannot be written.
     """
     tables = findings.tables() | ({} if attribution is None else {"attribution": attribution})
     write_tables(tables, folder)
@@ -56,7 +58,8 @@ def write(
     write_document(folder, text, title, left_out=_EXPLORE)
     tell_stage("The page of all cells, explore.html")
     again = findings.ceiling
-    page.write(findings.comparison, folder / "explore.html", title=title, noise=None if again is None else again.moves)
+    noise = None if again is None else again.moves
+    page.write(findings.comparison, folder / "explore.html", title=title, noise=noise, curves=curves)
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
@@ -76,8 +79,8 @@ def _text(
         statements=statements(findings),
         explore=_EXPLORE,
         drawn=drawn,
-        original=findings.comparison.original.name,
-        retrained=findings.comparison.retrained.name,
+        control=findings.comparison.first.name,
+        other=findings.comparison.second.name,
         fewest=FEWEST,
         findings=findings,
         ranking_change=findings.ranking_change[RANKING_SHOWN],
@@ -92,7 +95,7 @@ def _text(
 
 
 def _noise_text(findings: Findings) -> str:
-    names = {side: getattr(findings.comparison, side).name for side in findings.noise}
+    names = dict(zip(SIDES, (findings.comparison.first.name, findings.comparison.second.name), strict=True))
     unknown = [names[side] for side, level in findings.noise.items() if level is None]
     if unknown:
         return (
@@ -119,8 +122,8 @@ def statements(findings: Findings) -> list[str]:
     if len(deciles) == 5 and deciles["gain_low"].notna().all():
         better = int((deciles["gain_low"] > deciles["selection"].fillna(0.0).clip(lower=0)).sum())
         found.append(
-            f"Of the five deciles of the strongest cells by original accuracy, {better or 'none'} gain on average "
-            "beyond doubt."
+            f"Of the five deciles of the strongest cells by the accuracy of {findings.comparison.first.name}, "
+            f"{better or 'none'} gain on average beyond doubt."
         )
     found.append(
         "That two rankings differ does not say which of them is better: that needs each network at its own best "
@@ -147,12 +150,12 @@ def _unknown_noise(findings: Findings) -> str:
 
 
 def _gain(findings: Findings) -> str:
-    original, retrained = findings.comparison.original.name, findings.comparison.retrained.name
+    control, other = findings.comparison.first.name, findings.comparison.second.name
     gain = findings.accuracy_gain.iloc[0]
     direction = "higher" if gain["mean_gain"] > 0 else "lower"
     certain = gain["gain_low"] > 0 or gain["gain_high"] < 0
     return (
-        f"{retrained} is {abs(gain['mean_gain']):.2f} points {direction} than {original} on average "
+        f"{other} is {abs(gain['mean_gain']):.2f} points {direction} than {control} on average "
         f"{interval_text(gain['gain_low'], gain['gain_high'], '+.2f')}"
         f"{'' if certain else ', which may be no difference'}; {gain['share_improved']:.0%} of cells are higher."
     )
@@ -189,7 +192,7 @@ def interval_text(low: float, high: float, form: str) -> str:
 
 def _of_seeds(comparison: Comparison) -> list[str]:
     """What the interval of the mean gain makes of seeds that all networks share."""
-    sides = [side for side in (comparison.original, comparison.retrained) if side.shared]
+    sides = [side for side in (comparison.first, comparison.second) if side.shared]
     counted = [side.name for side in sides if countable(side.by_seed)]
     unknown = [side.name for side in sides if not countable(side.by_seed)]
     said = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
@@ -13,21 +16,24 @@ from nas_retrain.rate_policy import Own
 from nas_retrain.settings import Settings
 from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.accuracies import Accuracies
-from nas_retrain.studies.comparison import report, tables
+from nas_retrain.studies.comparison import curves, report, tables
+from nas_retrain.studies.comparison.curves import Curves
 from nas_retrain.studies.comparison.tables import Findings
+from nas_retrain.trainings.store import CURVES, SCHEMA
 from nas_retrain.trainings.version import analysis_versions
 
 
 @dataclass(frozen=True)
 class Report:
     """A comparison and what its report says of it. place: where it goes, below the results folder. attribution: see
-    `tables.attribution`."""
+    `tables.attribution`. curves: of the control and of the other side."""
 
     findings: Findings
     place: str
     title: str
     facts: dict[str, str]
     attribution: pd.DataFrame | None = None
+    curves: tuple[Curves | None, ...] = (None, None)
 
 
 def compare_sources(settings: Settings) -> Report:
@@ -37,13 +43,28 @@ def compare_sources(settings: Settings) -> Report:
     read.
     """
     original, retrained, paths = sources(settings)
-    return _report(original, retrained, f"comparisons/{original.name}_to_{retrained.name}", settings, paths)
+    records = [_records(Path(path), settings) for path in paths.values()]
+    place = f"comparisons/{original.name}_to_{retrained.name}"
+    return _report(original, retrained, place, settings, paths, records)
+
+
+def _records(path: Path, settings: Settings) -> pd.DataFrame:
+    """The run records that a source's accuracies are from, if they have curves; none for other sources."""
+    try:
+        if path.suffix != ".parquet" or not set(CURVES) & set(pq.read_schema(path).names):
+            return pd.DataFrame()
+        frame: pd.DataFrame = SCHEMA.from_table(pq.read_table(path)).table.to_pandas()
+    except (ValueError, pa.ArrowException, OSError):  # accuracies can be read from less than whole records
+        return pd.DataFrame()
+    return frame[(frame["dataset"] == settings.dataset.name) & (frame["recipe"] == settings.analysis.recipe)]
 
 
 def write(made: Report, folder: Path) -> Path:
     """Write a report in its place below `folder`, and return that place."""
     there = folder / made.place
-    report.write(made.findings, there, title=made.title, facts=made.facts, attribution=made.attribution)
+    report.write(
+        made.findings, there, title=made.title, facts=made.facts, attribution=made.attribution, curves=made.curves
+    )
     return there
 
 
@@ -107,37 +128,43 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
         }
         place = "" if name == main else f"comparisons/{control}_to_{name}"
         table = attribution if name == main else None
-        reports.append(_report(arms[control], arms[name], place, settings, particulars, table))
+        records = [frame[frame["recipe"] == of] for of in (control, name)]
+        reports.append(_report(arms[control], arms[name], place, settings, particulars, records, table))
     return reports
 
 
 def facts(settings: Settings) -> dict[str, str]:
     """What every report says of how it was made."""
+    normalisation = {"normalisation": "none"} if settings.network.normalisation == "none" else {}
     return {
         "data set": settings.dataset.name
         + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
+        **normalisation,
         "versions": analysis_versions(),
     }
 
 
 def _report(
-    original: Accuracies,
-    retrained: Accuracies,
+    control: Accuracies,
+    other: Accuracies,
     place: str,
     settings: Settings,
     particulars: dict[str, str],
+    records: Sequence[pd.DataFrame],
     attribution: pd.DataFrame | None = None,
 ) -> Report:
     chosen = settings.analysis
-    findings = tables.find(original, retrained, chosen)
+    findings = tables.find(control, other, chosen)
     made_with = (
         particulars
         | {
-            "top K % by": f"the {chosen.top_by} ranking",
+            "top K % by": f"the ranking of {(control if chosen.top_by == 'original' else other).name}",
             "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
             f"seed {chosen.seed}",
         }
         | facts(settings)
     )
-    title = f"{settings.dataset.name}: {retrained.name} against {original.name}"
-    return Report(findings, place, title, made_with, attribution)
+    title = f"{settings.dataset.name}: {other.name} against {control.name}"
+    cells = findings.comparison.cells
+    drawn = tuple(curves.of_side(side, its, cells) for side, its in zip((control, other), records, strict=True))
+    return Report(findings, place, title, made_with, attribution, drawn)

@@ -1,10 +1,14 @@
 """The tables of a comparison, each a DataFrame that is written as CSV. Intervals are 95 % over network classes; those
-of mean gains count the luck of seeds that all classes share as well (see `means`)."""
+of mean gains count the luck of seeds that all classes share as well (see `means`).
+
+What is compared with is the control here, the first side of a comparison: the control recipe, or the table ORIGINAL.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -43,9 +47,16 @@ AGAINST_NOISE = (
 """The columns of the ranking change that need the noise to be known; see `ranking_change`."""
 
 
+SIDES = ("original", "retrained")
+"""What files and their columns call the control and the other side."""
+
+
 @dataclass(frozen=True)
 class Findings:
-    """Everything computed about one comparison. Tables are described by the functions that make them."""
+    """Everything computed about one comparison. Tables are described by the functions that make them.
+
+    noise: of each of `SIDES`.
+    """
 
     comparison: Comparison
     noise: dict[str, NoiseLevel | None]
@@ -67,10 +78,10 @@ class Findings:
         }
 
 
-def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings) -> Findings:
+def find(control: Accuracies, other: Accuracies, settings: AnalysisSettings) -> Findings:
     """Compare two sources; raises NasRetrainError if they have fewer than two cells in common."""
-    comparison = compare(original, retrained)
-    noise = {"original": noise_level(original), "retrained": noise_level(retrained)}
+    comparison = compare(control, other)
+    noise = dict(zip(SIDES, (noise_level(control), noise_level(other)), strict=True))
     if None not in noise.values():
         tell_stage(f"The noise ceiling, from {settings.null_draws:,} draws of training again")
     again = ceiling(
@@ -78,7 +89,7 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
         *noise.values(),
         draws=settings.null_draws,
         seed=settings.seed,
-        by_retrained=settings.top_by == "retrained",
+        by=_ranked_by(settings),
     )
     tell_stage(f"Intervals, from {settings.bootstrap_draws:,} draws of the bootstrap")
     weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
@@ -94,6 +105,10 @@ def find(original: Accuracies, retrained: Accuracies, settings: AnalysisSettings
     )
 
 
+def _ranked_by(settings: AnalysisSettings) -> Literal["first", "second"]:
+    return "first" if settings.top_by == SIDES[0] else "second"
+
+
 def ranking_change(comparison: Comparison, again: Ceiling | None, settings: AnalysisSettings) -> pd.DataFrame:
     """Kendall's tau at each K beside its noise ceiling.
 
@@ -102,7 +117,7 @@ def ranking_change(comparison: Comparison, again: Ceiling | None, settings: Anal
     again gives a tau as low. p_holm: the same, adjusted for there being several K. tau_original_again and
     tau_retrained_again: each side with its own repetition.
     """
-    table = agreement(comparison, settings.bootstrap_draws, settings.seed, settings.top_by)
+    table = agreement(comparison, settings.bootstrap_draws, settings.seed, _ranked_by(settings))
     if again is None:
         return table.assign(**dict.fromkeys(AGAINST_NOISE, np.nan))
     taus = table["kendall_tau"].to_numpy()
@@ -113,8 +128,8 @@ def ranking_change(comparison: Comparison, again: Ceiling | None, settings: Anal
     table["beyond_high"] = table["tau_ceiling"] - table["tau_low"]
     table["p_value"] = again.p_values(taus)
     table["p_holm"] = holm(table["p_value"].to_numpy())
-    table["tau_original_again"] = again.original_again
-    table["tau_retrained_again"] = again.retrained_again
+    table["tau_original_again"] = again.first_again
+    table["tau_retrained_again"] = again.second_again
     return table
 
 
@@ -129,16 +144,18 @@ def holm(p_values: Floats) -> Floats:
 
 
 def accuracy_gain(comparison: Comparison, again: Ceiling | None) -> pd.DataFrame:
-    """Retrained minus original accuracy, in points: over all cells, per decile of the original accuracy (1 is the
-    lowest) and per learning-rate factor. A group of fewer than `rankings.FEWEST` network classes has no interval.
+    """The other side's accuracy less the control's, in points: over all cells, per decile of the control's accuracy
+    (1 is the lowest) and per learning-rate factor. A group of fewer than `rankings.FEWEST` network classes has no
+    interval.
 
     selection: the part of a decile's mean gain that is there though nothing changed, since cells were sorted by an
     accuracy that holds noise.
     """
-    gain = comparison.retrained.accuracy - comparison.original.accuracy
-    shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
+    control, other = comparison.first, comparison.second
+    gain = other.accuracy - control.accuracy
+    shared = shared_parts([(1.0, other), (-1.0, control)])
     groups: list[tuple[str, str, Integers]] = [("all", "all", np.arange(len(gain), dtype=np.int64))]
-    groups += [("decile", str(n), part) for n, part in enumerate(by_decile(comparison.original.accuracy), start=1)]
+    groups += [("decile", str(n), part) for n, part in enumerate(by_decile(control.accuracy), start=1)]
     factors = learning_rate_factors(comparison)
     for factor in np.unique(factors[np.isfinite(factors)])[::-1]:
         groups.append(("learning_rate_factor", f"{factor:.6g}", np.flatnonzero(factors == factor).astype(np.int64)))
@@ -156,7 +173,7 @@ def accuracy_gain(comparison: Comparison, again: Ceiling | None) -> pd.DataFrame
                 "grouping": grouping,
                 "group": name,
                 "cells": len(part),
-                "mean_original": comparison.original.accuracy[part].mean(),
+                "mean_original": control.accuracy[part].mean(),
                 "mean_gain": gain[part].mean(),
                 "gain_low": low,
                 "gain_high": high,
@@ -192,7 +209,7 @@ def learning_rate_factors(comparison: Comparison) -> Floats:
 def performance_gap(comparison: Comparison, weights: NDArray[np.float32]) -> pd.DataFrame:
     """The standard deviation of accuracy among each side's own top K percent, in points (the paper's third finding)."""
     columns: dict[str, list[float]] = {"top_percent": [float(percent) for percent in TOP_PERCENTS]}
-    for name, side in (("original", comparison.original), ("retrained", comparison.retrained)):
+    for name, side in zip(SIDES, (comparison.first, comparison.second), strict=True):
         order = np.argsort(-side.accuracy, kind="stable")
         spread: list[tuple[float, float, float]] = []
         for count in top_counts(side.accuracy).values():
@@ -211,16 +228,18 @@ def performance_gap(comparison: Comparison, weights: NDArray[np.float32]) -> pd.
 def largest_moves(comparison: Comparison, again: Ceiling | None, number: int) -> pd.DataFrame:
     """The cells whose rank rises and falls most, beyond noise where the noise is known; at most `number` each way.
 
-    rank 1 is the best; move is the rank before minus the rank after, so positive is up. noise: standard deviation of
-    the move if the networks are merely trained again. Of one network class the first member stands for all.
+    rank 1 is the best; move is the rank under the control less that under the other side, so positive is up. noise:
+    standard deviation of the move if the networks are merely trained again. Of one network class the first member
+    stands for all.
     """
-    before, after = ranks(comparison.original.accuracy), ranks(comparison.retrained.accuracy)
+    control, other = comparison.first.accuracy, comparison.second.accuracy
+    before, after = ranks(control), ranks(other)
     table = pd.DataFrame(
         {
             "index": comparison.cells,
             "network_class": comparison.classes,
-            "accuracy_original": comparison.original.accuracy,
-            "accuracy_retrained": comparison.retrained.accuracy,
+            "accuracy_original": control,
+            "accuracy_retrained": other,
             "rank_original": before,
             "rank_retrained": after,
             "move": before - after,

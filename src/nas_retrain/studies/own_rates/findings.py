@@ -146,7 +146,7 @@ def rankings(
         table = agreement(comparison, chosen.bootstrap_draws, chosen.seed)
         table = table[table["top_percent"].isin(TOP)].reset_index(drop=True)
         weights = bootstrap_weights(comparison.classes, chosen.bootstrap_draws, chosen.seed)
-        draws[name] = bootstrap_taus(comparison.original.accuracy, comparison.retrained.accuracy, weights, TOP)
+        draws[name] = bootstrap_taus(comparison.first.accuracy, comparison.second.accuracy, weights, TOP)
         again = ceiling(
             comparison, noise[right.name], noise[name], draws=chosen.null_draws, seed=chosen.seed, percents=TOP
         )
@@ -179,9 +179,9 @@ def _difference(
     """The interval of a recipe's tau less the control's, on the same resamples, with what `luck` adds."""
     if recipe == control or control not in draws:
         return np.nan, np.nan
-    place, right = TOP.index(percent), sides[recipe].original
+    place, right = TOP.index(percent), sides[recipe].first
     resampled = draws[recipe][place] - draws[control][place]
-    compared = (right, sides[recipe].retrained, sides[control].retrained)
+    compared = (right, sides[recipe].second, sides[control].second)
 
     def differences(own: Floats, varied: Floats, fixed: Floats) -> Floats:
         return top_taus(own, varied, (percent,)) - top_taus(own, fixed, (percent,))
@@ -206,8 +206,8 @@ def regret(right: Accuracies, others: Mapping[str, Accuracies]) -> pd.DataFrame:
     rows = []
     for name, recipe in others.items():
         comparison = compare(right, recipe)
-        lost = comparison.original.accuracy - comparison.retrained.accuracy
-        shared = shared_parts([(1.0, comparison.original), (-1.0, comparison.retrained)])
+        lost = comparison.first.accuracy - comparison.second.accuracy
+        shared = shared_parts([(1.0, comparison.first), (-1.0, comparison.second)])
         low, high = mean_interval(lost, comparison.classes, shared)
         spread = dict(zip((5, 25, 50, 75, 95), np.quantile(lost, [0.05, 0.25, 0.5, 0.75, 0.95]), strict=True))
         rows.append(

@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates
@@ -43,8 +42,7 @@ def write(
         save(figure_of_explained(found), folder / "figures", "own_rates")
         if sensitivity is not None:
             save(_sensitivity(sensitivity), folder / "figures", "sensitivity")
-    text = "\n\n".join(_sections(found, sensitivity, settings, facts)) + "\n"
-    write_document(folder, text, _title(settings))
+    write_document(folder, _text(found, sensitivity, settings, facts), _title(settings))
     return folder
 
 
@@ -182,62 +180,18 @@ def _title(settings: Settings) -> str:
     return f"Whose ranking is right? {settings.bench.name} on {settings.dataset.name}"
 
 
-def _sections(
-    found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]
-) -> list[str]:
-    search = settings.own_rate
-    assert search is not None
-    parts = [
-        f"# {escaped(_title(settings))}",
-        bullets(statements(found, sensitivity)),
-        "![Whose ranking is right](figures/whose_ranking.png)",
-        f"*{len(found.classes)} classes, each at its own best of {search.points} rates from {search.lowest:g} to "
-        f"{search.highest:g}, by its accuracy on {search.validation_images:,} validation images over "
-        f"{len(search.seeds)} seeds, and then trained with {len(search.fresh_seeds)} seeds that neither the search "
-        "nor any recipe has. Left: Kendall's tau with that ranking, beside the noise ceiling. Middle: points of test "
-        "accuracy that the recipes lack (boxes: the middle half, whiskers: 90 %, diamonds: means). Right: validation "
-        "accuracy by rate, for three groups by the factor that the paper's rule gives. Intervals are 95 %, over "
-        f"classes, of which they take {FEWEST}; {_of_seeds(settings)}*",
-        "## Rankings",
-        as_markdown(found.rankings),
-        "*The top K % are by the accuracies at own rates. Noise ceiling: the mean tau if both rankings were truly the "
-        "same and only noise differed, and 95 % of such taus; p: how often noise gives a tau as low, also "
-        f"adjusted for their number. Over control: tau less that of {escaped(found.control)}, on the same resamples.*",
-        "## Regret",
-        as_markdown(found.regret),
-        "*Test accuracy at the own rate less that of the recipe, in points; both means over seeds. Relative gradient: "
-        "the first step's gradient as a share of the weights, so how much one and the same rate does.*",
-        as_markdown(found.curves, 3),
-        "*All classes with one rate, on validation images; Share best: how many have it as their own.*",
-        "## What explains the own rate",
-        "![What explains own rates](figures/own_rates.png)",
-        as_markdown(found.explained),
-        "*Rank correlations (rho) with the own rate and with the lean, which is the slope of validation accuracy on "
-        "log2 of the rate; p-values are adjusted for the number of quantities. "
-        f"Measured, at the first step: {' and '.join(MEASURED)}.*",
-        as_markdown(found.rules),
-        "*Rules log2 rate = a + b log2 quantity (of 1 + quantity, if it may be 0), fitted on one half of the classes "
-        "and judged on the other, both ways. For the paper's b is 1 and the quantity its factor. rho: the rank "
-        "correlation of predicted and own rates there; slope: b. gain: points of validation accuracy over the best "
-        "one rate of the half that was fitted. own rate: chosen with some seeds and judged with the others; in "
-        "hindsight: judged with the same.*",
-    ]
-    if sensitivity is not None:
-        parts += [
-            "## Budgets and base rates",
-            "![Sensitivity](figures/sensitivity.png)",
-            as_markdown(sensitivity),
-        ]
-    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
-
-
-def _of_seeds(settings: Settings) -> str:
-    if settings.seeding == "nested":
-        return "each network has draws of its own for a seed."
-    return (
-        "all networks share their seeds, and intervals of means count a seed's luck as a part of the variance that "
-        "more networks do not reduce, estimated from how the seeds' own means differ (Student's t with Satterthwaite's "
-        "degrees of freedom)."
+def _text(found: OwnRates, sensitivity: pd.DataFrame | None, settings: Settings, facts: Mapping[str, str]) -> str:
+    return render_markdown(
+        __package__,
+        title=_title(settings),
+        statements=statements(found, sensitivity),
+        own=found,
+        search=settings.own_rate,
+        seeding=settings.seeding,
+        fewest=FEWEST,
+        measured=MEASURED,
+        sensitivity=sensitivity,
+        facts=facts,
     )
 
 
@@ -257,12 +211,14 @@ def _draw_taus(axes: Axes, found: OwnRates) -> None:
     for percent, colour, marker in zip(percents, COLOURS, "os", strict=False):
         rows = found.rankings[found.rankings["top_percent"] == percent]
         y = np.arange(len(rows)) + (0.15 if percent == percents[-1] else -0.15)
-        low, high = rows["kendall_tau"] - rows["tau_low"], rows["tau_high"] - rows["kendall_tau"]
-        axes.errorbar(rows["kendall_tau"], y, xerr=[low, high], fmt=marker, color=colour, markersize=4, linewidth=1,
-                      label="all" if percent == 100 else f"best {percent} %")  # fmt: skip
-        ends = rows["tau_ceiling"] - rows["ceiling_low"], rows["ceiling_high"] - rows["tau_ceiling"]
-        axes.errorbar(rows["tau_ceiling"], y, xerr=ends, fmt="|", color=GREY, markersize=7, linewidth=0.8,
-                      label="noise ceiling" if percent == 100 else None)  # fmt: skip
+        draw_estimates(
+            axes, y, rows["kendall_tau"], rows["tau_low"], rows["tau_high"], colour=colour, marker=marker,
+            sideways=True, label="all" if percent == 100 else f"best {percent} %",
+        )  # fmt: skip
+        draw_estimates(
+            axes, y, rows["tau_ceiling"], rows["ceiling_low"], rows["ceiling_high"], colour=GREY, marker="|", size=7,
+            width=0.8, sideways=True, label="noise ceiling" if percent == 100 else None,
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), [drawn_name(name).replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="Kendall's tau with the ranking at own rates")
@@ -284,9 +240,8 @@ def _draw_regret(axes: Axes, found: OwnRates) -> None:
     y = np.arange(len(boxes))
     axes.bxp(boxes, positions=y, orientation="horizontal", widths=0.5, boxprops={"color": GREY},
              medianprops={"color": GREY}, whiskerprops={"color": GREY}, capprops={"color": GREY})  # fmt: skip
-    mean = found.regret["mean_regret"]
-    ends = [mean - found.regret["regret_low"], found.regret["regret_high"] - mean]
-    axes.errorbar(mean, y, xerr=ends, fmt="D", color=BLUE, markersize=4, linewidth=1.5)
+    mean, low, high = (found.regret[name] for name in ("mean_regret", "regret_low", "regret_high"))
+    draw_estimates(axes, y, mean, low, high, colour=BLUE, marker="D", width=1.5, sideways=True)
     axes.axvline(0, color=GREY, linewidth=0.6)
     axes.set_yticks(y, [""] * len(y))
     axes.invert_yaxis()
@@ -300,9 +255,12 @@ def _draw_curves(axes: Axes, found: OwnRates) -> None:
             continue
         accuracy = found.by_rate[part]
         relative = accuracy - accuracy.mean(1, keepdims=True)
-        mean, error = relative.mean(0), relative.std(0, ddof=1) / np.sqrt(len(part)) if len(part) > 1 else 0.0
-        axes.errorbar(found.curves["learning_rate"], mean, yerr=1.96 * np.asarray(error), fmt="o-", color=colour,
-                      markersize=3, linewidth=1, label=f"{name} factors")  # fmt: skip
+        mean = relative.mean(0)
+        half = 1.96 * relative.std(0, ddof=1) / np.sqrt(len(part)) if len(part) > 1 else np.nan
+        draw_estimates(
+            axes, found.curves["learning_rate"], mean, mean - half, mean + half, colour=colour, marker="o-", size=3,
+            label=f"{name} factors",
+        )  # fmt: skip
     axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy less each class's mean (points)")
     axes.set_xticks(found.curves["learning_rate"], [f"{rate:.2g}" for rate in found.curves["learning_rate"]])
     axes.minorticks_off()
@@ -317,18 +275,16 @@ def figure_of_explained(found: OwnRates) -> Figure:
     y = np.arange(len(table))
     targets = (("own_rate", BLUE, "o", "own rate"), ("lean", ORANGE, "s", "lean to large rates"))
     for offset, (target, colour, marker, label) in zip((-0.15, 0.15), targets, strict=True):
-        rho = table[f"{target}_rho"]
-        ends = [rho - table[f"{target}_low"], table[f"{target}_high"] - rho]
-        correlations.errorbar(
-            rho, y + offset, xerr=ends, fmt=marker, color=colour, markersize=4, linewidth=1, label=label
-        )
+        draw_estimates(
+            correlations, y + offset, table[f"{target}_rho"], table[f"{target}_low"], table[f"{target}_high"],
+            colour=colour, marker=marker, sideways=True, label=label,
+        )  # fmt: skip
     correlations.set_yticks(y, table["quantity"])
     correlations.set(xlabel="Spearman's rank correlation")
     correlations.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
     rules = found.rules
     y = np.arange(len(rules))
-    ends = [rules["gain"] - rules["gain_low"], rules["gain_high"] - rules["gain"]]
-    gains.errorbar(rules["gain"], y, xerr=ends, fmt="o", color=GREEN, markersize=4, linewidth=1)
+    draw_estimates(gains, y, rules["gain"], rules["gain_low"], rules["gain_high"], colour=GREEN, sideways=True)
     gains.set_yticks(y, rules["rule"])
     gains.set(xlabel="points gained over one rate, on the other half")
     for axes in (correlations, gains):
@@ -351,9 +307,10 @@ def _sensitivity(table: pd.DataFrame) -> Figure:
                 continue
             label = drawn_name(f"{recipe} against {control}").replace("_", " ")
             for axes, name, prefix in ((gain, "mean_gain", "gain"), (tau, "kendall_tau", "tau")):
-                ends = [rows[name] - rows[f"{prefix}_low"], rows[f"{prefix}_high"] - rows[name]]
-                axes.errorbar(rows["value"], rows[name], yerr=ends, fmt=f"{marker}-", color=colour, markersize=4,
-                              linewidth=1, label=label)  # fmt: skip
+                draw_estimates(
+                    axes, rows["value"], rows[name], rows[f"{prefix}_low"], rows[f"{prefix}_high"], colour=colour,
+                    marker=f"{marker}-", label=label,
+                )  # fmt: skip
             tau.plot(rows["value"], rows["tau_ceiling"], "--", color=colour, linewidth=0.8)
         gain.axhline(0, color=GREY, linewidth=0.6)
         ticks = sorted(table.loc[table["varied"] == varied, "value"].unique())

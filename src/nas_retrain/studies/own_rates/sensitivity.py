@@ -47,11 +47,11 @@ def compare_variants(
         ours, theirs = accuracies.from_runs(varied, recipe, space), accuracies.from_runs(fixed, control, space)
         comparison = compare(theirs, ours)
         weights = bootstrap_weights(comparison.classes, settings.bootstrap_draws, settings.seed)
-        x, y = comparison.original.accuracy, comparison.retrained.accuracy
-        shared = shared_parts([(1.0, comparison.retrained), (-1.0, comparison.original)])
+        x, y = comparison.first.accuracy, comparison.second.accuracy
+        shared = shared_parts([(1.0, comparison.second), (-1.0, comparison.first)])
         gain_low, gain_high = mean_interval(y - x, comparison.classes, shared)
         tau = kendall_tau(x, y)
-        excess = tau_excess(comparison.original, comparison.retrained, comparison.classes, (100,))
+        excess = tau_excess(comparison.first, comparison.second, comparison.classes, (100,))
         tau_low, tau_high = tau_interval(
             tau,
             bootstrap_taus(x, y, weights, (100,))[0],

@@ -22,7 +22,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Judged:
+class WhoseRanking:
     """What was found, and how (facts). varied: see `sensitivity.compare_variants`; None if nothing was varied."""
 
     own_rates: OwnRates
@@ -36,7 +36,7 @@ def trainings(settings: Settings, found: Found) -> list[Training]:
     return sensitivity_trainings(settings, found.base_rate, found.rates, found.only)
 
 
-def analyse(records: Records, settings: Settings) -> Judged | None:
+def analyse(records: Records, settings: Settings) -> WhoseRanking | None:
     """The recipes judged by the own rates; None without a recipe of own rates."""
     from nas_retrain.benches import registry
     from nas_retrain.reports.document import tell_stage
@@ -67,10 +67,10 @@ def analyse(records: Records, settings: Settings) -> Judged | None:
     }
     tell_stage("Whose ranking is right: the recipes against networks at their own rates")
     judged = findings.judge(recipes, own, settings, bench)
-    return Judged(judged, varied, settings, made_with)
+    return WhoseRanking(judged, varied, settings, made_with)
 
 
-def write(found: Judged, folder: Path) -> list[str]:
+def write(found: WhoseRanking, folder: Path) -> list[str]:
     """Write the report below whose_ranking; returns its main findings and its path."""
     from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.own_rates import report

@@ -10,9 +10,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.proxies.findings import Proxies
 
@@ -76,11 +76,14 @@ def _figure(found: Proxies) -> Figure:
     for place, (percent, colour) in enumerate(zip(percents, (BLUE, ORANGE, GREEN), strict=False)):
         rows = found.rankings[found.rankings["top_percent"] == percent]
         y = np.array([names.index(name) for name in rows["recipe"]]) + 0.22 * (place - 1)
-        axes.plot(rows["kendall_tau"], y, "o", color=colour, markersize=4,
-                  label="all" if percent == 100 else f"best {percent} %")  # fmt: skip
-        axes.hlines(y, rows["tau_low"], rows["tau_high"], color=colour, linewidth=1)  # may lie beside the point
-        axes.plot(rows["tau_ceiling"], y, "|", color=GREY, markersize=7, label="noise ceiling" if place == 0 else None)
-        axes.hlines(y, rows["ceiling_low"], rows["ceiling_high"], color=GREY, linewidth=0.8)
+        draw_estimates(
+            axes, y, rows["kendall_tau"], rows["tau_low"], rows["tau_high"], colour=colour, sideways=True,
+            label="all" if percent == 100 else f"best {percent} %",
+        )  # fmt: skip
+        draw_estimates(
+            axes, y, rows["tau_ceiling"], rows["ceiling_low"], rows["ceiling_high"], colour=GREY, marker="|", size=7,
+            width=0.8, sideways=True, label="noise ceiling" if place == 0 else None,
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), [drawn_name(name).replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="Kendall's tau with the long trainings")

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan.study import Records, Study, no_trainings
+from nas_retrain.plan.study import Judged, Records, Study, no_trainings
 from nas_retrain.settings import Settings
 
 if TYPE_CHECKING:
     from nas_retrain.studies.proxies.findings import Proxies
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was found, and how (facts)."""
-
-    findings: Proxies
-    facts: dict[str, str]
-
-
-def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - the sources are those that are named
+def analyse(records: Records, settings: Settings) -> Judged[Proxies]:  # noqa: ARG001 - the sources are those that are named
     """The recipes of `retrained` beside `original`. Raises NasRetrainError for a source that cannot be read, and if the
     two have too few networks in common."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.proxies import findings
 
@@ -34,10 +26,11 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
             "RETRAINED=path of the cheap ones, such as results/reference/201/fashion_mnist/runs.parquet."
         )
     facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
+    tell_stage(f"How the recipes in {settings.retrained} rank the networks of {settings.original}")
     return Judged(findings.judge(settings), facts | {"versions": stage.facts(settings)["versions"]})
 
 
-def write(judged: Judged, folder: Path) -> list[str]:
+def write(judged: Judged[Proxies], folder: Path) -> list[str]:
     """Write the report below proxies/<cheap>_for_<long>; returns its main findings and its path."""
     from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.proxies import report

@@ -54,7 +54,8 @@ class Verification:
 
     rates: a row for each network and initialisation: the searched rate, the loss there, whether it is at the grid's
     edge, the standard deviation of log2 of the rate that each seed alone would choose, the size of the signal at the
-    last vertex at the start over the base network's (NaN if not measured), and each rule's prediction.
+    last vertex at the start over the base network's (NaN if not measured, or if the base network's is 0), and each
+    rule's prediction.
     rules: a row for each initialisation and rule: correlations of predicted and searched rates with 95 % intervals
     over networks, the median distance in factors of two, and the mean training loss at the predicted rate, over what
     the best rate of the grid gives. ceiling: by initialisation, the correlation that a perfect prediction would have
@@ -166,7 +167,7 @@ def without_loud(found: Verification, initialisation: Initialisation, rule: str)
 def slopes(coordinates: pd.DataFrame) -> pd.DataFrame:
     """How the last vertex's signal and its change go with each sweep of the coordinate check: exponents of power laws.
 
-    A row for each sweep and arm: size_slope and change_slope, by least squares on logarithms. 0 is flat.
+    A row for each sweep and arm: size_slope and change_slope, see `_exponent`. 0 is flat.
     """
     return slopes_by_sweep(coordinates[coordinates["last"]], "arm")
 
@@ -175,19 +176,23 @@ def slopes_by_sweep(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """How a signal and its change go with each sweep: exponents of power laws, 0 is flat.
 
     table: with the columns sweep, x, size, change and `by`. Returns a row for each sweep and value of `by`: size_slope
-    and change_slope, by least squares on logarithms; NaN where a value is none that has a logarithm.
+    and change_slope, see `_exponent`.
     """
     rows = []
     for (sweep, name), part in table.groupby(["sweep", by], sort=False):
-        x = np.log(part["x"].to_numpy(dtype=float))
-        fitted = {f"{column}_slope": _exponent(x, part[column].to_numpy(dtype=float)) for column in ("size", "change")}
-        rows.append({"sweep": sweep, by: name} | fitted)
+        x, size, change = (part[column].to_numpy(dtype=float) for column in ("x", "size", "change"))
+        rows.append({"sweep": sweep, by: name, "size_slope": _exponent(x, size), "change_slope": _exponent(x, change)})
     return pd.DataFrame(rows)
 
 
-def _exponent(logs: Floats, values: Floats) -> float:
-    usable = bool((np.isfinite(values) & (values > 0)).all()) and len(values) > 1
-    return float(np.polyfit(logs, np.log(values), 1)[0]) if usable else math.nan
+def _exponent(x: Floats, y: Floats) -> float:
+    """The exponent of a power law y ~ x^exponent, by least squares on logarithms.
+
+    NaN where there is none, since a value is 0 or not finite, or all x are the same.
+    """
+    if not (np.isfinite(y) & (y > 0)).all() or np.ptp(x) == 0:
+        return math.nan
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def verify(
@@ -225,11 +230,10 @@ def verify(
                 "searched_rate": [one.search.chosen.learning_rate for one in found],
                 "loss": [one.search.chosen.mean_loss for one in found],
                 "at_edge": [one.search.at_edge for one in found],
-                "signal": [
-                    signals.get((initialisation, one.cell), math.nan)
-                    / signals.get((initialisation, space.base_cell), math.nan)
-                    for one in found
-                ],
+                "signal": _over_base(
+                    [signals.get((initialisation, one.cell), math.nan) for one in found],
+                    signals.get((initialisation, space.base_cell), math.nan),
+                ),
                 "seeds_deviation": [float(np.std(np.log2(_rates_of_seeds(one.search)))) for one in found],
             }
             | {name: base * values for name, values in factors.items()}
@@ -244,6 +248,11 @@ def verify(
                 {"initialisation": initialisation, "rule": name} | judge(table, name, curves, drawn, shared=shared)
             )
     return Verification(pd.concat(rates, ignore_index=True), pd.DataFrame(rows), ceiling)
+
+
+def _over_base(signals: Sequence[float], base: float) -> Floats:
+    """Signals over the base network's; NaN where that is 0 or not finite."""
+    return np.array(signals) / (base if 0 < base < math.inf else math.nan)
 
 
 def judge(

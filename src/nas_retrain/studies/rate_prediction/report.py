@@ -16,10 +16,9 @@ from matplotlib.ticker import LogLocator
 
 from nas_retrain.benches import registry
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import Settings
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rate_prediction.findings import (
     LOUD,
@@ -71,7 +70,7 @@ def write(
         save(_predicted(found, rule, settings), folder / "figures", "predicted_rates")
         if coordinates is not None:
             save(_coordinates(coordinates), folder / "figures", "coordinates")
-    write_document(folder, "\n\n".join(_sections(found, tables, settings, facts)) + "\n", _title(settings))
+    write_document(folder, _text(found, tables, settings, facts), _title(settings))
     return folder
 
 
@@ -160,51 +159,21 @@ def _title(settings: Settings) -> str:
     return f"{settings.bench.name} on {settings.dataset.name}: predicted against searched learning rates"
 
 
-def _sections(
-    found: Verification, tables: Mapping[str, pd.DataFrame], settings: Settings, facts: Mapping[str, str]
-) -> list[str]:
-    networks = found.rates["cell"].nunique()
-    search = settings.base_rate
-    loss = ["arm", "off_by_octaves", "excess_loss", "excess_loss_low", "excess_loss_high", "loss"]
-    agreement = ["pearson", "pearson_log", "spearman"]
-    columns = ["initialisation", "rule", *(f"{name}{end}" for name in agreement for end in ("", "_low", "_high"))]
-    parts = [
-        f"# {escaped(_title(settings))}",
-        bullets(statements(found, settings)),
-        "![Predicted against searched rates](figures/predicted_rates.png)",
-        f"*{networks} networks. Each one's learning rate was searched on a grid of {search.points} rates from "
-        f"{search.lowest:g} to {search.highest:g}: the largest of the smallest training loss after {search.epochs} "
-        f"epoch(s), over {len(search.seeds)} seeds. A prediction is the base network's searched rate times a rule's "
-        "factor; the base network itself is drawn, but has no part in the numbers. "
-        "Larger dots: the seeds alone would choose rates further apart. Hollow: the search ended at the grid's "
-        "edge.*",
-        "## What each way of setting hyperparameters costs",
-        as_markdown(tables["arms"][loss]),
-        "*Off by octaves: median distance of predicted and searched rate in factors of two. Excess loss: mean training "
-        "loss at the predicted rate over that at each network's best rate with the same initialisation, in nats, with "
-        f"its 95 % interval over networks{_of_seeds(settings)}; a loss worse than chance's counts as chance's. Loss: "
-        "the mean itself, which compares initialisations too.*",
-        "## Rules",
-        as_markdown(tables["rules"][columns]),
-        "\n".join(f"- {name}: {RULES[name]}" for name in dict.fromkeys(tables["rules"]["rule"])),
-        "*Correlations of predicted and searched rates, of their logarithms and of their ranks, with 95 % intervals "
-        "from resampled networks. Losses of all: tables/rules.csv; network by network: tables/rates.csv.*",
-    ]
-    if "coordinates" in tables:
-        parts += [
-            "## Coordinate check",
-            "![Coordinate check](figures/coordinates.png)",
-            as_markdown(tables["coordinate_slopes"]),
-            "*Mean square of the last vertex's pre-activations at the start, and of their change in one step of "
-            "gradient descent over the square of the base rate. Slopes are exponents: 0 is flat, as the theory wants. "
-            "A skip adds a signal that no variance makes up for, so graphs with skips scatter. Every vertex: "
-            "tables/coordinates.csv.*",
-        ]
-    return [*parts, "## Made with", bullets(f"{name}: {value}" for name, value in facts.items())]
-
-
-def _of_seeds(settings: Settings) -> str:
-    return ", which counts the luck of seeds that all share" if settings.seeding == "shared" else ""
+def _text(found: Verification, tables: Mapping[str, pd.DataFrame], settings: Settings, facts: Mapping[str, str]) -> str:
+    correlations = [f"{name}{end}" for name in ("pearson", "pearson_log", "spearman") for end in ("", "_low", "_high")]
+    return render_markdown(
+        __package__,
+        title=_title(settings),
+        statements=statements(found, settings),
+        networks=found.rates["cell"].nunique(),
+        search=settings.base_rate,
+        seeding=settings.seeding,
+        arms=tables["arms"][["arm", "off_by_octaves", "excess_loss", "excess_loss_low", "excess_loss_high", "loss"]],
+        agreement=tables["rules"][["initialisation", "rule", *correlations]],
+        rules={name: RULES[name] for name in tables["rules"]["rule"]},
+        slopes=tables.get("coordinate_slopes"),
+        facts=facts,
+    )
 
 
 def _predicted(found: Verification, rule: str, settings: Settings) -> Figure:
@@ -264,7 +233,9 @@ def _coordinates(coordinates: pd.DataFrame) -> Figure:
                 rows = last[(last["sweep"] == sweep) & (last["arm"] == arm)].sort_values("x")
                 style = "" if sweep == "graph" else "-"
                 axes.plot(rows["x"], rows[what], marker + style, color=colour, markersize=4, alpha=0.8, label=arm)
-            axes.set(xscale="log", yscale="log")
+            axes.set_xscale("log")
+            if (last[what] > 0).any():
+                axes.set_yscale("log")
             if sweep != "graph":
                 ticks = np.unique(last.loc[last["sweep"] == sweep, "x"])
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -49,6 +49,7 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
     from nas_retrain.benches import registry
     from nas_retrain.data import batches
     from nas_retrain.execution.train import choose_device
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts
     from nas_retrain.studies.rate_prediction import coordinates, findings
 
@@ -71,6 +72,7 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
         raise NothingYet(f"Nothing to compare yet: {FEWEST} networks and the base network must have been searched.")
     checked, signals = None, {}
     if any(True for _ in bench.sweeps(settings.bench)):
+        tell_stage("The coordinate check: how far one step moves the outputs of networks of many shapes")
         data = batches.load(settings.dataset, settings.data_dir, choose_device(settings.launcher.device))
         checked = coordinates.measure(settings, data)
         signals = coordinates.signal_sizes(settings, data, ((one.initialisation, one.cell) for one in finished))
@@ -79,6 +81,7 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
         "records": f"{stored:,} of {settings.results_dir / 'runs.parquet'}",
         "network": f"width {settings.network.channels}, batch size {settings.training.batch_size}",
     }
+    tell_stage(f"Predicted against searched rates, from {settings.analysis.bootstrap_draws:,} draws of the bootstrap")
     return Verified(findings.verify(finished, settings, bench, signals), checked, settings, made_with)
 
 

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
 from nas_retrain.studies.own_rates import report
 from nas_retrain.studies.rate_table.findings import TableFindings
@@ -138,8 +138,10 @@ def _draw_budgets(axes: Axes, rows: pd.DataFrame, varied: str) -> None:
         ("own_gain", BLUE, "o", "judged by other seeds"),
         ("hindsight_gain", ORANGE, "s", "in hindsight"),
     ):
-        ends = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-        axes.errorbar(x, rows[name], yerr=ends, fmt=f"{marker}-", color=colour, markersize=4, linewidth=1, label=label)
+        draw_estimates(
+            axes, x, rows[name], rows[f"{name}_low"], rows[f"{name}_high"], colour=colour, marker=f"{marker}-",
+            label=label,
+        )  # fmt: skip
     axes.axhline(0, color=GREY, linewidth=0.6)
     if varied == "batch_size" and len(x):
         axes.set_xscale("log", base=2)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.plan.study import Records, Study, no_trainings
+from nas_retrain.plan.study import Judged, Records, Study, no_trainings
 from nas_retrain.settings import Settings
 
 if TYPE_CHECKING:
     from nas_retrain.studies.rate_table.findings import TableFindings
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was found, and how (facts)."""
-
-    findings: TableFindings
-    facts: dict[str, str]
-
-
-def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - the table is the one that is named
+def analyse(records: Records, settings: Settings) -> Judged[TableFindings]:  # noqa: ARG001 - the table is the one that is named
     """The own rates in `original`. Raises NasRetrainError for a table that cannot be read, or has too little or nothing
     at the budget asked for."""
     from nas_retrain.benches import registry
@@ -51,7 +42,7 @@ def analyse(records: Records, settings: Settings) -> Judged:  # noqa: ARG001 - t
     return Judged(found, facts)
 
 
-def write(judged: Judged, folder: Path) -> list[str]:
+def write(judged: Judged[TableFindings], folder: Path) -> list[str]:
     """Write the report below own_rates/<table>; returns its main findings and its path."""
     from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.rate_table import report

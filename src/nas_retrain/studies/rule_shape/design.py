@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from nas_retrain.benches import registry
-from nas_retrain.plan.plan import has_constants
+from nas_retrain.plan.plan import has_constants, seeded_trainings
 from nas_retrain.plan.study import Found
 from nas_retrain.purpose import AS_SET, Setup, Trial
 from nas_retrain.settings import GridSettings, RuleShapeSettings, Settings, SurfaceSettings, digest
@@ -242,16 +242,13 @@ class Design:
         setup: Setup,
         wanted: Sequence[Initialisation],
     ) -> list[Training]:
-        return [
-            self._training(
-                Trial(part, initialisation, validated=True, tries_rate=True, setup=setup),
-                cell, seed, epochs, rate, initialisation,
-            )
-            for cell in cells
-            for initialisation in wanted
-            for rate in grid.grid
-            for seed in grid.seeds
-        ]  # fmt: skip
+        found: list[Training] = []
+        for cell in cells:
+            for initialisation in wanted:
+                trial = Trial(part, initialisation, validated=True, tries_rate=True, setup=setup)
+                for rate in grid.grid:
+                    found += self._trainings(trial, cell, grid.seeds, epochs, rate, initialisation)
+        return found
 
     def _arms(
         self,
@@ -265,26 +262,21 @@ class Design:
             for (initialisation, arm), of_arm in rates.items():
                 trial = Trial(part, f"{initialisation}_{arm}", setup=setup)
                 for seed, of_seed in of_arm.items():
-                    yield self._training(trial, cell, seed, epochs, of_seed[place], initialisation)
+                    yield from self._trainings(trial, cell, [seed], epochs, of_seed[place], initialisation)
 
-    def _training(
-        self, trial: Trial, cell: int, seed: int, epochs: int, rate: float, initialisation: Initialisation
-    ) -> Training:
-        settings = self.settings
-        return Training(
-            bench=settings.bench.name,
-            dataset=settings.dataset.name,
-            purpose=trial,
-            cell=cell,
-            arch=registry.of(settings.bench).arch_at(cell),
-            network_class=cell,
-            seed=seed,
+    def _trainings(
+        self, trial: Trial, cell: int, seeds: Sequence[int], epochs: int, rate: float, initialisation: Initialisation
+    ) -> list[Training]:
+        constants = has_constants(self.settings, cell)
+        return seeded_trainings(
+            seeds,
+            self.settings,
+            trial,
+            cell,
             epochs=epochs,
             learning_rate=rate,
             initialisation=initialisation,
-            config_hash=self._hash(
-                trial.setup, trial.validated, epochs, rate, initialisation, has_constants(settings, cell)
-            ),
+            config_hash=self._hash(trial.setup, trial.validated, epochs, rate, initialisation, constants),
         )
 
     def _hash_of(

@@ -100,6 +100,7 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.reports.document import tell_stage
     from nas_retrain.studies.comparison.stage import facts as stage_facts
 
     frame = records.frame(Trial)
@@ -119,6 +120,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
 
     shape = design.asked_for(settings)
     confirmed = _confirmed(frame)
+    tell_stage(f"Exponents, rules and hypotheses, on {len(surfaces)} surface(s), from {shape.draws:,} draws")
     tables = {
         "exponents": of_each(of_exponents),
         "rules": of_each(of_rules),
@@ -169,11 +171,10 @@ def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
     shape, rules = design.asked_for(settings), _rules(surface, settings)
     log_factors = design.log_factors(settings, surface.cells.tolist())
     random = np.random.default_rng(settings.analysis.seed)
-    fewer = max(1, shape.permutations // 10)
     rows = []
     for exponent in sorted(shape.exponents):
         factors = exponent * log_factors
-        gain, null = rules.gain(factors), rules.gains_if_permuted(factors, fewer, random)
+        gain, null = rules.gain(factors), rules.gains_if_permuted(factors, shape.permutations, random)
         best = design.scalars(rules.curves, factors)
         at = best.mean[RULE] + factors - best.offset
         rows.append(

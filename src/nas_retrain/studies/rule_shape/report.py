@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.markup import bullets
 from nas_retrain.reports.tables import as_markdown
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
@@ -244,17 +244,16 @@ def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
         if not len(rows):
             continue
         x = rows["exponent"].to_numpy(dtype=float)
-        gain, ends = (rows[["gain", "gain_low", "gain_high"]].to_numpy(dtype=float)[:, part] for part in (0, [1, 2]))
         name = INITIALISATION[initialisation]
         axes.fill_between(
             x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
             facecolor=(0.5, 0.5, 0.5, 0.18), edgecolor=colour, linewidth=0.4, hatch=hatch, alpha=0.5,
             label=f"the same rates handed to the wrong networks, {name}",
         )  # fmt: skip
-        away = np.abs(ends - gain[:, None]).T
-        axes.errorbar(
-            x + shift, gain, yerr=away, fmt="-o", color=colour, markersize=4, linewidth=1.4, elinewidth=0.9, label=name
-        )
+        draw_estimates(
+            axes, x + shift, rows["gain"], rows["gain_low"], rows["gain_high"], colour=colour, marker="-o", width=1.2,
+            label=name,
+        )  # fmt: skip
     for exponent in (0, 1):
         axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("the rule", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
@@ -271,9 +270,10 @@ def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
         ("over_one_rate", "the rule less one rate for all", BLUE, -0.06),
         ("over_permuted", "the rule less its rates handed to the wrong networks", ORANGE, 0.06),
     ):
-        gain, low, high = (ladder[f"{column}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-        axes.vlines(places + shift, low, high, color=colour, linewidth=1.2)
-        axes.plot(places + shift, gain, "o", color=colour, markersize=5, label=name)
+        draw_estimates(
+            axes, places + shift, ladder[column], ladder[f"{column}_low"], ladder[f"{column}_high"], colour=colour,
+            size=5, width=1.2, label=name,
+        )  # fmt: skip
     sizes = zip(ladder["image_size"], ladder["channels"], strict=True)
     axes.set_xticks(places, [f"{side:.0f}x{side:.0f} pixels\n{channels:.0f} channels" for side, channels in sizes])
     axes.set_xlim(-0.5, len(ladder) - 0.5)

@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
+from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import ScoreboardSettings
-from nas_retrain.studies.comparison.figures import BLUE, GREY, ORANGE, STYLE, save
 from nas_retrain.studies.comparison.report import write_tables
 
 SHOWN = {
@@ -68,13 +68,13 @@ def statements(judged: Mapping[str, pd.DataFrame]) -> list[str]:
 def _gaining(part: str, table: pd.DataFrame) -> str:
     gaining = table[table["gain_over_one_rate_low"] > 0]
     if gaining.empty:
-        return f"{part}: no rule gains over one rate for all networks beyond doubt."
+        return f"{part}: no rule's gain over one rate for all networks has a 95 % interval above 0."
     best = gaining.nlargest(1, "gain_over_one_rate").iloc[0]
     gain = _with_ends(*(best[f"gain_over_one_rate{end}"] for end in ("", "_low", "_high")))
     knowing = gaining.loc[gaining["gain_over_permuted_low"] > 0, "rule"]
     return (
         f"{part}: {best['rule']} gains most over one rate for all networks, {gain} nats. "
-        f"{', '.join(knowing) if len(knowing) else 'No rule'} also gains over its own permutation beyond doubt."
+        f"Of the rules that gain, these also gain over their own permutation: {', '.join(knowing) or 'none'}."
     )
 
 
@@ -110,12 +110,9 @@ def _figure(judged: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, (part, table) in zip(panels, judged.items(), strict=True):
         axes.axvline(0, color=GREY, linewidth=0.8)
         for column, colour, marker, shift in gains:
-            values = table[column].to_numpy(dtype=float)
-            ends = table[[f"{column}_low", f"{column}_high"]].to_numpy(dtype=float)
-            away = np.abs(np.nan_to_num(ends - values[:, None])).T
-            axes.errorbar(
-                values, places + shift, xerr=away, fmt=marker, color=colour, markersize=4, linewidth=1,
-                label=SHOWN[column],
+            draw_estimates(
+                axes, places + shift, table[column], table[f"{column}_low"], table[f"{column}_high"], colour=colour,
+                marker=marker, sideways=True, label=SHOWN[column],
             )  # fmt: skip
         axes.set_title(part)
         axes.set_xlabel("gain (nats)")

@@ -9,6 +9,7 @@ operation for each edge.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -58,6 +59,35 @@ def asking(search: Search, name: str) -> Algorithm:
         return queries
 
     return replay
+
+
+LONG_HOURS = 0.1
+"""Of an algorithm that takes longer it is told before it starts."""
+
+_TRIED_SECONDS = 0.5
+"""How long one search lasts that shows how fast an algorithm is."""
+
+
+def hours_at_least(algorithm: Algorithm, space: Space, settings: AlgorithmsSettings, searches: int) -> float:
+    """How many hours so many searches of an algorithm that is asked for one cell after another take at least.
+
+    It is tried with one search of 1 training, 2, 4 and so on, until that lasts half a second or has as many as are
+    asked for. The rest of them is taken to be as fast as the last that were tried; a Gaussian process slows down.
+    """
+    seen = np.random.default_rng(settings.seed).uniform(10, 90, (1, space.cells))
+
+    def seconds(queries: int) -> float:
+        short = settings.model_copy(update={"queries": queries})
+        started = time.perf_counter()
+        algorithm(seen, space, short, np.random.default_rng(settings.seed))
+        return time.perf_counter() - started
+
+    queries, took, each = 0, 0.0, 0.0
+    while queries < settings.queries and (took < _TRIED_SECONDS or queries < 2):
+        more = min(max(1, 2 * queries), settings.queries)
+        longer = min(seconds(more), seconds(more))  # the first time may import a library
+        queries, took, each = more, longer, max(longer - took, 0.0) / (more - queries)
+    return searches * (took + each * (settings.queries - queries)) / 3600
 
 
 def _cell(asked: object, space: Space) -> int:

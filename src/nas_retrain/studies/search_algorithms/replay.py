@@ -1,6 +1,6 @@
 """Searches of a pair of tables, judged by the table searched and by the other one; and of tables drawn again.
 
-The tables drawn again follow the null hypothesis of `analysis.noise`: the cells have one true ranking, and only the
+The tables drawn again follow the null hypothesis of `statistics.noise`: the cells have one true ranking, and only the
 noise of training differs.
 """
 
@@ -180,5 +180,5 @@ def training_again(
     comparison = Comparison(accuracies[0].bench, np.arange(space.cells), common_classes(*accuracies), *sides)
     samples = retrainings(comparison, *noise, settings.null_draws, settings.seed)
     for sample, stream in zip(samples, generator.spawn(settings.null_draws), strict=True):
-        again = tables[0].drawn_again(sample.original), tables[1].drawn_again(sample.retrained)
+        again = tables[0].drawn_again(sample.first), tables[1].drawn_again(sample.second)
         yield outcome(again, play_both(again, space, settings, stream))

@@ -2,7 +2,7 @@
 network to take.
 
 Each algorithm searches both tables many times. How the tables differ is held against what training again gives
-(`search.replay`): a difference is beyond noise if it stands out from those of tables drawn again. Several differences
+(`replay`): a difference is beyond noise if it stands out from those of tables drawn again. Several differences
 are tested at once by the largest of them (single-step max-T; Westfall and Young, 1993).
 """
 
@@ -22,17 +22,16 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from nas_retrain.reports.document import write_document
-from nas_retrain.reports.markup import bullets, escaped
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.document import tell_stage, write_document
+from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
-from nas_retrain.studies.comparison.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawn_name, save
 from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
-from nas_retrain.studies.search_algorithms import replay
-from nas_retrain.studies.search_algorithms.algorithms import space_of
+from nas_retrain.studies.search_algorithms import asked, replay
+from nas_retrain.studies.search_algorithms.algorithms import Space, space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
 from nas_retrain.studies.search_algorithms.transfer import SIDES, drawn_truth, network_classes, pick
 from nas_retrain.trainings.version import analysis_versions
@@ -40,6 +39,9 @@ from nas_retrain.trainings.version import analysis_versions
 UNKNOWN_NOISE = "The noise of training is unknown on a side: nothing can be said of what is beyond noise."
 EXHAUSTIVE = "best of all cells"
 SHOWN_QUERIES = 60
+TIED_SHOWN = 20
+"""Rows of the table of the tied classes that the report shows."""
+
 COLOURS = (GREY, BLUE, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#F0E442", "#000000")
 """Of the algorithms in their order, and again from the first one if there are more."""
 
@@ -49,7 +51,7 @@ class Replays:
     """Everything that a report tells. Tables are described by the functions that make them.
 
     names: of the two sources. noise: None where it is unknown, and with it everything about training again.
-    seeds: whether a search sees one of several trainings of a cell. classes: see `search.transfer.network_classes`.
+    seeds: whether a search sees one of several trainings of a cell. classes: see `transfer.network_classes`.
     """
 
     names: tuple[str, str]
@@ -87,7 +89,7 @@ def write(findings: Replays, folder: Path) -> Path:
     the folder cannot be written."""
     write_tables(findings.tables(), folder)
     draw_all(findings, folder / "figures")
-    write_document(folder, "\n\n".join(_sections(findings)) + "\n", _title(findings))
+    write_document(folder, _text(findings), _title(findings))
     return folder
 
 
@@ -98,13 +100,17 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
     tables = replay.table(original), replay.table(retrained)
     noise = noise_level(original), noise_level(retrained)
     searching, again, resampling, truth = np.random.default_rng(settings.seed).spawn(4)
+    _tell_slow_ones(space, settings, pairs=1 if None in noise else 1 + settings.null_draws)
+    tell_stage(f"{settings.searches:,} searches of each algorithm on each table: {', '.join(names)}")
     found = replay.play_both(tables, space, settings, searching)
     observed, null = replay.outcome(tables, found), None
     # Noise that only one side tells is not lent to the other: budgets and recipes differ in it.
     if noise[0] is not None and noise[1] is not None:
+        tell_stage(f"All searches again, on {settings.null_draws:,} pairs of tables drawn from the noise of training")
         draws = replay.training_again((original, retrained), (noise[0], noise[1]), space, settings, again)
         total, quiet = settings.null_draws, not sys.stderr.isatty()
         null = list(tqdm(draws, desc="training again", total=total, unit="draw", disable=quiet))
+    tell_stage(f"Intervals, from {settings.bootstrap_draws:,} resamples of the searches")
     means = _resampled(observed.own, settings.bootstrap_draws, resampling)
     classes = network_classes(original, retrained)
     drawn = None if noise[1] is None else drawn_truth(classes, noise[1], settings.bootstrap_draws, truth)
@@ -126,6 +132,18 @@ def find(original: Accuracies, retrained: Accuracies, settings: AlgorithmsSettin
         tied=tied,
         classes=classes,
     )
+
+
+def _tell_slow_ones(space: Space, settings: AlgorithmsSettings, pairs: int) -> None:
+    """Say, before so many pairs of tables are searched, which algorithms that the settings add will take long."""
+    searches = 2 * pairs * settings.searches
+    for name in settings.others:
+        hours = asked.hours_at_least(asked.algorithm(name), space, settings, searches)
+        if hours > asked.LONG_HOURS:
+            tell_stage(
+                f"{asked.label(name)} will take at least {hours:,.1f} hours for {searches:,} searches of "
+                f"{settings.queries:,} trainings; algorithms.null_draws, .searches and .queries make them fewer"
+            )
 
 
 def _resampled(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
@@ -311,8 +329,9 @@ def _algorithms_figure(findings: Replays) -> Figure:
         if findings.compared_with_noise:
             axes.hlines(y, rows["again_low"], rows["again_high"], color=ORANGE, alpha=0.35, linewidth=7)
             axes.plot(rows["again"], y, "|", color=ORANGE, markersize=10)
-        axes.hlines(y, rows["cost_low"], rows["cost_high"], color=BLUE, linewidth=1.5)
-        axes.plot(rows["cost"], y, "o", color=BLUE, markersize=4)
+        draw_estimates(
+            axes, y, rows["cost"], rows["cost_low"], rows["cost_high"], colour=BLUE, width=1.5, sideways=True
+        )
         axes.axvline(0, color=GREY, linewidth=0.6)
         axes.set_yticks(y, rows["algorithm"] if axes is original else [""] * len(rows))
         axes.set(xlabel="points", ylim=(y[-1] - 0.6, 0.6))
@@ -364,62 +383,33 @@ def _title(findings: Replays) -> str:
     return f"Search algorithms: {retrained} against {original}"
 
 
-def _sections(findings: Replays) -> list[str]:
-    chosen = findings.settings
+def _text(findings: Replays) -> str:
     pairs_shown = ["measure", "algorithm", "other", "superiority_original", "superiority_retrained"]
     pairs_shown += ["change", "again_low", "again_high", "p_adjusted", "reversed"]
     unlimited = findings.tied[~np.isfinite(findings.tied["limit_mflops"].astype(float))]
-    return [
-        f"# {escaped(_title(findings))}",
-        bullets(statements(findings)),
-        "![Regret](figures/regret.png)",
-        "*Regret of the incumbent, the cell with the highest accuracy seen so far: how far its mean accuracy is below "
-        "that of the table's best cell. Lines: mean over searches, with its 95 % interval; dotted: median.*",
-        "## Ranking of the algorithms",
-        "![Algorithms](figures/algorithms.png)",
-        as_markdown(findings.ranking, 3),
-        "*final: regret after the last training; anytime: mean of the regrets after each training. Intervals are "
-        "95 %, from resampled searches; rank again: 95 % of the ranks on tables drawn again, in "
-        "which the cells have one true ranking and only the noise of training differs.*",
-        as_markdown(findings.agreement, 3),
-        "*tau: between the two rankings of the algorithms, beside that of tables drawn again. p, adjusted: how "
-        "likely these give a tau as low, adjusted for there being two measures.*",
-        as_markdown(findings.pairs[pairs_shown], 3),
-        "*Superiority: how likely a search of the first algorithm comes out better than one of the other, a draw "
-        "counting half. Change: of that, from original to retrained, beside 95 % of what training again gives. "
-        f"p, adjusted: for a change as large, adjusted for the {len(findings.pairs)} rows. Reversed: changed, and each "
-        "of the two is surely better on one table. Differences of mean regret: tables/pairs.csv.*",
-        "## What the wrong table costs",
-        as_markdown(findings.wrong_table, 3),
-        "*Regret: of the cells found by searching one table, judged by the other; regret own: of those found by "
-        "searching the judging table itself; cost: the difference. again: the cost that training again has, since the "
-        "best of many is lucky too; p, adjusted: how likely training again costs as much, adjusted for the "
-        f"{len(findings.wrong_table)} rows.*",
-        "## Which network to take",
-        "![Pareto fronts](figures/pareto.png)",
-        "*A point a network class: mean accuracy over all its trainings, against multiply-accumulates (10 classes, "
-        "32x32 images). A front joins the best of many, so noise alone moves it.*",
-        as_markdown(findings.picks, 3),
-        "*Limit: most FLOPs allowed, in millions. True retrained, with its 95 % interval: what the pick truly "
-        "reaches when trained as in the retrained table, once the luck of the best of many is taken out. Behind: how "
-        "far below the retrained table's own pick that is. tied: size of the smallest set of classes that holds the "
-        "truly best one with 95 %.*",
-        *([as_markdown(unlimited.head(20), 3)] if len(unlimited) else []),
-        *(["*The classes tied with the best, without a limit; all in tables/tied.csv.*"] if len(unlimited) else []),
-        "## Made with",
-        bullets(
-            [
-                f"each algorithm: {chosen.searches:,} searches of {chosen.queries:,} trainings, on each table",
-                f"regularised evolution: population {chosen.population}, tournament {chosen.tournament}",
-                f"REINFORCE: learning rate {chosen.learning_rate:g} (accuracy in points)",
-                f"TPE: {chosen.startup} random cells first, {chosen.candidates} candidates, best "
-                f"{chosen.good_share:.0%} are good",
-                f"draws: {chosen.null_draws:,} of training again, {chosen.bootstrap_draws:,} of the bootstrap and of "
-                f"true accuracies; seed {chosen.seed}",
-                f"versions: {analysis_versions()}",
-            ]
-        ),
-    ]
+    return render_markdown(
+        __package__,
+        title=_title(findings),
+        statements=statements(findings),
+        found=findings,
+        pairs=findings.pairs[pairs_shown],
+        tied=unlimited.head(TIED_SHOWN),
+        facts=_facts(findings.settings),
+    )
+
+
+def _facts(chosen: AlgorithmsSettings) -> dict[str, str]:
+    """What the report says of how it was made, by name."""
+    return {
+        "each algorithm": f"{chosen.searches:,} searches of {chosen.queries:,} trainings, on each table",
+        "regularised evolution": f"population {chosen.population}, tournament {chosen.tournament}",
+        "REINFORCE": f"learning rate {chosen.learning_rate:g} (accuracy in points)",
+        "TPE": f"{chosen.startup} random cells first, {chosen.candidates} candidates, best {chosen.good_share:.0%} "
+        "are good",
+        "draws": f"{chosen.null_draws:,} of training again, {chosen.bootstrap_draws:,} of the bootstrap and of true "
+        f"accuracies; seed {chosen.seed}",
+        "versions": analysis_versions(),
+    }
 
 
 def statements(findings: Replays) -> list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import Layer, NetworkSize, Parametrisation
 from nas_retrain.theory.scaling import (
@@ -38,8 +35,6 @@ def rule(
     Limits: it covers the first step of gradient descent in networks without normalisation, counts the paths of one cell
     and not of all that are stacked, does not depend on width, and says nothing about Adam.
     """
-    if in_degree not in get_args(InDegree):
-        raise NasRetrainError(f"in_degree is {in_degree!r}; choose one of {', '.join(get_args(InDegree))}")
     variances: dict[Layer, float] = {}
     if initialisation:
         for edge, factor in variance_factors(graph, in_degree, size.gain_squared).items():
