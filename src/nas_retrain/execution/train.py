@@ -359,9 +359,7 @@ def _decided(training: Training) -> dict[str, Any]:
     }
 
 
-def _curves(
-    progress: Progress, member: int, training: Training, settings: Settings
-) -> dict[str, tuple[float | None, ...]]:
+def _curves(progress: Progress, member: int, training: Training, settings: Settings) -> dict[str, Any]:
     """A member's fields of `RunRecord` that hold values of each epoch; none if they are not asked for or not known."""
     if settings.curves is None or len(progress.curve) < progress.epoch:
         return {}
