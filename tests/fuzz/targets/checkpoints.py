@@ -100,7 +100,7 @@ def fuzz_other_values_in_checkpoint(random: randoms.Random, folder: Path) -> Non
     content = _content()
     for _ in range(random.randint(1, 3)):
         where = random.choice([content, content["progress"], content["network"]])
-        if isinstance(where, dict):
+        if isinstance(where, dict) and where:
             where[random.choice([*where])] = _anything(random)
         if not all(isinstance(content[name], dict) for name in ("progress", "network")):
             break
