@@ -214,6 +214,22 @@ class DatasetSettings(_Section):
         return self.train_subset or self.train_images
 
 
+def _as_json_has_it(values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        same = json.loads(json.dumps(values, allow_nan=False)) == values
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise ValueError(
+            "may hold texts, finite numbers, true, false and null, and lists and mappings of them whose keys are texts"
+        )
+    return values
+
+
+Parameters = Annotated[dict[str, Any], AfterValidator(_as_json_has_it)]
+"""Parameters of a rule by name: what files of JSON can hold, and hashes are made of."""
+
+
 class RecipeSettings(_Section):
     """What one recipe does about the learning rate and the initialisation (configs/recipe)."""
 
@@ -222,7 +238,7 @@ class RecipeSettings(_Section):
     in_degree: InDegree
     kernel_factor: bool
     rule: str | None = None  # what most recipes have none of need not stand in their files
-    rule_parameters: dict[str, Any] = {}
+    rule_parameters: Parameters = {}
     rates_checksum: str | None = None
     """SHA-256 of the table that learning_rate names, which is found out and never set."""
 
@@ -558,7 +574,15 @@ class RuleSettings(_Section):
     """A scaling rule and its parameters."""
 
     rule: str
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
+
+
+def _rules_by_name(given: Any) -> Any:  # noqa: ANN401 - what is given, of any kind
+    if not isinstance(given, list):
+        return given
+    if not all(isinstance(name, str) for name in given):
+        raise ValueError("is a list, where each is the name of a rule: [depth,my_module:my_rule]")
+    return {name: {"rule": name} for name in _all_different(tuple(given))}
 
 
 class ScoreboardSettings(_Section):
@@ -567,7 +591,7 @@ class ScoreboardSettings(_Section):
     parts: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
     initialisation: Literal["stock", "he", "mup"]
     permutations: Positive
-    rules: Annotated[dict[str, RuleSettings], Field(min_length=1)]
+    rules: Annotated[dict[str, RuleSettings], BeforeValidator(_rules_by_name), Field(min_length=1)]
 
 
 class AlgorithmsSettings(_Section):

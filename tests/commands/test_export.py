@@ -23,16 +23,20 @@ import torch
 from nas_201_api import NASBench201API
 from nats_bench import create
 
+from nas_retrain.benches import registry
 from nas_retrain.commands import export as export_module
 from nas_retrain.commands.command_line import compose
 from nas_retrain.commands.export import export
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.execution import train
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings, digest
 from nas_retrain.statistics import accuracies as benchmark
+from nas_retrain.theory.rule import find
 from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings import store
 from nas_retrain.trainings.store import RunRecord
+from nas_retrain.trainings.training import Training
 from tests.conftest import MakeSettings
 from tests.reports.test_markup import Seen
 from tests.strategies import NAS_BENCH_201
@@ -518,10 +522,8 @@ def test_the_data_card_takes_names_for_text_and_its_code_for_code(make_settings:
             "dataset": plain.dataset.model_copy(update={"name": name}),
         }
     )
-    found = export_module._Chosen(records, None, {"recipe": name})
-    card = export_module._data_card(
-        export_module._table(export_module._by_cell(found, settings), settings), found, settings
-    )
+    found = export_module._Chosen(records, NETWORKS, {"recipe": name})
+    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
     fences = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
     codes = [code for kind, code in fences.findall(card) if kind == "python"]
     called = [
@@ -547,10 +549,8 @@ def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
 ) -> None:
     settings = make_settings(*asked("digits", 200), f"network.normalisation={normalisation}")
     records = [record for record in made_up(settings, (0,)) if record.recipe == settings.analysis.recipe]
-    found = export_module._Chosen(records, None, {})
-    card = export_module._data_card(
-        export_module._table(export_module._by_cell(found, settings), settings), found, settings
-    )
+    found = export_module._Chosen(records, NETWORKS, {})
+    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
     without = normalisation == "none"
     assert ("**The networks were trained without normalisation; NAS-Bench-201's have BatchNorm.**" in card) == without
     assert (", without BatchNorm." in export_module._origin(settings)) == without
@@ -630,3 +630,95 @@ def test_what_the_package_reads_otherwise_than_it_was_stored_is_no_export(
     with pytest.raises(NasRetrainError, match="nas-bench-201"):
         export(settings)
     assert (folder / "README.md").read_bytes() == before
+
+
+def recorded(training: Training, test_accuracy: float) -> RunRecord:
+    """What a training could have left."""
+    return RunRecord(
+        bench=training.bench, dataset=training.dataset, recipe=training.recipe, cell=training.cell,
+        arch=training.arch, network_class=training.network_class, seed=training.seed, epochs=training.epochs,
+        learning_rate=training.learning_rate, in_degree=in_degree_of(training.initialisation), status="finished",
+        train_loss=1.0, train_accuracy=50.0, test_loss=1.0, test_accuracy=test_accuracy, seconds=1.0,
+        images_per_second=1000.0, device="cpu", torch="2", code_version="0", config_hash=training.config_hash,
+        started="", finished="", **train._decided(training),
+    )  # fmt: skip
+
+
+AT_ONCE, IN_TWO = map(
+    NAS_BENCH_201.index_of,
+    (
+        "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|",
+        "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",
+    ),
+)
+"""One network, for which a rule that counts additions decides two rates."""
+
+
+def test_under_a_rule_each_cell_has_the_training_that_was_made_by_what_is_decided_for_it(
+    make_settings: MakeSettings,
+) -> None:
+    settings = make_settings(
+        "recipe=[benchmark,by_rule]", "analysis.recipe=by_rule", "dataset.base_rate=0.4", "seeds=[1,2]",
+        f"cells=[{AT_ONCE},{IN_TWO},{SHARED}]",
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    records = [recorded(one, random.uniform(20, 100)) for one in plan.recipe_trainings(settings, 0.4)]
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*records)
+    folder = export(settings)
+    table = pd.read_parquet(folder / "accuracies.parquet")
+    size, rule = registry.size_of(settings), find("effective_depth")
+
+    def factor(cell: int) -> float:
+        return rule.decide(NAS_BENCH_201.graph_at(cell), size, "a cell").learning_rate
+
+    accuracy = {(record.cell, record.seed): record.test_accuracy for record in records if record.recipe == "by_rule"}
+    for index, representative, seed, found, rate, decided in table[
+        ["index", "representative", "seed", "test_accuracy", "learning_rate", "rule_factor"]
+    ].itertuples(index=False):
+        assert decided == factor(index)
+        assert rate == pytest.approx(0.4 * decided)
+        assert found == accuracy[representative, seed]
+    trained = {(NETWORKS[cell], factor(cell)) for cell, _ in accuracy}
+    alike = {*members(NETWORKS[AT_ONCE]), *members(SHARED)}
+    assert set(table["index"]) == {cell for cell in alike if (NETWORKS[cell], factor(cell)) in trained}
+    of_two = table.set_index("index")["rule_factor"]
+    assert set(of_two[AT_ONCE]) != set(of_two[IN_TWO])
+    assert set(table["rule"]) == {"effective_depth"}
+    assert "what the recipe's rule decided for it" in (folder / "README.md").read_text()
+    # Without a rule there are no such columns, and one hash for all.
+    plain = settings.model_copy(update={"analysis": settings.analysis.model_copy(update={"recipe": "benchmark"})})
+    folder = export(plain)
+    assert not {"rule", "rule_layers"} & set(pd.read_parquet(folder / "accuracies.parquet").columns)
+    assert "each training carried it" in (folder / "README.md").read_text()
+    # The records are one recipe for an analysis too, unless they are of two states of the rule.
+    store.merge(settings.results_dir)
+    table_of_records = settings.results_dir / "runs.parquet"
+    assert len(benchmark.read_recipe(table_of_records, "digits", "by_rule").runs) == len(accuracy)
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(
+            *(replace(one, config_hash=f"2{one.config_hash}", rule_factor=0.1) for one in records if one.rule)
+        )
+    store.merge(settings.results_dir)
+    with pytest.raises(NasRetrainError, match="by_rule under several settings"):
+        benchmark.read_recipe(table_of_records, "digits", "by_rule")
+
+
+def test_networks_at_rates_of_their_own_are_all_exported(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        "recipe=[benchmark,own_rate]", "analysis.recipe=own_rate", f"cells=[0,11,{SHARED}]", "seeds=[1]",
+        "own_rate={classes: 3, lowest: 0.01, highest: 0.1, points: 3, seeds: [11], fresh_seeds: [111], "
+        "validation_images: 100}",
+    )  # fmt: skip
+    best = {NETWORKS[0]: 0.01, NETWORKS[11]: 0.1, SHARED: 0.1}
+    searches = [
+        recorded(one, 90.0 if one.learning_rate == best[one.network_class] else 50.0)
+        for one in plan.search_trainings(settings)
+    ]
+    made = plan.make_plan(settings, store.StoredRuns.of(searches))
+    with store.RunWriter(settings.results_dir / "runs", "local") as writer:
+        writer.append(*searches, *(recorded(one, 80.0) for one in made.recipes))
+    folder = export(settings)
+    table = pd.read_parquet(folder / "accuracies.parquet")
+    assert dict(zip(table["network_class"], table["learning_rate"], strict=True)) == best
+    assert "a learning rate that was searched for it" in (folder / "README.md").read_text()

@@ -138,3 +138,88 @@ def test_a_rule_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert scaled.learning_rate == pytest.approx(0.1)
     assert scaled.vector_rate == pytest.approx(0.00625)
     assert scaled.layers[-1].standard_deviation == pytest.approx((9 / WIDTH) ** 0.5)
+
+
+class Hooked(Residual):
+    """With a layer that nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(4, 4)
+
+
+def tied(module: Residual) -> Residual:
+    module.outer[0].weight = module.inner[0].weight
+    return module
+
+
+def frozen(module: Residual, part: str) -> Residual:
+    getattr(module.inner[1], part).requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (tied(Residual()), "share their memory|used more than once"),
+        (frozen(Residual(), "weight"), "weight of module inner.1 is frozen"),
+        (frozen(Residual(), "bias"), "bias of module inner.1 is frozen"),
+    ],
+    ids=["tied", "frozen weight", "frozen bias"],
+)
+@pytest.mark.parametrize("rule", ["mup", "complete_p", "he"])
+def test_what_no_rule_can_set_is_refused_and_stays(rule: str, module: Residual, said: str) -> None:
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(NasRetrainError, match=said):
+        scale(module, EXAMPLE, base_rate=0.1, rule=rule)
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam])
+def test_groups_are_what_an_optimiser_takes(kind: type[torch.optim.Optimizer]) -> None:
+    module = Hooked()
+    module.unused.weight.requires_grad_(False)
+    scaled = scale(module, EXAMPLE, base_rate=0.01, rule="mup", optimiser="adam", rule_parameters={"base_width": 8})
+    groups = scaled.parameter_groups(module, weight_decay=0.1)
+    assert {id(each) for group in groups for each in group["params"]} == {id(each) for each in module.parameters()}
+    steps = kind(groups)
+    rate_of = {id(each): group["lr"] for group in steps.param_groups for each in group["params"]}
+    for layer in scaled.layers:
+        assert rate_of[id(module.get_submodule(layer.name).weight)] == layer.learning_rate
+    before = [each.clone() for each in module.parameters()]
+    module(torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+    steps.step()
+    moved = [not torch.equal(one, other) for one, other in zip(module.parameters(), before, strict=True)]
+    assert sum(moved) == len(moved) - 2  # all but the layer that nothing runs
+
+
+def test_a_module_of_other_layers_has_no_groups() -> None:
+    module = Residual()
+    scaled = scale(module, EXAMPLE, base_rate=0.1, rule="mup")
+    for other in (nn.Sequential(module), nn.DataParallel(module), Residual(2), nn.Linear(1, 1)):
+        with pytest.raises(NasRetrainError, match=r"has no layer .*, as the module that was scaled"):
+            scaled.parameter_groups(other)
+    assert scaled.parameter_groups(Residual())  # one that is alike
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return 0.5", "it returned float"),
+        ("raise SystemExit(1)", "SystemExit: 1"),
+        ("return Parametrisation(1e308)", "more than a float can be"),
+        ("return Parametrisation(multipliers={graph.layers[0]: 1e-30})", "where a number from 1e-18 to 1e"),
+        ("return Parametrisation(layer_rates={'inner.0': 1.0})", "has inner.0, which is no layer of this network"),
+        ("import torch; return Parametrisation(torch.tensor([0.5, 0.5]))", "learning_rate is tensor"),
+    ],
+)
+def test_slips_of_a_rule_leave_the_module_as_it_was(tmp_path: Path, body: str, said: str) -> None:
+    path = tmp_path / "slip.py"
+    path.write_text(
+        f"from nas_retrain.theory.rule import Parametrisation\n\ndef rule(graph, size):\n    {body}\n", encoding="utf-8"
+    )
+    module = Residual()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(NasRetrainError, match=said):
+        scale(module, EXAMPLE, base_rate=100.0, rule=f"{path}:rule")
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)

@@ -112,7 +112,9 @@ def test_a_rule_that_answers_differently_each_time_is_refused(
     for function in ("rate", "layers"):
         settings = with_rule(make_settings, f"{tmp_path}/fickle.py:{function}", "cells=[5]")
         if refused:
-            with pytest.raises(NasRetrainError, match=rf"fickle\.py:{function} for cell \|.* when it was asked again"):
+            with pytest.raises(
+                NasRetrainError, match=rf"fickle\.py:{function} for cell \|.* decides something else each time"
+            ):
                 planned(settings)
         else:
             assert len(planned(settings)) == 1
@@ -137,6 +139,27 @@ def test_cells_for_which_a_rule_decides_differently_are_not_one_training(make_se
     named = decisions.training_class("by_rule", in_two)
     assert decisions.of("by_rule", named) == decisions.of("by_rule", in_two)
     assert decisions.training_class("by_rule", named) == named
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "[1,nan]", "{a: {1: 2}}"])
+def test_parameters_that_no_file_can_hold_are_refused(make_settings: MakeSettings, value: str) -> None:
+    with pytest.raises(NasRetrainError, match=r"recipes\.by_rule\.rule_parameters: may hold texts, finite numbers"):
+        with_rule(make_settings, "depth", "cells=[5]", f"+recipes.by_rule.rule_parameters.exponent={value}")
+
+
+def test_a_rate_that_no_float_can_be_names_rule_and_cell(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for factor, rate in (("1e308", "1e10"), ("1e-320", "1e-10")):
+        path = tmp_path / f"rule_{factor}.py"
+        path.write_text(
+            "from nas_retrain.theory.rule import Parametrisation\n"
+            f"def rule(graph, size):\n    return Parametrisation({factor})\n"
+        )
+        settings = with_rule(make_settings, f"{path}:rule", "cells=[5]", f"recipes.by_rule.learning_rate={rate}")
+        with pytest.raises(NasRetrainError, match=r"^rule .*:rule for cell \|.*: the learning rate comes to (inf|0);"):
+            planned(settings)
 
 
 CELL = NAS_BENCH_201.index_of("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")

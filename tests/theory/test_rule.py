@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, shown
 from nas_retrain.theory.graph import CellGraph, Edge, Operation
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Rates, Rule, find, shipped
 from tests.strategies import cell_graphs
@@ -19,6 +27,31 @@ from tests.strategies import cell_graphs
 LAYER = Edge(0, 1, Operation("layer", 3))
 CHAIN = CellGraph(2, (LAYER,))
 SIZE = NetworkSize(width=16, readout_width=16, inputs=27, classes=10)
+
+
+class Unreadable(Mapping[Any, Any]):
+    """Every question to it is an error."""
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ZeroDivisionError
+
+    def __len__(self) -> int:
+        raise ZeroDivisionError
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+    def __hash__(self) -> int:
+        return 3
 
 
 def rule_that_returns(decided: Any) -> Rule:
@@ -31,7 +64,11 @@ def raised(decided: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, True, "1", None])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, True, "1", b"1", None, [0.5], {}, 1j, Fraction(-1, 2),
+     Fraction(1, 10**400), np.float32("nan"), np.array([0.5, 0.5])],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("decided", "named"),
     [
@@ -49,7 +86,7 @@ def test_what_is_no_positive_number_is_refused(
 ) -> None:
     said = raised(decided(value))
     assert said.startswith("rule mine:rule for cell 2: ")
-    assert f"{named} is {value!r}, where a positive, finite number was expected" in said
+    assert f"{named} is {shown(value)}, where a positive, finite number was expected" in said
 
 
 @pytest.mark.parametrize(
@@ -79,8 +116,36 @@ def test_what_is_no_mapping_and_what_are_no_rates_is_refused() -> None:
     assert "adam is 0.5, where Rates or None was expected" in raised(Parametrisation(adam=0.5))  # type: ignore[arg-type]
 
 
-def test_a_whole_number_beyond_all_floats_is_refused() -> None:
-    assert "learning_rate is 1000" in raised(Parametrisation(10**400))
+@pytest.mark.parametrize("value", [10**400, 10**5000, Fraction(10**400, 3)], ids=["400", "5000", "fraction"])
+def test_a_number_beyond_all_floats_is_refused(value: Any) -> None:
+    assert f"learning_rate is {shown(value)}, where a positive, finite" in raised(Parametrisation(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (1, 1.0), (10**17, 1e17), (Fraction(1, 4), 0.25), (Decimal("0.25"), 0.25), (np.float32(0.25), 0.25),
+        (np.float64(0.1), 0.1), (np.int8(3), 3.0), (np.array(0.25), 0.25), (torch.tensor(0.25), 0.25),
+        (torch.tensor(3), 3.0),
+    ],
+)  # fmt: skip
+def test_numbers_of_all_kinds_are_floats(value: Any, number: float) -> None:
+    decided = rule_that_returns(
+        Parametrisation(value, {"vectors": value}, {LAYER: value}, {LAYER: value}, Rates(value, {LAYER: value}))
+    ).decide(CHAIN, SIZE, "2")
+    expected = Parametrisation(
+        number, {"vectors": number}, {LAYER: number}, {LAYER: number}, Rates(number, {LAYER: number})
+    )
+    assert decided == expected
+    assert json.dumps(decided.as_plain()) == json.dumps(expected.as_plain())
+    assert type(decided.learning_rate) is float
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e19, 5e-324])
+def test_a_number_of_a_layer_whose_square_is_none_is_refused(value: float) -> None:
+    assert Parametrisation(value) == rule_that_returns(Parametrisation(value)).decide(CHAIN, SIZE, "2")
+    for decided in (Parametrisation(multipliers={LAYER: value}), Parametrisation(layer_rates={"vectors": value})):
+        assert f"is {value:g}, where a number from 1e-18 to 1e+18 was expected" in raised(decided)
 
 
 def test_an_error_in_a_rule_names_the_rule_and_the_cell() -> None:
@@ -95,6 +160,101 @@ def test_a_rule_that_needs_a_width_is_refused_where_there_is_none() -> None:
     size = NetworkSize(width=None, readout_width=16, inputs=27, classes=10)
     with pytest.raises(NasRetrainError, match=r"^rule mup for cell 2: it needs a width"):
         find("mup").decide(CHAIN, size, "2")
+
+
+@pytest.mark.parametrize(
+    "decided",
+    [
+        Parametrisation(layer_rates=Unreadable()),
+        Parametrisation(multipliers={Unreadable(): 0.5}),  # type: ignore[dict-item]
+        Parametrisation(variances={LAYER: Unreadable()}),  # type: ignore[dict-item]
+        Parametrisation(Unreadable()),  # type: ignore[arg-type]
+        Parametrisation(adam=Unreadable()),  # type: ignore[arg-type]
+        Unreadable(),
+        Parametrisation,
+    ],
+    ids=["mapping", "layer", "layer's number", "number", "rates", "all of it", "class"],
+)
+def test_whatever_a_rule_returns_the_rule_and_the_cell_are_named(decided: Any) -> None:
+    assert raised(decided).startswith("rule mine:rule for cell 2: ")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(), RecursionError("deep"), MemoryError(), StopIteration()])
+def test_a_rule_that_would_end_the_process_is_named(error: BaseException) -> None:
+    def broken(_graph: CellGraph, _size: NetworkSize) -> Parametrisation:
+        raise error
+
+    with pytest.raises(NasRetrainError, match=rf"^rule mine for cell 2: {type(error).__name__}"):
+        Rule("mine", broken).decide(CHAIN, SIZE, "2")
+
+
+def test_an_interrupt_is_the_user_s() -> None:
+    def interrupted(_graph: CellGraph, _size: NetworkSize) -> Parametrisation:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Rule("mine", interrupted).decide(CHAIN, SIZE, "2")
+
+
+def test_a_rule_that_changes_what_it_is_given_changes_its_own_copy() -> None:
+    def changing(graph: CellGraph, _size: NetworkSize, *, seen: dict[str, list[float]]) -> Parametrisation:
+        factor = 1 / (1 + len(graph.layers) + len(seen["rates"]))
+        seen["rates"].append(factor)
+        seen["more"] = []
+        object.__setattr__(graph, "edges", ())
+        vars(graph).clear()
+        return Parametrisation(factor, multipliers={LAYER: factor})
+
+    parameters = {"seen": {"rates": [0.5]}}
+    rule = Rule("mine.py:changing", changing, parameters)
+    graph = CellGraph(2, (LAYER,))
+    for _ in range(2):
+        assert rule.decide(graph, SIZE, "2") == Parametrisation(1 / 3, multipliers={LAYER: 1 / 3})
+    assert parameters == {"seen": {"rates": [0.5]}}
+    assert (graph, graph.layers) == (CHAIN, (LAYER,))
+
+
+def test_a_rule_that_decides_something_else_each_time_is_refused() -> None:
+    drawn = random.Random(0)
+    for function in (
+        lambda _graph, _size: Parametrisation(drawn.random()),
+        lambda _graph, _size: Parametrisation(variances={LAYER: drawn.random()}),
+        lambda _graph, _size: Parametrisation(adam=Rates(drawn.random())),
+    ):
+        with pytest.raises(NasRetrainError, match=r"^rule mine\.py:drawn for cell 2: it decides something else each"):
+            Rule("mine.py:drawn", function).decide(CHAIN, SIZE, "2")
+    Rule("mine.py:drawn", lambda _graph, _size: Parametrisation(random.Random(0).random())).decide(CHAIN, SIZE, "2")
+
+
+class Halving:
+    """A rule as an object."""
+
+    def __call__(self, _graph: CellGraph, _size: NetworkSize, by: float = 2.0) -> Parametrisation:
+        """The factor 1 / by."""
+        return Parametrisation(1 / by)
+
+
+halving, quartering = Halving(), partial(Halving(), by=4.0)
+thirding = lambda _graph, _size: Parametrisation(1 / 3)  # noqa: E731
+
+
+@pytest.mark.parametrize(("name", "factor"), [("halving", 0.5), ("quartering", 0.25), ("thirding", 1 / 3)])
+def test_a_rule_may_be_anything_that_can_be_called(name: str, factor: float) -> None:
+    assert find(f"{__name__}:{name}").decide(CHAIN, SIZE, "2").learning_rate == factor
+
+
+@pytest.mark.parametrize("name", ["max", "len", "dict", "object"])
+def test_what_can_be_called_and_is_no_rule_is_named(name: str) -> None:
+    with pytest.raises(NasRetrainError, match=rf"^rule builtins:{name}"):
+        find(f"builtins:{name}").decide(CHAIN, SIZE, "2")
+
+
+def test_a_rule_has_the_checksum_of_its_file() -> None:
+    rule = find(f"{__name__}:halving")
+    assert rule.version == (f"{__name__}:halving", hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12])
+    assert rule.version.own
+    assert len(find("paper").version.checksum) == 12
+    assert not find("paper").version.own
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchp
 PATHS = ("results_dir", "data_dir", "original", "retrained")
 """The keys whose values are paths."""
 
+RULE = r"recipes\.[^.]+\.rule|scoreboard\.rules\.[^.]+\.rule"
+"""The keys that name a rule, which may be by its file's path."""
+
+RULES = "scoreboard.rules"
+"""The key of a mapping for which the names of rules can be given as a list, in place of all that it holds."""
+
 _own_folders: list[Path] = []
 """The folder given with --config-dir, while a composition with it lasts: Hydra makes its plugins without arguments."""
 
@@ -267,6 +273,8 @@ def escape(override: str) -> str:
     name = key.lstrip("+")
     if name in PATHS and value not in ("", "null"):
         return f"{key}={_literal(value)}"
+    if re.fullmatch(RULE, name) and value not in ("", "null") and value[0] not in "'\"":
+        return f"{key}={_literal(value)}"
     if name in PACKAGES and not re.fullmatch(r"[^][{}]*|\[[^][{}]*\]|\{\}", value):
         raise NasRetrainError(
             f"{override}: the name of a file was expected, or several in brackets: [one,other]. See configs/."
@@ -388,6 +396,10 @@ def _named_files(overrides: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
             group = key.lstrip("+")
             value = re.sub(r"[^][{},]+\.ya?ml", lambda path, group=group: named(group, path[0].strip()), value)  # type: ignore[misc]
             override = f"{key}={value}"
+        # Hydra puts what is given for a mapping into it, and has no way to put a list in its place.
+        if key == RULES and value.startswith("["):
+            changed.append(f"~{RULES}")
+            override = f"+{override}"
         changed.append(override)
     return files, changed
 
@@ -442,6 +454,8 @@ def _told(error: Exception, as_typed: Mapping[str, str]) -> str:
         typed = as_typed.get(several[1], several[1])
         key, _, values = typed.partition("=")
         return f"{typed}: several values are given as a list, {key}=[{values}]."
+    if isinstance(error, ConfigCompositionException) and (merged := re.match(r"Error merging override (\S+?)=", said)):
+        return f"{merged[1]} does not take such a value: what it holds is set one by one, {merged[1]}.<name>=<value>."
     if isinstance(error, ConfigCompositionException) and (unknown := re.match(r"Could not override '(.*?)'", said)):
         return f"{no_such_key(unknown[1].partition('@')[0])}\nSee configs/ for each key's meaning."
     return f"Settings that cannot be used: {said}"

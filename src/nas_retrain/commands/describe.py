@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from nas_retrain.data import sources
 from nas_retrain.errors import NasRetrainError
@@ -17,6 +19,7 @@ from nas_retrain.plan.plan import Plan
 from nas_retrain.purpose import Trial
 from nas_retrain.rate_policy import ByRule, Grid
 from nas_retrain.settings import Settings, SlurmSettings
+from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Training
 
 
@@ -35,6 +38,7 @@ def wanted(made: Plan, settings: Settings) -> list[str]:
         f"  results        {settings.results_dir}",
         f"  cells          {chosen}",
         f"  recipes        {', '.join(settings.recipes)}; {_seeds(settings)}",
+        *_own_rules(made),
         f"  base rate      {_base_rate(made, settings)}",
         *_own_rates(made, settings),
         *_parts(made),
@@ -51,6 +55,44 @@ def _seeds(settings: Settings) -> str:
         )
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     return f"{seeds}, as many as an expected tau of {settings.enough_tau} takes" if settings.enough_tau else seeds
+
+
+def _own_rules(made: Plan) -> list[str]:
+    """What rules of one's own decide for the networks of the plan, a line for each recipe with one."""
+    lines = []
+    for name in dict.fromkeys(training.recipe for training in made.recipes if training.rule and training.rule.own):
+        by_class = {one.network_class: (one.rule, one.decided) for one in made.recipes if one.recipe == name}
+        rule = next(rule for rule, _ in by_class.values() if rule is not None)
+        decided = [each for _, each in by_class.values() if each is not None]
+        parts = [f"learning rate times {_range(each.learning_rate for each in decided)}"]
+        for kind in ("layer_rates", "variances", "multipliers"):
+            if values := [value for each in decided for value in getattr(each, kind).values()]:
+                parts.append(f"{kind.replace('_', ' ')} {_range(values)}")
+        lines.append(f"  rule           {name}: {rule.name} (file {rule.checksum}): {', '.join(parts)}")
+    return lines
+
+
+def decided_otherwise(made: Plan, stored: StoredRuns) -> list[str]:
+    """That a rule of one's own decided something else when stored trainings of the plan's networks were made, which are
+    then to be made anew; a line for each recipe of which that is so."""
+    planned: dict[str, dict[int, tuple[float, str]]] = {}
+    for training in made.recipes:
+        if training.rule and training.rule.own and training.decided:
+            decided = training.decided.learning_rate, training.decided.layers_as_text()
+            planned.setdefault(training.recipe, {})[training.network_class] = decided
+    lines = []
+    for name, of_class in planned.items():
+        there = stored.only((stored.column("recipe") == name) & ~np.isnan(stored.column("rule_factor")))
+        columns = (there.column(column) for column in ("network_class", "rule_factor", "rule_layers"))
+        other = sum(of_class.get(cell, tuple(had)) != tuple(had) for cell, *had in zip(*columns, strict=True))
+        if other:
+            lines.append(f"  rule           {name}: {other:,} stored are of what it decided before; they stay")
+    return lines
+
+
+def _range(values: Iterable[float]) -> str:
+    there = sorted(values)
+    return f"{there[0]:.3g}" if there[0] == there[-1] else f"{there[0]:.3g} to {there[-1]:.3g}"
 
 
 def _base_rate(made: Plan, settings: Settings) -> str:

@@ -22,7 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,22 @@ from nas_retrain.benches.registry import Published, PublishedFile, Sizes
 from nas_retrain.commands.retrain import read_store, say
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing_folder
-from nas_retrain.plan.plan import has_constants, identity, make_plan
+from nas_retrain.plan.decisions import Decisions
+from nas_retrain.plan.plan import chosen_cells, has_constants, identity, make_plan
 from nas_retrain.purpose import is_search
+from nas_retrain.rate_policy import Own
 from nas_retrain.reports.document import closing_lines
 from nas_retrain.reports.markup import code, escaped, python_string, write_csv
 from nas_retrain.settings import Settings, digest
 from nas_retrain.statistics import accuracies
-from nas_retrain.theory.scaling import InDegree, in_degree_of
+from nas_retrain.theory.rule import Parametrisation
+from nas_retrain.theory.scaling import in_degree_of
 from nas_retrain.trainings import curves
 from nas_retrain.trainings.store import RunKey, RunRecord
 from nas_retrain.trainings.version import code_version
+
+OF_RULES = ("rule", "rule_checksum", "rule_factor", "rule_layers")
+"""The columns of records that tell what a rule decided."""
 
 TEST_SET = "ori-test"
 """What the packages call all test images of a data set."""
@@ -52,12 +58,14 @@ TEST_SET = "ori-test"
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is exported. records: by network class and seed. in_degree: the convention of their initialisation, None
-    for the stock one. identity: the settings that made them, as of networks without constants (see `plan.identity`)."""
+    """What is exported. records: by network class and seed. classes: for each cell the one whose training stands for
+    it. identity: the settings that made them, as of networks without constants (see `plan.identity`), and without what
+    each network has of its own. own: whether it has: a searched rate, or what a rule decided for it."""
 
     records: list[RunRecord]
-    in_degree: InDegree | None
+    classes: Sequence[int]
     identity: dict[str, Any]
+    own: bool = False
 
     @cached_property
     def by_epoch(self) -> pd.DataFrame:
@@ -89,7 +97,7 @@ def export(settings: Settings) -> Path:
     recipe made with these settings, or cannot be written.
     """
     chosen = _choose(settings)
-    by_cell = _by_cell(chosen, settings)
+    by_cell = _by_cell(chosen)
     table = _table(by_cell, settings)
     renamed = table.rename(columns={"test_accuracy": "accuracy"})
     accuracies.checked(renamed, settings.results_dir, registry.of(settings.bench), foreign=False)
@@ -126,36 +134,56 @@ def _choose(settings: Settings) -> _Chosen:
             "ARGS='recipe=[...]'"
         )
     made = make_plan(settings, stored)
-    training = next(training for training in made.recipes if training.recipe == recipe)
-    plain, with_constants = (
-        identity(
-            settings,
-            recipe,
-            base_rate=made.base_rate,
-            learning_rate=training.learning_rate,
-            constants=constants,
-        )
-        for constants in (False, True)
-    )
-    hashes = {False: digest(plain), True: digest(with_constants)}
+    planned = {training.network_class: training for training in made.recipes if training.recipe == recipe}
+    training = next(iter(planned.values()))
+    decisions = Decisions(settings, chosen_cells(settings))
+    plain = partial(identity, settings, recipe, base_rate=made.base_rate)
+
+    @cache
+    def config_hash(learning_rate: float | None, constants: bool, decided: Parametrisation | None) -> str:
+        return digest(plain(learning_rate=learning_rate, constants=constants, decided=decided))
+
+    def is_chosen(record: RunRecord) -> bool:
+        """Whether these settings made it. A network that is not planned has the rate of one that is."""
+        rate = planned.get(record.network_class, training).learning_rate
+        wanted = config_hash(rate, has_constants(settings, record.cell), decisions.of(recipe, record.cell))
+        return record.config_hash == wanted
+
     of_recipe = stored.only(stored.column("recipe") == recipe).records
-    records = [record for record in of_recipe if record.config_hash == hashes[has_constants(settings, record.cell)]]
+    records = [record for record in of_recipe if is_chosen(record)]
     if not records:
         raise NasRetrainError(
             f"{folder} has records of {recipe}, but none that these settings made. Give those of the run again: "
             f"PROFILE=... and ARGS='...' (see {folder / 'settings.json'})."
         )
     records.sort(key=lambda record: (record.network_class, record.seed))
-    return _Chosen(records, in_degree_of(training.initialisation), plain)
+    shared, chosen = plain(learning_rate=training.learning_rate, constants=False), settings.recipes[recipe]
+    own_rate = isinstance(chosen.rate_policy, Own)
+    if own_rate:
+        del shared["rate"]
+    classes = _classes(records, recipe, decisions, settings)
+    return _Chosen(records, classes, shared, own_rate or chosen.rule is not None)
 
 
-def _by_cell(chosen: _Chosen, settings: Settings) -> dict[int, list[RunRecord]]:
+def _classes(records: Sequence[RunRecord], recipe: str, decisions: Decisions, settings: Settings) -> Sequence[int]:
+    """For each cell the one whose training stands for it; a rule is only asked about networks that were trained."""
+    space, chosen = registry.of(settings.bench), settings.recipes[recipe]
+    classes = space.training_classes(in_degree_of(chosen.drawn_as))
+    if chosen.rule is None:
+        return classes
+    trained = {classes[record.cell] for record in records}
+    return [
+        decisions.training_class(recipe, cell) if network_class in trained else network_class
+        for cell, network_class in enumerate(classes)
+    ]
+
+
+def _by_cell(chosen: _Chosen) -> dict[int, list[RunRecord]]:
     """The trainings of each cell that has any, by seed: those of its class."""
     by_class: dict[int, list[RunRecord]] = {}
     for record in chosen.records:
         by_class.setdefault(record.network_class, []).append(record)
-    classes = registry.of(settings.bench).training_classes(chosen.in_degree)
-    return {cell: by_class[trained] for cell, trained in enumerate(classes) if trained in by_class}
+    return {cell: by_class[trained] for cell, trained in enumerate(chosen.classes) if trained in by_class}
 
 
 def _costs(cell: int, settings: Settings) -> tuple[int, int]:
@@ -171,6 +199,7 @@ def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd
 
     representative: the cell under which the network was trained. copied: whether this row repeats the training of
     another cell, its representative. learning_rate is missing where nothing was trained, a loss where there is none.
+    What a rule decided is there only if the recipe has one.
     """
     bench = registry.of(settings.bench)
     classes = bench.training_classes(None)
@@ -199,10 +228,14 @@ def _table(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> pd
                 "flops": flops,
                 "seconds": record.seconds,
                 "device": record.device,
+                **{name: getattr(record, name) for name in OF_RULES},
             }
             for record in records
         ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(("test_loss", "train_loss", "learning_rate"), float))
+    table = pd.DataFrame(rows)
+    if table["rule"].isna().all():
+        table = table.drop(columns=list(OF_RULES))
+    return table.astype(dict.fromkeys(("test_loss", "train_loss", "learning_rate"), float))
 
 
 def _states(by_cell: Mapping[int, Sequence[RunRecord]], settings: Settings) -> dict[int, dict[str, Any]]:
@@ -403,7 +436,7 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
         cells=table["index"].nunique(),
         all_cells=bench.size,
         networks=len({record.network_class for record in records}),
-        all_networks=len(set(bench.training_classes(chosen.in_degree))),
+        all_networks=len(set(chosen.classes)),
         trainings=len(records),
         seeds=", ".join(f"{number:,} with seed {seed}" for seed, number in sorted(seeds.items())),
         rows=len(table),
@@ -412,7 +445,10 @@ def _data_card(table: pd.DataFrame, chosen: _Chosen, settings: Settings) -> str:
         diverged=statuses["diverged"],
         disconnected=statuses["disconnected"],
         chance=100.0 / settings.dataset.classes,
-        identity=json.dumps(chosen.identity | {"config_hash": digest(chosen.identity)}, indent=2),
+        hashed=_HASHED_WITH_ITS_OWN if chosen.own else _HASHED,
+        identity=json.dumps(
+            chosen.identity | ({} if chosen.own else {"config_hash": digest(chosen.identity)}), indent=2
+        ),
         trained_with=escaped(", ".join(sorted({f"nas-retrain {record.code_version}" for record in records}))),
         torch=escaped(", ".join(sorted({record.torch for record in records}))),
         devices=escaped(", ".join(sorted({record.device for record in records}))),
@@ -488,8 +524,7 @@ _CARD = """# {bench}'s cells on {dataset}, retrained: {recipe}
 {listed}{answers}
 ## Settings
 
-`config_hash` is the hash of the other values; each training carried it. A network in which a convolution reads what
-the input does not reach carried the hash of the same values with `"constants": true` among them.
+{hashed}
 
 ```json
 {identity}
@@ -502,6 +537,16 @@ the input does not reach carried the hash of the same values with `"constants": 
 
 MIT. {authors} The rules of the architecture-aware recipe are by Chen, Wu, Wang and Hanin (ICLR 2024, arXiv 2402.17440).
 """
+
+_HASHED = """\
+`config_hash` is the hash of the other values; each training carried it. A network in which a convolution reads what
+the input does not reach carried the hash of the same values with `"constants": true` among them."""
+
+_HASHED_WITH_ITS_OWN = """\
+Each training carried a hash of these values with what was its network's own: a learning rate that was searched for it,
+or what the recipe's rule decided for it. The tables have both: `learning_rate`, and where there is a rule its name, the
+beginning of the SHA-256 of the file that it is written in, its factor of the learning rate, and what it decided about
+layers, as JSON."""
 
 _ANSWERS = """
 ## How to open them

@@ -167,7 +167,8 @@ def _forecast_here(made: Plan, stored: StoredRuns, settings: Settings) -> float:
     known = stored.only(stored.column("device") == device.name)
     cost = estimate(made.missing, known, settings, device.type)
     assert cost is not None
-    say("\n".join(describe.wanted(made, settings) + describe.cost_here(cost, number)))
+    told = describe.wanted(made, settings) + describe.decided_otherwise(made, stored)
+    say("\n".join(told + describe.cost_here(cost, number)))
     return cost.hours(number)
 
 
@@ -214,7 +215,7 @@ def _forecast_submission(
 ) -> dict[slurm.Purpose, list[list[Training]]]:
     """Print the plan for SLURM, and return what is to be submitted: the trainings of each task."""
     missing = [training for training in made.missing if training.slot not in queue.slots]
-    say("\n".join(describe.wanted(made, settings)))
+    say("\n".join(describe.wanted(made, settings) + describe.decided_otherwise(made, stored)))
     if len(missing) < len(made.missing):
         say(f"  on their way   {len(made.missing) - len(missing):,} in {len(queue.tasks):,} task(s) of SLURM")
     cost = estimate(missing, stored, settings, _device_like_a_tasks(launcher))

@@ -12,10 +12,11 @@ from nas_retrain.commands.command_line import given_to_make
 from nas_retrain.commands.retrain import read_store, retrain_here, say
 from nas_retrain.data import batches, sources
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.claims import claimed_recipes
 from nas_retrain.plan.plan import make_plan
 from nas_retrain.plan.rate_search import finished_search
-from nas_retrain.settings import Settings
-from nas_retrain.studies.scoreboard.arms import Arms, arms
+from nas_retrain.settings import ScoreboardSettings, Settings
+from nas_retrain.studies.scoreboard.arms import Arms, arms, with_one_rate
 from nas_retrain.studies.scoreboard.findings import Searches, judge_rules
 from nas_retrain.trainings.training import Training
 
@@ -27,7 +28,7 @@ def scoreboard(settings: Settings) -> None:
     """Search learning rates in every part, judge all rules, and write one table and one figure.
 
     Each part is trained in a folder of its own below the results folder. Raises NasRetrainError for a rule that cannot
-    be used, before anything is trained in that part, and if trainings failed.
+    be used for a network of any part, before anything is trained, and if trainings failed.
     """
     from nas_retrain.execution.train import choose_device
     from nas_retrain.reports.document import closing_lines, tell_stage
@@ -35,14 +36,14 @@ def scoreboard(settings: Settings) -> None:
     from nas_retrain.studies.scoreboard import report
     from nas_retrain.studies.scoreboard.first_step import measure_slopes
 
-    wanted = settings.scoreboard
-    if wanted is None:
+    if settings.scoreboard is None:
         raise NasRetrainError("scoreboard is null: its settings are in configs/scoreboard.yaml (make scoreboard).")
+    wanted = with_one_rate(settings.scoreboard)
+    parts = {part: _arms(settings, part, overrides, wanted) for part, overrides in wanted.parts.items()}
     judged: dict[str, pd.DataFrame] = {}
     slopes: dict[str, pd.DataFrame] = {}
-    for part, overrides in wanted.parts.items():
-        say(f"\n{part}: {' '.join(overrides)}")
-        found = arms(_composed(settings, part, overrides), wanted)
+    for part, found in parts.items():
+        say(f"\n{part}: {' '.join(wanted.parts[part])}")
         retrain_here(found.settings, analyse=None)
         tell_stage(f"{part}: what each rule's rates come to, and with its factors in the wrong networks")
         judged[part] = judge_rules(found, _searches(found), wanted)
@@ -59,6 +60,16 @@ def scoreboard(settings: Settings) -> None:
     }
     there = report.write(judged, slopes, wanted, settings.results_dir, facts)
     say("\n" + "\n".join(closing_lines(report.statements(judged), there / "report.html")))
+
+
+def _arms(settings: Settings, part: str, overrides: tuple[str, ...], wanted: ScoreboardSettings) -> Arms:
+    """What is to be searched in one part."""
+    composed = _composed(settings, part, overrides)
+    try:
+        return arms(composed, wanted, claimed_recipes(composed))
+    except NasRetrainError as error:
+        said = str(error).rstrip(".")
+        raise NasRetrainError(f"{said} (in part {part} of the scoreboard). Nothing was trained.") from error
 
 
 def _composed(settings: Settings, part: str, overrides: tuple[str, ...]) -> Settings:

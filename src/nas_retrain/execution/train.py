@@ -21,7 +21,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -340,14 +340,13 @@ def _records(
                 seeding=settings.seeding,
                 resumed=" ".join(progress.resumed),
                 **(_curves(progress, member, training, settings) if steppers else {}),
+                **_decided(training),
             )
         )
     return records
 
 
-def _curves(
-    progress: Progress, member: int, training: Training, settings: Settings
-) -> dict[str, tuple[float | None, ...]]:
+def _curves(progress: Progress, member: int, training: Training, settings: Settings) -> dict[str, Any]:
     """A member's fields of `RunRecord` that hold values of each epoch; none if they are not asked for or not known."""
     if settings.curves is None or len(progress.curve) < progress.epoch:
         return {}
@@ -358,6 +357,19 @@ def _curves(
     return {"learning_rate_curve": tuple(rates)} | {
         f"{name}_curve": tuple(finite(one[name][member]) if name in one else None for one in epochs)
         for name in measured
+    }
+
+
+def _decided(training: Training) -> dict[str, Any]:
+    """The fields of a record that tell what a rule decided; nothing without a rule."""
+    rule, decided = training.rule, training.decided
+    if rule is None or decided is None:
+        return {}
+    return {
+        "rule": rule.name,
+        "rule_checksum": rule.checksum,
+        "rule_factor": decided.learning_rate,
+        "rule_layers": decided.layers_as_text(),
     }
 
 

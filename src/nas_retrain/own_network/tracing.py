@@ -108,9 +108,16 @@ class Scaled:
         optimiser: `torch.optim.SGD(scaled.parameter_groups(module), momentum=0.9)`.
 
         weight_decay: of the network as the rule has it. A layer whose multiplier is in its weights decays as it would
-        without.
+        without. Raises NasRetrainError for a module that has not the layers of the one that was scaled, as one that
+        wraps it.
         """
         of_layers = {layer.name: layer for layer in self.layers}
+        there = dict(module.named_modules())
+        if missing := [name for name in of_layers if not isinstance(there.get(name), LAYERS)]:
+            raise NasRetrainError(
+                f"{type(module).__name__} has no layer {missing[0]}, as the module that was scaled. Give that module "
+                "itself: of a compiled one its _orig_mod, of one that is spread over devices its module."
+            )
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         seen: set[nn.Parameter] = set()
         for path, part in module.named_modules():
@@ -230,6 +237,8 @@ def scale(
         factor, vectors = decided.learning_rate, decided.vectors
         layers = _layers_by_rule(arrows, module, decided, base_rate * factor)
     rate, notes = base_rate * factor, _notes(reader, arrows, module)
+    if not math.isfinite(rate):
+        raise NasRetrainError(f"base_rate {base_rate:g} times the rule's {factor:g} is more than a float can be.")
     if rate < SMALLEST_RATE:
         small = f"{rate:.2g}" if rate else "too small for a float, and so is 0"
         notes = (

@@ -80,6 +80,16 @@ def other_settings(settings: Settings) -> str | None:
     return f"{settings.results_dir} holds results made with other settings ({differences[0]}{more})"
 
 
+def claimed_recipes(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The recipes that a results folder's settings.json has, by name, each as `RecipeSettings.identity` tells it; none
+    if the file does not tell, which the next run says."""
+    try:
+        recipes: dict[str, dict[str, Any]] = _read(_file(settings), _deciding(settings)).get("recipes", {})
+    except (ValueError, NasRetrainError):
+        return {}
+    return recipes
+
+
 def _file(settings: Settings) -> Path:
     return settings.results_dir / "settings.json"
 

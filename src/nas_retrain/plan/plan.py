@@ -23,7 +23,7 @@ from nas_retrain.plan.study import Found, Rates, studies
 from nas_retrain.purpose import Purpose, RateGrid, RateSearch, Recipe, Variant
 from nas_retrain.rate_policy import ByRule, Fixed, Grid, Listed, Own, Tuned
 from nas_retrain.settings import GridSettings, OwnRateSettings, RecipeSettings, Settings, digest
-from nas_retrain.theory.rule import Parametrisation
+from nas_retrain.theory.rule import Parametrisation, RuleVersion
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import StoredRuns
 from nas_retrain.trainings.training import Slot, Training
@@ -97,7 +97,7 @@ def recipe_trainings(
                     settings.base_rate,
                     settings.base_rate.epochs,
                     recipe.drawn_as,
-                    decisions.of(name, network_class),
+                    decisions,
                 )
             elif not isinstance(recipe.rate_policy, Own) or network_class in own:
                 trainings += of_class(Recipe(name), network_class)
@@ -255,6 +255,10 @@ def _class_trainings(
         if isinstance(policy, ByRule) and base_rate is None:
             raise NasRetrainError(f"Recipe {name} follows the learning-rate rule and needs a base rate.")
         rate = factor * learning_rate(name, network_class) if bench.graph_at(network_class).connected else None
+        if rate is not None and not 0 < rate < math.inf:  # though the numbers that it is made of are
+            rule = decisions.rule(name, network_class)
+            which = f"rule {rule.name} for cell {bench.arch_at(network_class)}" if rule else f"Recipe {name}"
+            raise NasRetrainError(f"{which}: the learning rate comes to {rate:g}; a positive, finite one belongs here.")
         made_with = config_hash(
             name,
             factor * base_rate if isinstance(policy, ByRule) and base_rate is not None else None,
@@ -273,6 +277,7 @@ def _class_trainings(
             initialisation=settings.recipes[name].drawn_as,
             config_hash=made_with,
             decided=decisions.of(name, network_class),
+            rule=decisions.rule(name, network_class),
         )
 
     return of_class
@@ -287,17 +292,16 @@ def search_trainings(settings: Settings, only: Collection[int] | None = None) ->
     decisions = Decisions(settings, chosen_cells(settings))
     trainings = []
     if needs_base_rate(settings):
-        trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree)
+        trainings += _grid(settings, RateSearch(None), base_cell, base, base.epochs, base.in_degree, decisions)
     for name, recipe in settings.recipes.items():
         if isinstance(recipe.rate_policy, Tuned):
-            decided = decisions.of(name, base_cell)
-            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decided)
+            trainings += _grid(settings, RateSearch(name), base_cell, base, base.epochs, recipe.drawn_as, decisions)
         if isinstance(recipe.rate_policy, Own) and own is not None:
             search = RateSearch(name, validated=True)
             for cell in _own_classes(settings):
                 if only is None or cell in only:
-                    epochs, decided = settings.training.epochs, decisions.of(name, cell)
-                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decided)
+                    epochs = settings.training.epochs
+                    trainings += _grid(settings, search, cell, own, epochs, recipe.drawn_as, decisions)
     return trainings
 
 
@@ -308,11 +312,11 @@ def _grid(
     grid: GridSettings,
     epochs: int,
     initialisation: Initialisation,
-    decided: Parametrisation | None = None,
+    decisions: Decisions,
 ) -> list[Training]:
     """One network at each rate of a grid with each seed; none for a disconnected cell.
 
-    decided: by the recipe's rule, if it has one; its factor of the learning rate has no part in this.
+    What the rule of the recipe decided about the learning rate, if there is one, has no part in this.
     """
     bench = registry.of(settings.bench)
     if not bench.graph_at(cell).connected:
@@ -324,6 +328,8 @@ def _grid(
     if has_constants(settings, cell):
         shared |= _CONSTANTS
     how: dict[str, Any] = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
+    name = purpose.recipe
+    decided = None if name is None else decisions.of(name, cell)
     if decided is not None and (of_layers := decided.layers_as_plain()):
         how["decided"] = of_layers
     trainings: list[Training] = []
@@ -338,6 +344,7 @@ def _grid(
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
             decided=decided,
+            rule=None if name is None else decisions.rule(name, cell),
         )
     return trainings
 
@@ -353,10 +360,11 @@ def seeded_trainings(
     initialisation: Initialisation,
     config_hash: str,
     decided: Parametrisation | None = None,
+    rule: RuleVersion | None = None,
 ) -> list[Training]:
     """A training of a network with each of these seeds.
 
-    cell: stands for its network class. decided: by the recipe's rule, if it has one.
+    cell: stands for its network class. decided: by the recipe's rule, if it has one. rule: which one it is.
     """
     bench = registry.of(settings.bench)
     arch, seeded_as = bench.arch_at(cell), bench.training_class(cell, "stock")
@@ -375,6 +383,7 @@ def seeded_trainings(
             initialisation=initialisation,
             config_hash=config_hash,
             decided=decided,
+            rule=rule,
         )
         for seed in seeds
     ]

@@ -233,7 +233,11 @@ def read_recipe(path: Path | str, dataset: str, recipe: str, bench: Bench | None
             stacklevel=2,
         )
     found, constant = found[~incomplete], constant[~incomplete]
-    if any(len(part.unique()) > 1 for _, part in found["config_hash"].groupby(constant)):
+    # Under a rule the hash has what was decided for the network, and is another where that is.
+    decided = [found[name] for name in ("rule_factor", "rule_layers") if name in found]
+    hashes = found["config_hash"]
+    kinds, cells = hashes.groupby([constant, *decided], dropna=False), hashes.groupby(found["cell"])
+    if any(len(part.unique()) > 1 for groups in (kinds, cells) for _, part in groups):
         raise NasRetrainError(f"{path} holds {recipe} under several settings; they cannot be compared as one.")
     return from_runs(found, recipe, bench)
 

@@ -9,28 +9,29 @@ one function `rule`, and are named after their module (`paper`). One's own is na
 `my_package.my_module:my_rule` or `folder/file.py:my_rule` (see `files.own_code`).
 
 Rules are pure Python. What a rule returned for a network is plain data, so a process that trains never imports it.
+A rule of one's own is code that its user runs: it is checked for slips and not for malice.
 """
 
 from __future__ import annotations
 
-import importlib
+import copy
 import inspect
 import json
+import math
 import pkgutil
 import reprlib
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from nas_retrain.errors import NasRetrainError
+from nas_retrain.errors import NasRetrainError, shown
 from nas_retrain.files import own_code
 from nas_retrain.theory import rules
 from nas_retrain.theory.graph import CellGraph, Edge
-from nas_retrain.theory.scaling import HE_GAIN_SQUARED
+from nas_retrain.theory.scaling import BASE, HE_GAIN_SQUARED
 
 Outer = Literal["first", "reduction_first", "reduction_second", "reduction_shortcut", "readout"]
 """The layers outside of the cell: what reads the images, the three convolutions of a block between two stages, and what
@@ -61,7 +62,8 @@ class NetworkSize:
     readout_width: what the readout reads, or what it puts out where variances go by fan-out. inputs: values that a unit
     of the first layer reads. cells_per_stage: cells one after the other in each of `stages` stages, where width doubles
     from one to the next. depth_offset: the weighted layers that the rule counts on every path outside of the cell.
-    base_kernel_size: the base network's, q_base of eq. 9. normalised: whether layers end in a BatchNorm. gain_squared:
+    base_kernel_size: the base network's, q_base of eq. 9. base: the base network's graph, on which the base rate is
+    searched, so that its factor is to be 1. normalised: whether layers end in a BatchNorm. gain_squared:
     1 / E[activation(z)^2], see `GAIN_SQUARED`.
     """
 
@@ -75,6 +77,7 @@ class NetworkSize:
     base_kernel_size: float = 3.0
     normalised: bool = False
     gain_squared: float = HE_GAIN_SQUARED
+    base: CellGraph = BASE
     peers: Peers = field(default_factory=Peers, compare=False, repr=False)
 
     @property
@@ -140,6 +143,10 @@ class Parametrisation:
                 found[name] = dict(sorted((layer_name(layer), value) for layer, value in decided.items()))
         return found
 
+    def layers_as_text(self) -> str:
+        """The same as JSON, as records have it."""
+        return json.dumps(self.layers_as_plain(), separators=(",", ":"))
+
 
 def layer_name(layer: Layer | Vectors) -> str:
     """A short name: `0-1` for an edge, with the kernel size where it is not 1 (`0-1/3`)."""
@@ -149,28 +156,56 @@ def layer_name(layer: Layer | Vectors) -> str:
     return f"{layer.source}-{layer.target}" + (f"/{kernel}" if kernel != 1 else "")
 
 
+class RuleVersion(NamedTuple):
+    """Which rule it was: its name, and the checksum of the file that it was written in (see `own_code.Loaded`)."""
+
+    name: str
+    checksum: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is none of the rules that ship."""
+        return ":" in self.name
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A rule with its parameters. name: what it was found by."""
+    """A rule with its parameters. name: what it was found by. checksum: of its file (see `own_code.Loaded`)."""
 
     name: str
     function: Callable[..., Parametrisation] = field(compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    checksum: str = ""
+
+    @property
+    def version(self) -> RuleVersion:
+        """Which rule it is, as plain data."""
+        return RuleVersion(self.name, self.checksum)
 
     def decide(self, graph: CellGraph, size: NetworkSize, cell: str) -> Parametrisation:
-        """What the rule decides for a network.
+        """What the rule decides for a network, with plain floats for numbers of all kinds.
 
         cell: the network's name, for messages. Raises NasRetrainError, naming the rule and the cell, if the rule raises
-        an error or if what it returns cannot be used.
+        an error or would end the process, if what it returns cannot be used, or if a rule of one's own decides
+        something else when it is asked again: plans are made more than once, and must come to the same trainings.
         """
         try:
-            decided = self.function(graph, size, **self.parameters)
-        except Exception as error:
+            if not self.version.own:
+                return _checked(self.function(graph, size, **self.parameters), graph, size)
+            decided, again = (
+                # Of its own copies, so that what it changes in them changes nothing else.
+                _checked(self.function(replace(graph), size, **copy.deepcopy(dict(self.parameters))), graph, size)
+                for _ in range(2)
+            )
+            if decided != again:
+                raise NasRetrainError(
+                    "it decides something else each time that it is asked. It may depend on nothing but the graph, the "
+                    "size and its parameters; draw what is to be random from a generator with a fixed seed"
+                )
+            return decided
+        except (Exception, SystemExit) as error:
             said = str(error) if isinstance(error, NasRetrainError) else f"{type(error).__name__}: {error}"
             raise NasRetrainError(f"rule {self.name} for cell {cell}: {said}") from error
-        if fault := _fault(decided, graph, size):
-            raise NasRetrainError(f"rule {self.name} for cell {cell}: {fault}")
-        return decided
 
 
 def shipped() -> tuple[str, ...]:
@@ -185,25 +220,27 @@ def find(name: str, parameters: Mapping[str, Any] | None = None) -> Rule:
     take these parameters, or not of this kind: numbers, texts and truths are checked by the function's annotations.
     """
     if ":" in name:
-        found = own_code.load(name, "rule")
+        found, checksum = own_code.loaded(name, "rule")
     elif name in shipped():
-        found = importlib.import_module(f"{rules.__name__}.{name}").rule
+        found, checksum = own_code.loaded(f"{rules.__name__}.{name}:rule", "rule")
     else:
         raise NasRetrainError(
             f"rule {name}: there is none of this name. There are {', '.join(shipped())}; one of your own is named by "
             "where it is, my_package.my_module:my_rule or folder/file.py:my_rule."
         )
     given = dict(parameters or {})
+    takes = "what Python does not tell"
     try:
-        inspect.signature(found).bind(None, None, **given)
-    except TypeError as error:
-        takes = ", ".join(list(inspect.signature(found).parameters)[2:]) or "none"
+        signature = inspect.signature(found)
+        takes = ", ".join(list(signature.parameters)[2:]) or "none"
+        signature.bind(None, None, **given)
+    except (TypeError, ValueError) as error:
         raise NasRetrainError(
             f"rule {name}: {error}. A rule takes a graph, a size and parameters; this one's parameters are {takes}."
         ) from None
     if fault := _of_another_kind(found, given):
         raise NasRetrainError(f"rule {name}: parameter {fault}")
-    return Rule(name, found, given)
+    return Rule(name, found, given, checksum)
 
 
 def _of_another_kind(function: Callable[..., object], given: Mapping[str, Any]) -> str:
@@ -230,40 +267,65 @@ def _checker(function: Callable[..., object], name: str) -> TypeAdapter[Any]:
         return TypeAdapter(Any)
 
 
-def _fault(decided: object, graph: CellGraph, size: NetworkSize) -> str:
-    """What is wrong with what a rule returned; nothing if it can be used."""
+SMALLEST_OF_LAYER, LARGEST_OF_LAYER = 1e-18, 1e18
+"""Between these a number that belongs to a layer must be: its square, by which a multiplier changes rates, is one in
+single precision then, and so is that square's inverse."""
+
+
+def _checked(decided: object, graph: CellGraph, size: NetworkSize) -> Parametrisation:
+    """What a rule returned, with floats for numbers; raises NasRetrainError, saying what is wrong, if that cannot be
+    used."""
     if not isinstance(decided, Parametrisation):
-        return f"it returned {type(decided).__name__}, where a Parametrisation was expected"
+        raise NasRetrainError(f"it returned {type(decided).__name__}, where a Parametrisation was expected")
     if not isinstance(decided.adam, Rates | None):
-        return f"adam is {decided.adam!r}, where Rates or None was expected"
+        raise NasRetrainError(f"adam is {shown(decided.adam)}, where Rates or None was expected")
     edges = weighted_edges(graph)
     layers = [*edges, *size.outer]
-    checked: list[tuple[str, Mapping[Any, float], Iterable[object]]] = [
-        ("learning_rate", {"": decided.learning_rate}, [""]),
-        ("layer_rates", decided.layer_rates, [*layers, VECTORS]),
-        ("variances", decided.variances, layers),
-        ("multipliers", decided.multipliers, edges),
-    ]
-    if decided.adam is not None:
-        checked += [
-            ("adam.learning_rate", {"": decided.adam.learning_rate}, [""]),
-            ("adam.layer_rates", decided.adam.layer_rates, [*layers, VECTORS]),
-        ]
-    for name, values, known in checked:
-        known = list(known)
-        if not isinstance(values, Mapping):
-            return f"{name} is {values!r}, where a mapping of layers to numbers was expected"
-        for layer, value in values.items():
-            if layer not in known:
-                there = ", ".join(map(_said, known))
-                return f"{name} has {_said(layer)}, which is no layer of this network. It has {there or 'none'}"
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0 < value <= sys.float_info.max):  # NaN is not between, and an int may be beyond floats
-                of = f" of {_said(layer)}" if layer else ""
-                said = reprlib.repr(value)
-                return f"{name}{of} is {said}, where a positive, finite number was expected: a Python int or float"
-    return ""
+    adam = decided.adam
+    return Parametrisation(
+        _number(decided.learning_rate, "learning_rate"),
+        _numbers(decided.layer_rates, "layer_rates", [*layers, VECTORS]),
+        _numbers(decided.variances, "variances", layers),
+        _numbers(decided.multipliers, "multipliers", edges),
+        adam
+        and Rates(
+            _number(adam.learning_rate, "adam.learning_rate"),
+            _numbers(adam.layer_rates, "adam.layer_rates", [*layers, VECTORS]),
+        ),
+    )
+
+
+def _numbers(decided: object, name: str, known: Collection[Any]) -> dict[Any, float]:
+    """Numbers by layer."""
+    if not isinstance(decided, Mapping):
+        raise NasRetrainError(f"{name} is {shown(decided)}, where a mapping of layers to numbers was expected")
+    found = {}
+    for layer, value in decided.items():
+        if layer not in known:
+            there = ", ".join(map(_said, known)) or "none"
+            raise NasRetrainError(f"{name} has {_said(layer)}, which is no layer of this network. It has {there}")
+        number = _number(value, f"{name} of {_said(layer)}")
+        if not SMALLEST_OF_LAYER <= number <= LARGEST_OF_LAYER:
+            raise NasRetrainError(
+                f"{name} of {_said(layer)} is {number:g}, where a number from {SMALLEST_OF_LAYER:g} to "
+                f"{LARGEST_OF_LAYER:g} was expected"
+            )
+        found[layer] = number
+    return found
+
+
+def _number(value: Any, name: str) -> float:  # noqa: ANN401 - what a rule returned
+    """A number of any kind, as of numpy or a fraction, as a float."""
+    number = math.nan
+    if not isinstance(value, str | bytes | bool):  # which float() would take
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            number = math.nan
+    if not 0 < number < math.inf:
+        raise NasRetrainError(f"{name} is {shown(value)}, where a positive, finite number was expected")
+    return number
 
 
 def _said(layer: Any) -> str:  # noqa: ANN401 - what a rule returned as a key
-    return layer if isinstance(layer, str) else layer_name(layer) if isinstance(layer, Edge) else repr(layer)
+    return layer if isinstance(layer, str) else layer_name(layer) if isinstance(layer, Edge) else shown(layer)

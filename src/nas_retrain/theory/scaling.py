@@ -39,7 +39,7 @@ variance)."""
 
 
 BASE = CellGraph(2, (Edge(0, 1, Operation("skip")),))
-"""The graph of the base network of all rules: a skip, with one path whose depth is the depth offset."""
+"""The graph of the base network where none is named: a skip, with one path whose depth is the depth offset."""
 
 REDUCTION_DEGREES: dict[InDegree | None, tuple[int, int, int]] = {
     "source": (2, 1, 2),

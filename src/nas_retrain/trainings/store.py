@@ -68,6 +68,11 @@ class RunRecord:
     *_curve: the values of each epoch, the first one's first, up to the last before a training diverged; None for what
     was not measured or is not finite. A record has these fields only if they were asked for (`Settings.curves`).
 
+    Of a recipe that names a scaling rule, and None of all others (the paper's rule as recipes have it built in is in
+    learning_rate and in_degree): rule, the rule's name; rule_checksum, of the file that the rule is written in (see
+    `own_code.Loaded`); rule_factor, the factor of the learning rate that it decided, which a rate of a search does not
+    have in it; rule_layers, what it decided about layers as JSON (see `Parametrisation.layers_as_text`).
+
     A field with a default is one that older versions did not write: the default is what is read then.
     """
 
@@ -99,6 +104,10 @@ class RunRecord:
     group: str = ""
     seeding: str = "shared"
     resumed: str = ""
+    rule: str | None = None
+    rule_checksum: str | None = None
+    rule_factor: float | None = None
+    rule_layers: str | None = None
     train_loss_curve: tuple[float | None, ...] | None = None
     train_accuracy_curve: tuple[float | None, ...] | None = None
     learning_rate_curve: tuple[float | None, ...] | None = None
@@ -125,7 +134,7 @@ SCHEMA = Schema.of(
         "train_accuracy": (0, 100),
         "test_accuracy": (0, 100),
         **dict.fromkeys(("learning_rate", "train_loss", "test_loss", "seconds", "images_per_second"), (0, math.inf)),
-        **dict.fromkeys(("gradient_norm", "relative_gradient"), (0, math.inf)),
+        **dict.fromkeys(("gradient_norm", "relative_gradient", "rule_factor"), (0, math.inf)),
         **dict.fromkeys(("train_loss_curve", "learning_rate_curve", "test_loss_curve"), (0, math.inf)),
         **dict.fromkeys(("train_accuracy_curve", "test_accuracy_curve"), (0, 100)),
     },
@@ -263,7 +272,7 @@ class StoredRuns:
     @property
     def records(self) -> list[RunRecord]:
         """One object a record, made anew at each call; slow where there are many."""
-        columns = [self.table[name].to_pylist() for name in COLUMNS]
+        columns = [self.table[name].to_pylist() for name in COLUMNS]  # which come first among the fields
         for name in CURVES:
             lists = self.table[name].to_pylist() if name in self.table.column_names else [None] * len(self)
             columns.append([one if one is None else tuple(one) for one in lists])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from nas_retrain.purpose import AS_SET, Purpose, RateGrid, RateSearch, Setup, Trial, Variant
-from nas_retrain.theory.rule import Parametrisation
+from nas_retrain.theory.rule import Parametrisation, RuleVersion
 from nas_retrain.theory.scaling import Initialisation
 from nas_retrain.trainings.store import RunKey
 
@@ -40,7 +40,7 @@ class Training:
     cell: the official index of the network class's representative. seeded_as: the network class whose generators it
     has, however it is initialised (see `seeding.generator_seed`). learning_rate is None where no path leads from input
     to output: nothing is trained then. decided: what the recipe's rule decided, if it has one; its factor of the
-    learning rate is in learning_rate already.
+    learning rate is in learning_rate already, unless that is one of a search. rule: which one it was.
     """
 
     bench: str
@@ -56,6 +56,7 @@ class Training:
     initialisation: Initialisation
     config_hash: str
     decided: Parametrisation | None = None
+    rule: RuleVersion | None = None
 
     @property
     def recipe(self) -> str:

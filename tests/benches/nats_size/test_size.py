@@ -67,6 +67,12 @@ def test_the_paper_s_rules_treat_all_networks_alike(make_settings: MakeSettings)
     rates = {training.learning_rate for training in plan.recipe_trainings(settings, 0.3)}
     assert rates == {0.1, 0.3}
     assert {learning_rate_factor(SPACE.graph_at(cell), SPACE.base) for cell in range(0, 8**5, 997)} == {1.0}
+    size = registry.size_of(settings)
+    for rule in ("paper", "depth", "effective_depth", "one_rate", "he"):
+        decided = find(rule).decide(SPACE.base, size, "the base network")
+        assert decided.learning_rate == 1
+        for cell in (0, 11, 284, 32767):
+            assert find(rule).decide(SPACE.graph_at(cell), size, SPACE.arch_at(cell)) == decided
     with pytest.raises(NasRetrainError, match="width"):
         find("mup").decide(SPACE.graph_at(0), registry.size_of(settings), SPACE.arch_at(0))
 

@@ -33,15 +33,23 @@ VALUES: list[Any] = [
 @functools.cache
 def _settings() -> Settings:
     return compose(
-        "dataset=digits", "profile=dry", "launcher=local", "cells=sample:3", "seeds=[1,2]", "dataset.base_rate=0.3"
-    )
+        "dataset=digits", "profile=dry", "launcher=local", "cells=sample:3", "seeds=[1,2]", "dataset.base_rate=0.3",
+        "recipe=[benchmark,architecture_aware,by_rule]", "recipes.by_rule.rule=paper",
+    )  # fmt: skip
 
 
 @functools.cache
 def _records() -> list[RunRecord]:
     """What these settings ask for."""
     return [
-        replace(a_record(), **{name: getattr(training, name) for name in training.key._fields}, cell=training.cell)
+        replace(
+            a_record(),
+            **{name: getattr(training, name) for name in training.key._fields},
+            cell=training.cell,
+            rule=training.rule and training.rule.name,
+            rule_factor=training.decided and training.decided.learning_rate,
+            rule_layers=training.decided and training.decided.layers_as_text(),
+        )
         for training in recipe_trainings(_settings(), 0.3)
     ]
 

@@ -203,9 +203,9 @@ class SizeSpace(Bench):
         return scaled(graph.widths, sizes.channels)
 
     def network_size(self, settings: Settings, peers: Peers) -> NetworkSize:
-        """Vertices have no width in common; a network's own widths are its graph's."""
+        """Vertices have no width in common; a network's own widths are its graph's. The base network has its cell."""
         size = super().network_size(settings, peers)
-        return replace(size, width=None, readout_width=settings.network.channels)
+        return replace(size, width=None, readout_width=settings.network.channels, base=self.base)
 
     def network_config(self, index: int, _sizes: Sizes) -> dict[str, object]:
         """The widths, and the cell that all networks have."""

@@ -20,7 +20,7 @@ from nas_retrain.settings import RuleSettings, ScoreboardSettings, Settings
 from nas_retrain.statistics.rankings import Floats
 from nas_retrain.statistics.response_surface import Curves, Estimate, Halves, Rules, over_null
 from nas_retrain.studies.rate_prediction.findings import curve, judge
-from nas_retrain.studies.scoreboard.arms import MEASURED, Arms
+from nas_retrain.studies.scoreboard.arms import MEASURED, ONE_RATE, Arms
 from nas_retrain.theory.rule import Peers, find
 
 
@@ -49,13 +49,13 @@ def factors(rule: RuleSettings, cells: Sequence[int], settings: Settings, search
 def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSettings) -> pd.DataFrame:
     """A row for each rule, with the columns of `rate_prediction.findings.judge` and
 
-    gain_over_one_rate: mean loss of the first rule of the scoreboard (one rate for all) less the rule's, both with
-    their scalar tuned; ends from resamples of networks, in each of which the scalars are tuned anew.
+    gain_over_one_rate: mean loss of one rate for all networks less the rule's, both with their scalar tuned; ends from
+    resamples of networks, in each of which the scalars are tuned anew.
     gain_over_permuted: mean loss of the rule's factors handed to the wrong networks, over permutations and each with
     its scalar tuned, less the rule's; ends from the same permutations, so that 0 is outside where fewer than 5 % of
     them stand out as much as the rule.
 
-    found: by recipe, of all `arms.cells` and the base network.
+    found: by recipe, of all `arms.cells` and the base network. wanted: rules among which is `one_rate`.
     """
     settings = arms.settings
     base_cell = registry.of(settings.bench).base_cell
@@ -64,8 +64,9 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
     halves = Halves.drawn(len(arms.cells), settings.analysis.bootstrap_draws, random)
     chance = math.log(settings.dataset.classes)
     one_rate: Estimate | None = None
-    rows = []
-    for name, rule in wanted.rules.items():
+    rows = {}
+    # One rate for all comes first, with which the others are compared.
+    for name, rule in sorted(wanted.rules.items(), key=lambda item: item[1].rule != ONE_RATE):
         searches = found[arms.searched_by[name]]
         grids = [searches.grids[cell] for cell in arms.cells]
         curves = [curve(grid, chance) for grid in grids]
@@ -86,8 +87,8 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
         for gain, estimate in gains.items():
             low, high = estimate.ends
             row |= {gain: estimate.value, f"{gain}_low": low, f"{gain}_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        rows[name] = row
+    return pd.DataFrame([rows[name] for name in wanted.rules])
 
 
 def _accuracies(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import pandas as pd
@@ -19,13 +20,16 @@ from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import Parametrisation, find
 
 SEEDS = 4
+NEED_MORE = ("measured", "permuted")
+"""The rules that ship which need measurements, or networks to compare with."""
 
 
 def measure_slopes(settings: Settings, data: DeviceData, wanted: ScoreboardSettings) -> pd.DataFrame:
     """A row for each rule and sweep (see `Bench.sweeps`): sweep, rule, and size_slope and change_slope, the
     exponents of power laws of the last vertex's mean square and of that of its change in the first step; 0 is flat.
 
-    Rules that need more than a graph and a size (measurements, or networks to compare with) are left out.
+    Rules that need more than a graph and a size (measurements, or networks to compare with) are left out, and so is of
+    a sweep, with a warning, one that cannot be used for a network of it.
     """
     return slopes_by_sweep(measure(settings, data, wanted.rules, wanted), "rule")
 
@@ -35,17 +39,24 @@ def measure(
 ) -> pd.DataFrame:
     """A row for each rule and network of all sweeps: sweep, x, rule, size and change (see `coordinates.measure`)."""
     rows = []
+    left_out: set[tuple[str, str]] = set()
     for sweep in registry.of(settings.bench).sweeps(settings.bench):
         network = settings.network.model_copy(update={"channels": sweep.channels})
         sized = settings.model_copy(update={"network": network})
         size = registry.size_of(sized)
         for name, rule in rules.items():
+            if (sweep.name, name) in left_out:
+                continue
             try:
                 decided = find(rule.rule, rule.parameters).decide(sweep.graph, size, f"of sweep {sweep.name}")
-            except NasRetrainError:
+            except NasRetrainError as error:
+                if rule.rule not in NEED_MORE:
+                    warnings.warn(f"{name} has no exponent for {sweep.name}: {error}", stacklevel=2)
+                left_out.add((sweep.name, name))
                 continue
             rows.append((sweep.name, sweep.x, name, *_one_step(sweep.graph, decided, sized, data, wanted)))
-    return pd.DataFrame(rows, columns=["sweep", "x", "rule", "size", "change"])
+    whole = [row for row in rows if (row[0], row[2]) not in left_out]
+    return pd.DataFrame(whole, columns=["sweep", "x", "rule", "size", "change"])
 
 
 def _one_step(

@@ -10,7 +10,8 @@ from nas_retrain.theory.rule import NetworkSize, Parametrisation
 
 
 def rule(graph: CellGraph, size: NetworkSize, *, exponent: float = -1.5) -> Parametrisation:
-    """The rate (L / L_base)^exponent, where L = depth_offset + effective depth and L_base = depth_offset.
+    """The rate (L / L_base)^exponent, where L = depth_offset + effective depth, and L_base is the base network's, which
+    is depth_offset where that has no layers.
 
     The effective depth is that of the path from input to output with the fewest layers and additions, where a vertex of
     more than one live incoming edge is one addition, however many edges meet there.
@@ -21,7 +22,8 @@ def rule(graph: CellGraph, size: NetworkSize, *, exponent: float = -1.5) -> Para
     Limits: derived for initialisations that keep the signal's scale, which this rule leaves to the recipe. Counts one
     cell and not all that are stacked. Says nothing about Adam.
     """
-    return Parametrisation(((size.depth_offset + effective_depth(graph)) / size.depth_offset) ** exponent)
+    depth, of_base = (size.depth_offset + effective_depth(one) for one in (graph, size.base))
+    return Parametrisation((depth / of_base) ** exponent)
 
 
 def effective_depth(graph: CellGraph) -> int:

@@ -11,32 +11,31 @@ from pathlib import Path
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation
-from nas_retrain.theory.scaling import BASE
 
 COLUMNS = ("network_class", "relative_gradient")
 
 
 def rule(
-    graph: CellGraph, _size: NetworkSize, *, shares: Mapping[str, float] | str, exponent: float = -1.0
+    graph: CellGraph, size: NetworkSize, *, shares: Mapping[str, float] | str, exponent: float = -1.0
 ) -> Parametrisation:
     """The rate (share / share of the base network)^exponent, where a network's share is the root mean square over its
     layers of |gradient| / |weights| at the first step: `relative_gradient` in the records of trainings.
 
     shares: what was measured, by the formula of the network (`CellGraph.network_class`), with the base network's
-    ("out=x"); or the path of a CSV file with the columns network_class and relative_gradient.
+    ("out=x" in most spaces); or the path of a CSV file with the columns network_class and relative_gradient.
     exponent: -1 makes the first step change the weights of every network by the same share, as in LARS (You, Gitman and
     Ginsburg 2017, arXiv 1708.03888), which does so layer by layer and at every step.
 
     Limits: a share holds for the initialisation, width and data that it was measured with. One seed's is noisy.
     """
     measured = _read(str(shares)) if isinstance(shares, str) else shares
-    return Parametrisation((_share(measured, graph) / _share(measured, BASE)) ** exponent)
+    return Parametrisation((_share(measured, graph, size) / _share(measured, size.base, size)) ** exponent)
 
 
-def _share(measured: Mapping[str, float], graph: CellGraph) -> float:
+def _share(measured: Mapping[str, float], graph: CellGraph, size: NetworkSize) -> float:
     formula = graph.network_class
     if formula not in measured:
-        which = "the base network" if formula == BASE.network_class else "the network"
+        which = "the base network" if formula == size.base.network_class else "the network"
         raise NasRetrainError(f"shares has no measurement of {which} {formula}; measure it first")
     share = measured[formula]
     if not (math.isfinite(share) and share > 0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import Layer, NetworkSize, Parametrisation
 from nas_retrain.theory.scaling import (
-    BASE,
     REDUCTION_DEGREES,
     InDegree,
     learning_rate_factor,
@@ -51,7 +50,7 @@ def rule(
     if rate:
         factor = learning_rate_factor(
             graph,
-            BASE,
+            size.base,
             depth_offset=size.depth_offset,
             kernel_factor=kernel_factor,
             base_kernel_size=size.base_kernel_size,

@@ -10,7 +10,6 @@ from typing import Any
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, find
-from nas_retrain.theory.scaling import BASE
 
 
 def rule(
@@ -31,13 +30,13 @@ def rule(
     Limits: with other networks in the plan, it is another permutation. Rates of single layers, variances and
     multipliers belong to the layers of a graph and stay.
     """
-    partners = {BASE.network_class: graph} | _permutation(size.peers, seed)
+    partners = {size.base.network_class: graph} | _permutation(size.peers, seed)
     formula = graph.network_class
     if formula not in partners:
         raise NasRetrainError("it is none of the networks among which factors are permuted")
     permuted = find(of, parameters)
-    own, other = permuted.function(graph, size, **permuted.parameters), partners[formula]
-    factor = permuted.function(other, size, **permuted.parameters).learning_rate
+    own, other = permuted.decide(graph, size, formula), partners[formula]
+    factor = permuted.decide(other, size, other.network_class).learning_rate
     return Parametrisation(factor, own.layer_rates, own.variances, own.multipliers)
 
 
