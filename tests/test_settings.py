@@ -62,6 +62,7 @@ def test_the_defaults_are_the_benchmark_as_published() -> None:
         ("launcher.compile=true", "launcher.compile: this key is no more.*leave the key out"),
         ("+traning.epochs=3", "traning: there is no such key"),
         ("training.epochs=0", "training.epochs: .*greater than 0.*got 0"),
+        ("bench.depth_offset=0", "bench.*depth_offset: .*greater than 0.*got 0"),
         ("training.epochs=many", "training.epochs: .*got 'many'"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("seeds=[]", "seeds: "),

@@ -143,7 +143,7 @@ class BenchSettings(_Section):
     """Whether its networks can be built without BatchNorm (network.normalisation)."""
 
     name: str
-    depth_offset: Annotated[int, Field(ge=0)]
+    depth_offset: Positive  # of a base network of skips alone the rules divide by it
     base_kernel_size: Rate
 
 

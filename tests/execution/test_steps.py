@@ -118,15 +118,16 @@ def test_tf32_is_refused_where_there_is_none_and_set_and_unset_where_there_is() 
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.mark.parametrize("bench", ["201", "mlp", "cnn"])
+@pytest.mark.parametrize("bench", ["201", "sss", "mlp", "cnn"])
 @pytest.mark.parametrize("members", [1, 2])
 def test_bfloat16_is_near_single_precision_in_logits_and_every_gradient(
     make_settings: MakeSettings, bench: str, members: int
 ) -> None:
-    config = "config" if bench == "201" else "verify"
-    settings = make_settings(f"bench={bench}", "network.channels=8", config=config)
-    space = registry.of(settings.bench)
-    graph = space.graph_at(CELL if bench == "201" else space.base_cell)
+    config = "config" if bench in ("201", "sss") else "verify"
+    width = 32 if bench == "sss" else 8  # of the widest that there may be
+    settings = make_settings(f"bench={bench}", f"network.channels={width}", config=config)
+    chosen = registry.of(settings.bench)
+    graph = chosen.graph_at(CELL if bench == "201" else chosen.base_cell)
     network = build.join([build.build(graph, settings, initialisation="he", seed=seed) for seed in range(members)])
     images = batches.load(settings.dataset, settings.data_dir, CPU).test_images[:64].repeat(1, members, 1, 1)
     weights = list(network.eval().parameters())  # a batch's own statistics would make much of small differences

@@ -217,7 +217,7 @@ def test_the_checkpoints_of_recorded_trainings_are_removed_and_no_others(make_se
 
 
 def test_missing_data_end_the_run_with_one_error(make_settings: MakeSettings) -> None:
-    settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]")
+    settings = make_settings("dataset=cifar10", "cells=sample:2", "seeds=[1]", "launcher.workers=1")
     with pytest.raises(NasRetrainError, match=r"missing .*data_batch_1"):
         run(trainings(settings), settings)
 

@@ -27,6 +27,7 @@ from tests.conftest import MakeSettings, run_script
 from tests.plan.test_plan import as_stored
 
 FEW = ("cells=sample:3", "seeds=[1,2]", "dataset.base_rate=0.3")
+FEW_DRAWS = ("analysis.bootstrap_draws=20", "analysis.null_draws=20")
 
 
 def made_up(settings: Settings) -> list[RunRecord]:
@@ -63,7 +64,7 @@ def test_what_only_the_table_holds_is_not_trained_again_and_stays_whatever_is_as
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str], chosen: str
 ) -> None:
     records = made_up(make_settings(*FEW))
-    settings = make_settings(*FEW, f"cells={chosen}")
+    settings = make_settings(*FEW, f"cells={chosen}", *FEW_DRAWS)
     keep(settings.results_dir, records, table_only=True)
     before = (settings.results_dir / "runs.parquet").read_bytes()
     assert plan.make_plan(settings, read_runs(settings.results_dir)).missing == []
@@ -76,7 +77,7 @@ def test_what_only_the_table_holds_is_not_trained_again_and_stays_whatever_is_as
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize("files", [0, 1])
 def test_analyse_with_a_part_of_the_files_keeps_the_whole_table(make_settings: MakeSettings, files: int) -> None:
-    settings = make_settings(*FEW)
+    settings = make_settings(*FEW, *FEW_DRAWS)
     records = made_up(settings)
     keep(settings.results_dir, records, table_only=True)
     keep(settings.results_dir, records[: 4 * files])
@@ -315,7 +316,11 @@ def test_what_an_older_version_did_not_write_is_what_held_then(
 def test_the_section_of_own_rates_stays_when_a_run_does_not_ask_for_them(make_settings: MakeSettings) -> None:
     claimed = claim(
         make_settings(
-            "profile=reference", "dataset.train_subset=200", "own_rate.validation_images=50", "sensitivity=null"
+            "profile=reference",
+            "dataset.train_subset=200",
+            "own_rate.validation_images=50",
+            "sensitivity=null",
+            "cells=sample:4",
         )
     )
     assert claimed["own_rate"]
@@ -323,6 +328,7 @@ def test_the_section_of_own_rates_stays_when_a_run_does_not_ask_for_them(make_se
         claim(
             make_settings(
                 "profile=reference",
+                "cells=sample:4",
                 "dataset.train_subset=200",
                 "own_rate=null",
                 "sensitivity=null",

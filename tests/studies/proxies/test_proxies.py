@@ -11,8 +11,11 @@ from scipy import stats
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.plan.study import Records
 from nas_retrain.settings import Settings
 from nas_retrain.studies.proxies import findings, report
+from nas_retrain.studies.proxies.study import STUDY
+from nas_retrain.trainings.store import StoredRuns
 from tests import published_tables
 from tests.statistics.worlds import CLASSES
 from tests.strategies import NAS_BENCH_201
@@ -99,11 +102,14 @@ def test_rates_of_a_published_table_are_recipes_too(tmp_path: Path) -> None:
     assert all(len(recipe.runs) == len(recipes["rate 0.1"].runs) for recipe in recipes.values())
 
 
-def test_sources_that_have_too_little_in_common_are_told(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sources_that_have_too_little_in_common_are_told(
+    sources: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = pd.read_csv(sources[0])
     table[table["index"].isin(CELLS[:5])].to_csv(tmp_path / "five.csv", index=False)
     with pytest.raises(NasRetrainError, match=r"no recipe with more than 8 networks in common.*benchmark has 5"):
-        findings.judge(settings(tmp_path / "five.csv", sources[1]))
+        STUDY.analyse(Records((), StoredRuns.of([])), settings(tmp_path / "five.csv", sources[1]))
+    assert f"rank the networks of {tmp_path / 'five.csv'}" in capsys.readouterr().err
     pd.read_parquet(sources[1]).drop(columns="in_degree").to_parquet(tmp_path / "other.parquet")
     with pytest.raises(NasRetrainError, match="no column in_degree"):
         findings.judge(settings(sources[0], tmp_path / "other.parquet"))

@@ -22,6 +22,8 @@ def verify(results: Path, bench: str) -> list[RunRecord]:
     overrides = [f"bench='{bench}'", "recipe=[grid_he,grid_target]", "network.channels=4", *MINI]
     finished = run("verify", results, *overrides)
     assert finished.returncode == 0, finished.stderr
+    assert "Predicted against searched rates" in finished.stderr
+    assert ("The coordinate check" in finished.stderr) == (bench == "mlp")
     records = read_runs(results).records
     assert len(records) == 4 * 2 * 4 * 2  # networks with the base network, initialisations, rates, seeds
     losses: dict[tuple[str, int], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))

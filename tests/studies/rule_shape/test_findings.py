@@ -122,9 +122,10 @@ def test_the_procedure_is_averaged_over_the_base_rates_that_three_seeds_find(wit
     assert row["over_tuned_high"] - row["over_tuned_low"] > 0.1
 
 
-def test_hypotheses_are_judged_by_means_of_networks(settings: Settings) -> None:
+def test_hypotheses_are_judged_by_means_of_networks(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     records = made_up(settings, {"batch": 1.0, "none": 0.0})
     found = STUDY.analyse(records, settings)
+    assert "Exponents, rules and hypotheses" in capsys.readouterr().err
     frame = records.frame(Trial)
     frame = frame.assign(part=[one.part for one in frame["purpose"]], arm=[one.arm for one in frame["purpose"]])
     ours = frame[frame["part"] == "confirmation"].pivot_table(index="cell", columns="arm", values="test_accuracy")

@@ -291,7 +291,8 @@ def world(seed: int, shuffled: bool = False) -> Accuracies:
     for number in sorted(set(classes)):
         graph = NAS_BENCH_201.graph_at(number)
         if graph.connected:
-            truth[number] = 60 + 8 * np.log10(nas_bench_201.flops(graph)) - 0.4 * abs(5 - len(graph.live.edges))
+            multiply_accumulates = NAS_BENCH_201.flops(graph, NAS_BENCH_201.sizes)
+            truth[number] = 60 + 8 * np.log10(multiply_accumulates) - 0.4 * abs(5 - len(graph.live.edges))
     if shuffled:
         truth = dict(zip(truth, np.random.default_rng(12).permutation(list(truth.values())), strict=True))
     noise = np.random.default_rng(seed).normal(0, 0.2, len(classes))
@@ -325,9 +326,12 @@ def test_a_study_tells_a_change_from_training_again_and_writes_what_it_found(tmp
     assert regret["mean_regret"].between(regret["regret_low"] - 1e-9, regret["regret_high"] + 1e-9).all()
 
 
-def test_the_same_table_twice_is_no_change_and_costs_nothing() -> None:
+def test_the_same_table_twice_is_no_change_and_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     original = world(1)
     found = report.find(original, original, chosen(searches=20, queries=60))
+    told = capsys.readouterr().err
+    for stage in ("20 searches of each algorithm", "All searches again", "resamples of the searches"):
+        assert stage in told
     assert found.pairs["p_adjusted"].min() > 0.05
     assert not found.pairs["reversed"].any()
     assert found.agreement["p_adjusted"].min() > 0.05

@@ -171,11 +171,10 @@ def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
     shape, rules = design.asked_for(settings), _rules(surface, settings)
     log_factors = design.log_factors(settings, surface.cells.tolist())
     random = np.random.default_rng(settings.analysis.seed)
-    fewer = max(1, shape.permutations // 10)
     rows = []
     for exponent in sorted(shape.exponents):
         factors = exponent * log_factors
-        gain, null = rules.gain(factors), rules.gains_if_permuted(factors, fewer, random)
+        gain, null = rules.gain(factors), rules.gains_if_permuted(factors, shape.permutations, random)
         best = design.scalars(rules.curves, factors)
         at = best.mean[RULE] + factors - best.offset
         rows.append(

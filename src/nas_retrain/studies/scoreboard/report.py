@@ -68,13 +68,13 @@ def statements(judged: Mapping[str, pd.DataFrame]) -> list[str]:
 def _gaining(part: str, table: pd.DataFrame) -> str:
     gaining = table[table["gain_over_one_rate_low"] > 0]
     if gaining.empty:
-        return f"{part}: no rule gains over one rate for all networks beyond doubt."
+        return f"{part}: no rule's gain over one rate for all networks has a 95 % interval above 0."
     best = gaining.nlargest(1, "gain_over_one_rate").iloc[0]
     gain = _with_ends(*(best[f"gain_over_one_rate{end}"] for end in ("", "_low", "_high")))
     knowing = gaining.loc[gaining["gain_over_permuted_low"] > 0, "rule"]
     return (
         f"{part}: {best['rule']} gains most over one rate for all networks, {gain} nats. "
-        f"{', '.join(knowing) if len(knowing) else 'No rule'} also gains over its own permutation beyond doubt."
+        f"Of the rules that gain, these also gain over their own permutation: {', '.join(knowing) or 'none'}."
     )
 
 
