@@ -46,9 +46,11 @@ def in_one_kernel(device: torch.device) -> bool:
 @cache
 def _compiled() -> bool:
     """Whether the kernels can be compiled on this machine. If not, a warning says why."""
+    some = torch.zeros(1, 1, 1, 1, device="cuda")
     try:
-        some = torch.zeros(1, 1, 1, 1, device="cuda")
         _add_on_gpu([some, some], plain=False, rectified=torch.float32)
+    except torch.OutOfMemoryError:
+        raise  # which says nothing about compiling
     except Exception as error:  # noqa: BLE001 - of a compiler, a linker, a full disk: torch's own kernels do without
         warnings.warn(
             f"The kernels that sum a cell's vertices cannot be compiled here ({type(error).__name__}: {error}). "
