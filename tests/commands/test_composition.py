@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_retrain.commands.command_line import CONFIGS
+from nas_retrain.commands.command_line import CONFIGS, compose
 from nas_retrain.commands.composition import FOLDERS, PACKAGES, from_command_line
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
@@ -254,3 +254,19 @@ def test_a_file_in_the_working_directory_that_cannot_be_used_is_an_error(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NasRetrainError, match=r"nas_retrain\.yaml|training\.epoch: |nowhere"):
         from_command_line([])
+
+
+@pytest.mark.parametrize(
+    "path", ["my rules/\N{LATIN SMALL LETTER U WITH DIAERESIS}.py:f", "a [c]={d}.py:f", "${x}.py:f"]
+)
+def test_a_rule_s_file_is_named_as_it_is(path: str) -> None:
+    chosen = compose("recipe=[by_rule]", f"recipes.by_rule.rule={path}")
+    assert chosen.recipes["by_rule"].rule == path
+    board = compose(f"+scoreboard.rules.mine.rule={path}", config="scoreboard").scoreboard
+    assert board is not None
+    assert board.rules["mine"].rule == path
+
+
+def test_a_sweep_over_rules_is_one() -> None:
+    swept = from_command_line(["-m", "recipe=[by_rule]", "recipes.by_rule.rule=depth,my_module:my_rule"])
+    assert [one.recipes["by_rule"].rule for one in swept] == ["depth", "my_module:my_rule"]

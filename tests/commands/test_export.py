@@ -644,12 +644,11 @@ def recorded(training: Training, test_accuracy: float) -> RunRecord:
     )  # fmt: skip
 
 
-AT_ONCE, IN_TWO = map(
-    NAS_BENCH_201.index_of,
-    (
-        "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|",
-        "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",
-    ),
+AT_ONCE = NAS_BENCH_201.index_of(
+    "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+)
+IN_TWO = NAS_BENCH_201.index_of(
+    "|avg_pool_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|"
 )
 """One network, for which a rule that counts additions decides two rates."""
 

@@ -34,6 +34,12 @@ def _hang(random: random.Random, folder: Path) -> None:  # noqa: ARG001
         time.sleep(60)
 
 
+def _busy(random: random.Random, folder: Path) -> None:  # noqa: ARG001
+    if random.random() < 0.5:
+        while True:
+            pass
+
+
 def _flood(random: random.Random, folder: Path) -> None:  # noqa: ARG001
     if random.random() < 0.5:
         # Not of the heap, which other tests may have left large.
@@ -49,6 +55,7 @@ def _flood(random: random.Random, folder: Path) -> None:  # noqa: ARG001
         (_error, "KeyError"),
         (_crash, "exit status -11"),
         (_hang, "longer than 0.5 s"),
+        (_busy, "longer than 0.5 s"),
         (_flood, "memory grew"),
     ],
 )

@@ -62,12 +62,12 @@ records = st.builds(
     config_hash=st.text(max_size=5),
     started=st.text(max_size=5),
     finished=st.text(max_size=5),
-    train_loss_curve=curves(amounts),
-    test_accuracy_curve=curves(percents),
     rule=st.none() | st.text(max_size=9),
     rule_checksum=st.none() | st.text(max_size=5),
     rule_factor=st.none() | amounts,
     rule_layers=st.none() | st.text(max_size=9) | st.just('{"layer_rates":{"0-1/3":0.1,"vectors":2.0}}'),
+    train_loss_curve=curves(amounts),
+    test_accuracy_curve=curves(percents),
 )
 different_records = st.lists(records, unique_by=lambda record: record.key, min_size=1, max_size=4)
 

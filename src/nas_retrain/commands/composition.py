@@ -273,7 +273,7 @@ def escape(override: str) -> str:
     name = key.lstrip("+")
     if name in PATHS and value not in ("", "null"):
         return f"{key}={_literal(value)}"
-    if re.fullmatch(RULE, name) and value not in ("", "null") and value[0] not in "'\"":
+    if re.fullmatch(RULE, name) and re.fullmatch("[^'\",][^,]*:[^,]*", value):  # several with commas are a sweep
         return f"{key}={_literal(value)}"
     if name in PACKAGES and not re.fullmatch(r"[^][{}]*|\[[^][{}]*\]|\{\}", value):
         raise NasRetrainError(

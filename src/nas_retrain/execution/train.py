@@ -339,11 +339,24 @@ def _records(
                 group=group_name(group),
                 seeding=settings.seeding,
                 resumed=" ".join(progress.resumed),
-                **(_curves(progress, member, training, settings) if steppers else {}),
                 **_decided(training),
+                **(_curves(progress, member, training, settings) if steppers else {}),
             )
         )
     return records
+
+
+def _decided(training: Training) -> dict[str, Any]:
+    """The fields of a record that tell what a rule decided; nothing without a rule."""
+    rule, decided = training.rule, training.decided
+    if rule is None or decided is None:
+        return {}
+    return {
+        "rule": rule.name,
+        "rule_checksum": rule.checksum,
+        "rule_factor": decided.learning_rate,
+        "rule_layers": decided.layers_as_text(),
+    }
 
 
 def _curves(progress: Progress, member: int, training: Training, settings: Settings) -> dict[str, Any]:
@@ -357,19 +370,6 @@ def _curves(progress: Progress, member: int, training: Training, settings: Setti
     return {"learning_rate_curve": tuple(rates)} | {
         f"{name}_curve": tuple(finite(one[name][member]) if name in one else None for one in epochs)
         for name in measured
-    }
-
-
-def _decided(training: Training) -> dict[str, Any]:
-    """The fields of a record that tell what a rule decided; nothing without a rule."""
-    rule, decided = training.rule, training.decided
-    if rule is None or decided is None:
-        return {}
-    return {
-        "rule": rule.name,
-        "rule_checksum": rule.checksum,
-        "rule_factor": decided.learning_rate,
-        "rule_layers": decided.layers_as_text(),
     }
 
 

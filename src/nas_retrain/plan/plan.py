@@ -364,7 +364,7 @@ def seeded_trainings(
 ) -> list[Training]:
     """A training of a network with each of these seeds.
 
-    cell: stands for its network class. decided: by the recipe's rule, if it has one. rule: which one it is.
+    cell: stands for its network class. decided: by the recipe's rule, if it has one. rule: which one that is.
     """
     bench = registry.of(settings.bench)
     arch, seeded_as = bench.arch_at(cell), bench.training_class(cell, "stock")

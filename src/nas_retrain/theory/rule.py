@@ -186,23 +186,14 @@ class Rule:
         """What the rule decides for a network, with plain floats for numbers of all kinds.
 
         cell: the network's name, for messages. Raises NasRetrainError, naming the rule and the cell, if the rule raises
-        an error or would end the process, if what it returns cannot be used, or if a rule of one's own decides
-        something else when it is asked again: plans are made more than once, and must come to the same trainings.
+        an error or would end the process, or if what it returns cannot be used.
         """
         try:
-            if not self.version.own:
-                return _checked(self.function(graph, size, **self.parameters), graph, size)
-            decided, again = (
-                # Of its own copies, so that what it changes in them changes nothing else.
-                _checked(self.function(replace(graph), size, **copy.deepcopy(dict(self.parameters))), graph, size)
-                for _ in range(2)
-            )
-            if decided != again:
-                raise NasRetrainError(
-                    "it decides something else each time that it is asked. It may depend on nothing but the graph, the "
-                    "size and its parameters; draw what is to be random from a generator with a fixed seed"
-                )
-            return decided
+            if self.version.own:  # what it changes in its own copies changes nothing else
+                decided = self.function(replace(graph), size, **copy.deepcopy(dict(self.parameters)))
+            else:
+                decided = self.function(graph, size, **self.parameters)
+            return _checked(decided, graph, size)
         except (Exception, SystemExit) as error:
             said = str(error) if isinstance(error, NasRetrainError) else f"{type(error).__name__}: {error}"
             raise NasRetrainError(f"rule {self.name} for cell {cell}: {said}") from error
