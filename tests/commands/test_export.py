@@ -549,10 +549,8 @@ def test_data_card_and_files_name_a_normalisation_that_is_not_the_benchmarks(
 ) -> None:
     settings = make_settings(*asked("digits", 200), f"network.normalisation={normalisation}")
     records = [record for record in made_up(settings, (0,)) if record.recipe == settings.analysis.recipe]
-    found = export_module._Chosen(records, None, {})
-    card = export_module._data_card(
-        export_module._table(export_module._by_cell(found, settings), settings), found, settings
-    )
+    found = export_module._Chosen(records, NETWORKS, {})
+    card = export_module._data_card(export_module._table(export_module._by_cell(found), settings), found, settings)
     without = normalisation == "none"
     assert ("**The networks were trained without normalisation; NAS-Bench-201's have BatchNorm.**" in card) == without
     assert (", without BatchNorm." in export_module._origin(settings)) == without

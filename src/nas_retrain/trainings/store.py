@@ -272,7 +272,7 @@ class StoredRuns:
     @property
     def records(self) -> list[RunRecord]:
         """One object a record, made anew at each call; slow where there are many."""
-        columns = [self.table[name].to_pylist() for name in COLUMNS]
+        columns = [self.table[name].to_pylist() for name in COLUMNS]  # which come first among the fields
         for name in CURVES:
             lists = self.table[name].to_pylist() if name in self.table.column_names else [None] * len(self)
             columns.append([one if one is None else tuple(one) for one in lists])

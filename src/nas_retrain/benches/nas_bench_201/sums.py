@@ -46,9 +46,11 @@ def in_one_kernel(device: torch.device) -> bool:
 @cache
 def _compiled() -> bool:
     """Whether the kernels can be compiled on this machine. If not, a warning says why."""
+    some = torch.zeros(1, 1, 1, 1, device="cuda")
     try:
-        some = torch.zeros(1, 1, 1, 1, device="cuda")
         _add_on_gpu([some, some], plain=False, rectified=torch.float32)
+    except torch.OutOfMemoryError:
+        raise  # which says nothing about compiling
     except Exception as error:  # noqa: BLE001 - of a compiler, a linker, a full disk: torch's own kernels do without
         warnings.warn(
             f"The kernels that sum a cell's vertices cannot be compiled here ({type(error).__name__}: {error}). "
@@ -119,19 +121,20 @@ class _Settled(torch.autograd.Function):
 
         known = of_total is not None or of_activated is not None
         whole = None if of_activated is not None else of_total  # the gradient of addends that are no part of a tensor
-        written, returned = [], []
+        written: list[Tensor] = []
+        returned: list[Tensor | None] = []
         for (part, parts), (shape, dtype), later in zip(ctx.places, ctx.like, of_passed_on, strict=True):
             if parts > 1:
-                gradient = room(shape, dtype) if later is None else later
+                held = room(shape, dtype) if later is None else later
                 if later is None and part + 1 < parts:
-                    gradient.zero_()  # nothing that is differentiated depends on the vertices after this one
-                written.append(_part(gradient, part, parts))
+                    held.zero_()  # nothing that is differentiated depends on the vertices after this one
+                written.append(_part(held, part, parts))
+                returned.append(held)
             else:
                 if whole is None and known:
                     whole = room(shape, reduce(torch.promote_types, {dtype for _, dtype in ctx.like}))
                     written.append(whole)
-                gradient = whole
-            returned.append(gradient)
+                returned.append(whole)
         if not known:  # nor on this one
             for each in written:
                 each.zero_()
@@ -158,11 +161,10 @@ def _send_back(
     of_total: Tensor | None, of_activated: Tensor | None, activated: Tensor | None, written: Sequence[Tensor]
 ) -> None:
     """Write the gradient of a sum to all of `written`, from those of the sum itself and of its ReLU."""
-    gradient = of_total
+    given = [] if of_total is None else [of_total]
     if of_activated is not None:
-        assert activated is not None
-        masked = torch.ops.aten.threshold_backward(of_activated, activated, 0)
-        gradient = masked if of_total is None else of_total + masked
+        given.append(torch.ops.aten.threshold_backward(of_activated, activated, 0))
+    gradient = given[0] if len(given) == 1 else given[0] + given[1]
     for each in written:
         each.copy_(gradient)
 
@@ -181,12 +183,16 @@ def _send_back_on_gpu(
     sum_kernels.send_back(of_total, of_activated, activated, written)
 
 
-_library = torch.library.Library("nas_retrain", "DEF")
-_library.define("add(Tensor[] parts, bool plain, ScalarType? rectified) -> Tensor[]")
-_library.define("send_back(Tensor? of_total, Tensor? of_activated, Tensor? activated, Tensor(a!)[] written) -> ()")
-for _key, _functions in {
-    "CompositeExplicitAutograd": (_add, _send_back),
-    "CUDA": (_add_on_gpu, _send_back_on_gpu),
-}.items():
-    _library.impl("add", _functions[0], _key)
-    _library.impl("send_back", _functions[1], _key)
+_library = torch.library.Library("nas_retrain", "DEF")  # type: ignore[no-untyped-call]
+for _name, _schema, _in_torch, _on_gpu in (
+    ("add", "(Tensor[] parts, bool plain, ScalarType? rectified) -> Tensor[]", _add, _add_on_gpu),
+    (
+        "send_back",
+        "(Tensor? of_total, Tensor? of_activated, Tensor? activated, Tensor(a!)[] written) -> ()",
+        _send_back,
+        _send_back_on_gpu,
+    ),
+):
+    _library.define(_name + _schema)  # type: ignore[no-untyped-call]
+    _library.impl(_name, _in_torch, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    _library.impl(_name, _on_gpu, "CUDA")  # type: ignore[no-untyped-call]
