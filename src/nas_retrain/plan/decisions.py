@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cached_property
 
 from nas_retrain.benches import registry
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.rule import NetworkSize, Parametrisation, Peers, Rule, RuleVersion, find, layer_name
+
+ASKED_TWICE = 3
+"""For how many of its first cells a rule is asked twice, since one that answers otherwise each time makes a plan in
+which nothing stored is ever found again."""
 
 
 class Decisions:
@@ -22,6 +28,7 @@ class Decisions:
         self._settings, self._cells = settings, cells
         self._bench = registry.of(settings.bench)
         self._decided: dict[tuple[str, int], Parametrisation | None] = {}
+        self._asked_twice: Counter[str] = Counter()
 
     def of(self, recipe: str, cell: int) -> Parametrisation | None:
         """What the recipe's rule decides for a cell; None for a recipe without a rule and a cell without a path.
@@ -31,9 +38,21 @@ class Decisions:
         """
         if (recipe, cell) not in self._decided:
             rule, graph = self._rules.get(recipe), registry.graph_of(cell, self._settings)
-            arch = self._bench.arch_at(cell)
-            self._decided[recipe, cell] = rule.decide(graph, self._size, arch) if rule and graph.connected else None
+            self._decided[recipe, cell] = self._decide(recipe, rule, cell) if rule and graph.connected else None
         return self._decided[recipe, cell]
+
+    def _decide(self, recipe: str, rule: Rule, cell: int) -> Parametrisation:
+        arguments = registry.graph_of(cell, self._settings), self._size, self._bench.arch_at(cell)
+        decided = rule.decide(*arguments)
+        if self._asked_twice[recipe] < ASKED_TWICE:
+            self._asked_twice[recipe] += 1
+            if rule.decide(*arguments) != decided:
+                raise NasRetrainError(
+                    f"rule {rule.name} for cell {arguments[-1]}: it decided otherwise when it was asked again. Stored "
+                    "trainings are found by what a rule decides, so it must decide the same each time: give whatever "
+                    "it draws a fixed seed, and leave out the time and what was asked before."
+                )
+        return decided
 
     def rule(self, recipe: str, cell: int) -> RuleVersion | None:
         """Which rule decided what `of` tells; None where none did."""
