@@ -20,8 +20,8 @@ export PYTHON VENV TORCH FUZZ_SECONDS
 override STAGES := retrain plan status cancel verify analyze algorithms own-rates proxies export cells bench gpu-check \
   roofline scoreboard
 $(foreach name,$(SETTINGS),$(eval $(STAGES): export NAS_RETRAIN_$(name) := $$(value $(name))))
-# Files of tests are shared out to the cores; those of one file stay together.
-override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
+# Files of tests are shared out to the cores, in the order of tests/conftest.py; those of one file stay together.
+override SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: export PYTEST_ADDOPTS := -m 'not slow' $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 test-all: export PYTEST_ADDOPTS := $(SHARED_OUT) $(value PYTEST_ADDOPTS) $(value ARGS)
 

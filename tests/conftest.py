@@ -56,6 +56,14 @@ HOSTILE = {
 """Variables that SLURM's commands and jobs read, with values that change what they do."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests come first, so that no worker is left alone with one at the end; then those of many tests."""
+    tests, long = Counter(item.path for item in items), Counter[Path]()
+    for item in items:
+        long[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (-long[item.path] / tests[item.path], -tests[item.path], item.path))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was not tested, one line for each reason."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas_retrain.commands import retrain
+from nas_retrain.commands import retrain, scoreboard
 from nas_retrain.commands.command_line import ROOT, compose
 from nas_retrain.plan.plan import make_plan
+from nas_retrain.studies.scoreboard.arms import arms
+from nas_retrain.studies.scoreboard.findings import judge_rules
 from nas_retrain.trainings.store import read_runs
 
 REFERENCE = ROOT / "results" / "reference"
@@ -66,3 +68,23 @@ def test_its_tables_come_out_of_the_records(run: str, tmp_path: Path) -> None:
     assert committed
     for name, table in committed.items():  # the last digits of coordinate checks depend on the processor
         pd.testing.assert_frame_equal(written[name], table, rtol=1e-4)
+
+
+PARTS = ("nas_bench_201", "nas_bench_201_none", "mlp", "cnn", "mlp_released", "cnn_released")
+
+
+@pytest.mark.parametrize("part", [PARTS[0], *(pytest.param(part, marks=pytest.mark.slow) for part in PARTS[1:])])
+def test_the_scoreboard_comes_out_of_its_records(part: str, tmp_path: Path) -> None:
+    wanted = compose(config="scoreboard").scoreboard
+    assert wanted is not None
+    assert set(wanted.parts) == set(PARTS)
+    shutil.copy(REFERENCE / "scoreboard" / "digits" / part / "runs.parquet", tmp_path)
+    settings = compose(*wanted.parts[part], f"results_dir={tmp_path}", "launcher.device=cpu", config="scoreboard")
+    found = arms(settings, wanted, {})
+    plan = make_plan(found.settings, read_runs(tmp_path))
+    assert len(plan.everything) > 1000
+    assert plan.missing == []
+    committed = pd.read_csv(REFERENCE / "scoreboard" / "digits" / "tables" / "rules.csv")
+    of_part = committed[committed["part"] == part].drop(columns="part").reset_index(drop=True)
+    judged = judge_rules(found, scoreboard.finished_searches(found), wanted)
+    pd.testing.assert_frame_equal(judged, of_part, check_dtype=False, rtol=1e-4, atol=1e-9)

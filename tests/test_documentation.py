@@ -104,6 +104,23 @@ def test_the_readme_s_findings_are_those_of_the_tables() -> None:
         assert form.format(row["mean_gain"], row["gain_low"], row["gain_high"]) in readme
 
 
+def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rules = pd.read_csv(ROOT / "results" / "reference" / "scoreboard" / "digits" / "tables" / "rules.csv")
+    rows = rules[rules["rule"] == "the paper's, source"].set_index("part")
+    shown = re.findall(r"^\| `(\w+)`.*?((?: \| -?[\d.]+ \[[^]]+\]){3}) \|$", readme, re.MULTILINE)
+    assert len(shown) == 4
+    for part, numbers in shown:
+        ends = [[f"{column}{end}" for end in ("", "_low", "_high")] for column in SHOWN]
+        values = ["{:.2f} [{:.2f}, {:.2f}]".format(*rows.loc[part, columns]) for columns in ends]
+        assert numbers.strip(" |").split(" | ") == values
+    assert len(rules["rule"].unique()) == 11
+    assert "puts eleven rules" in readme
+
+
+SHOWN = ("pearson", "gain_over_one_rate", "gain_over_permuted")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -46,7 +46,7 @@ def scoreboard(settings: Settings) -> None:
         say(f"\n{part}: {' '.join(wanted.parts[part])}")
         retrain_here(found.settings, analyse=None)
         tell_stage(f"{part}: what each rule's rates come to, and with its factors in the wrong networks")
-        judged[part] = judge_rules(found, _searches(found), wanted)
+        judged[part] = judge_rules(found, finished_searches(found), wanted)
         bench = found.settings.bench
         if any(registry.of(bench).sweeps(bench)):
             tell_stage(f"{part}: how far the first step moves networks of many shapes under each rule")
@@ -81,7 +81,7 @@ def _composed(settings: Settings, part: str, overrides: tuple[str, ...]) -> Sett
     return composed.model_copy(update={"results_dir": settings.results_dir / part})
 
 
-def _searches(found: Arms) -> dict[str, Searches]:
+def finished_searches(found: Arms) -> dict[str, Searches]:
     """The finished searches of each recipe."""
     stored = read_store(found.settings)
     made = make_plan(found.settings, stored)

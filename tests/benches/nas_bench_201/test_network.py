@@ -99,7 +99,7 @@ def random_cells() -> list[int]:
 
 @pytest.mark.parametrize("initialisation", ["source", "stock"])
 @pytest.mark.parametrize("joined_at_most", [networks.JOINED_AT_MOST, 0])
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_outputs_and_gradients_equal_one_module_per_edge(
     initialisation: Initialisation, joined_at_most: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,10 +268,10 @@ def makes_a_constant_of_a_bias(arch: str) -> bool:
 
 @pytest.mark.parametrize(
     "number",
-    [12, pytest.param(None, marks=pytest.mark.slow)],
+    [12, pytest.param(40, marks=pytest.mark.slow)],
 )
 def test_training_equals_that_of_one_module_per_edge_with_convolutions_of_unreached_vertices(
-    number: int | None,
+    number: int,
 ) -> None:
     def compare(arch: str, training: bool, ours: Tensor, theirs: Tensor) -> None:
         if training or not makes_a_constant_of_a_bias(arch):
