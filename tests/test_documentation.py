@@ -115,7 +115,7 @@ def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
         values = ["{:.2f} [{:.2f}, {:.2f}]".format(*rows.loc[part, columns]) for columns in ends]
         assert numbers.strip(" |").split(" | ") == values
     assert len(rules["rule"].unique()) == 11
-    assert "puts eleven rules" in readme
+    assert "puts eleven rules to one test" in readme
 
 
 SHOWN = ("pearson", "gain_over_one_rate", "gain_over_permuted")

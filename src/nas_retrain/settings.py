@@ -459,8 +459,9 @@ class RuleShapeSettings(_Section):
     def _parts_fit(self) -> RuleShapeSettings:
         if not {0.0, 1.0} <= set(self.exponents):
             raise ValueError("exponents must hold 0 (one rate for all) and 1 (the rule)")
-        if len(self.surface.seeds) < 2:
-            raise ValueError("surface.seeds: rankings are compared between seeds, so two at least are needed")
+        for name, part in (("surface", self.surface), ("plain", self.plain)):
+            if len(part.seeds) < 2:
+                raise ValueError(f"{name}.seeds: one seed chooses and another one judges, so two at least are needed")
         chose = {*self.surface.seeds, *self.plain.seeds}
         if chose & {*self.confirmation.seeds, *self.longer.seeds}:
             raise ValueError(

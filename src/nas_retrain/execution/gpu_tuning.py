@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from nas_retrain.benches import build, registry
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.execution import devices, mps
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.gpu_check import RATE, Subject
@@ -100,11 +101,14 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
             measure(pool, Way(precision, captured=False))
             for together in TOGETHER[1:]:
                 measure(pool, Way(precision, together=together))
-    alone = {precision: best(precision) for precision in PRECISIONS}
+    fitting = [
+        precision for precision in PRECISIONS if Way(precision) in speeds
+    ]  # others take more memory than there is
+    alone = {precision: best(precision) for precision in fitting}
     with mps.running() as no_mps:
         for workers in () if no_mps else WORKERS:
             with _pool(subject.device, workers) as pool:
-                for precision in PRECISIONS:
+                for precision in fitting:
                     measure(pool, replace(alone[precision], workers=workers))
     if no_mps:
         say(f"tuning   several workers were not tried: {no_mps}")
@@ -122,7 +126,7 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
         "images": images,
         "speeds": [row(way) for way in speeds],
         "left_out": left_out,
-        "best": {precision: row(best(precision)) for precision in PRECISIONS},
+        "best": {precision: row(best(precision)) for precision in fitting},
     }
 
 
@@ -234,7 +238,12 @@ def _take_steps(steppers: Sequence[Stepper], way: Way) -> None:
 
 def write_site(tuned: dict[str, Any], folder: Path, settings: Settings) -> Path:
     """Write the launcher's settings that were best to <the GPU's name>.yaml. A file of that name that somebody else
-    wrote stays, and the new one gets a number."""
+    wrote stays, and the new one gets a number. Raises NasRetrainError if the precision that is set does not fit."""
+    if settings.training.precision not in tuned["best"]:
+        raise NasRetrainError(
+            f"A training in {settings.training.precision} does not fit into the memory of {tuned['gpu']}. Choose a "
+            "smaller training.batch_size or another training.precision."
+        )
     name = re.sub(r"[^a-z0-9]+", "_", tuned["gpu"].lower()).strip("_")
     path, number = folder / f"{name}.yaml", 1
     while path.exists() and not path.read_text().startswith(FIRST_LINE):

@@ -297,7 +297,10 @@ def _records(
     """Each member's record. The time of a group is shared out evenly. A disconnected cell has no steppers."""
     chance = 100.0 / settings.dataset.classes
     test_losses, test_accuracies = [math.nan] * len(group), [chance] * len(group)
-    if steppers and any(map(math.isfinite, progress.losses)):
+    last = progress.curve[-1] if progress.curve else {}
+    if steppers and "test_loss" in last:  # it was evaluated for the curves
+        test_losses, test_accuracies = last["test_loss"], last["test_accuracy"]
+    elif steppers and any(map(math.isfinite, progress.losses)):
         test_losses, test_accuracies = _evaluated(steppers, data, settings.training)
     seconds = progress.seconds / len(group)
     images = progress.epoch * len(data.train_labels)

@@ -203,9 +203,10 @@ class Rules:
 
 
 def over_null(value: float, null: Floats) -> Estimate:
-    """By how much a value is larger than its null's draws are on average. Its interval holds 0 as long as the value is
-    one that the null itself takes in 95 % of draws."""
-    return Estimate(value - float(null.mean()), value - null)
+    """By how much a value is larger than its null's draws are on average. Its 95 % interval holds 0 unless the value is
+    among the most extreme 5 % of the null's draws."""
+    draws = value - null
+    return Estimate(float(draws.mean()), draws)
 
 
 def share_beyond(value: float, null: Floats) -> float:

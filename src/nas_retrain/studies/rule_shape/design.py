@@ -43,19 +43,21 @@ ONE_RATE, RULE, PERMUTED = "one_rate", "rule", "permuted"
 ARMS = (ONE_RATE, RULE, PERMUTED)
 
 SURFACE, CONFIRMATION = "surface", "confirmation"
+PLAIN_SURFACE, PLAIN_CONFIRMATION = f"plain_{SURFACE}", f"plain_{CONFIRMATION}"
 PLAIN = Setup(normalisation="none")
 
 WAITING = 1.0
 """Stands for a rate that the surface has not given yet, for counting only."""
 
 
-CONFIRMED: Mapping[bool, tuple[Initialisation, ...]] = {False: INITIALISATIONS, True: PLAIN_INITIALISATIONS[1:]}
-"""Those of the confirmation, with BatchNorm (False) and without (True)."""
-
-
 def initialisations(*, plain: bool) -> tuple[Initialisation, ...]:
     """Those of networks with BatchNorm, or plain ones."""
     return PLAIN_INITIALISATIONS if plain else INITIALISATIONS
+
+
+def confirmed(*, plain: bool) -> tuple[Initialisation, ...]:
+    """Those of the confirmation's networks: without BatchNorm only the derived one."""
+    return PLAIN_INITIALISATIONS[1:] if plain else INITIALISATIONS
 
 
 def asked_for(settings: Settings) -> RuleShapeSettings:
@@ -146,7 +148,7 @@ class Design:
         """The networks with BatchNorm or without at each rate, under some initialisations or all."""
         name, grid, setup = SURFACE, self.surface_grid(plain=plain), AS_SET
         if plain:
-            name, setup = f"plain_{SURFACE}", PLAIN
+            name, setup = PLAIN_SURFACE, PLAIN
         cells = self.networks.surface[: grid.classes]
         wanted = initialisations(plain=plain) if only is None else only
         return self._grid(name, cells, grid, self.settings.training.epochs, setup, wanted)
@@ -176,7 +178,7 @@ class Design:
         """All arms on other networks."""
         name, number, setup = CONFIRMATION, self.shape.confirmation.classes, AS_SET
         if plain:
-            name, number, setup = f"plain_{CONFIRMATION}", self.shape.plain.confirmation_classes, PLAIN
+            name, number, setup = PLAIN_CONFIRMATION, self.shape.plain.confirmation_classes, PLAIN
         seeds, epochs = self.shape.confirmation.seeds, self.settings.training.epochs
         return list(self._arms(name, number, epochs, setup, self._rates(stored, seeds, plain=plain)))
 
@@ -222,7 +224,7 @@ class Design:
         factors = log_factors(self.settings, cells)
         wrong = {seed: permuted(factors, f"{self.settings.analysis.seed}/{seed}") for seed in seeds}
         rates: Rates = {}
-        for initialisation in CONFIRMED[plain]:
+        for initialisation in confirmed(plain=plain):
             found = self.scalars(stored, initialisation, plain=plain)
             for arm in ARMS:
                 rates[initialisation, arm] = {

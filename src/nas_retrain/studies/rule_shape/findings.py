@@ -30,12 +30,20 @@ from nas_retrain.statistics.response_surface import (
 from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.rate_prediction.findings import STACKED, rules_of
 from nas_retrain.studies.rule_shape import design
-from nas_retrain.studies.rule_shape.design import CONFIRMATION, INITIALISATIONS, ONE_RATE, PERMUTED, RULE, SURFACE
+from nas_retrain.studies.rule_shape.design import (
+    CONFIRMATION,
+    INITIALISATIONS,
+    ONE_RATE,
+    PERMUTED,
+    PLAIN_CONFIRMATION,
+    RULE,
+    SURFACE,
+)
 from nas_retrain.theory.rule import Peers, find
 from nas_retrain.theory.scaling import BASE
 
-NORMALISATIONS = {"batch": "", "none": "plain_"}
-"""What the parts of each normalisation begin with."""
+SURFACES = {"batch": SURFACE, "none": design.PLAIN_SURFACE}
+"""The part that is the surface of each normalisation."""
 
 RULES = {
     "the paper's": RuleSettings(rule="paper", parameters={"initialisation": False}),
@@ -44,8 +52,6 @@ RULES = {
     "measured": RuleSettings(rule="measured"),
 }
 """The rules that are judged on the surface, by what reports call them."""
-
-PLAIN_CONFIRMATION = f"{NORMALISATIONS['none']}{CONFIRMATION}"
 
 ALL_CELLS = "the paper's, paths through all cells"
 """Equation 8 as derived: over paths through the whole network. The paper's experiments take those through one cell."""
@@ -148,9 +154,9 @@ def find_all(records: Records, settings: Settings) -> Findings:
 def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:
     """By normalisation and initialisation, those with enough networks."""
     found: dict[tuple[str, str], Surface] = {}
-    for normalisation, prefix in NORMALISATIONS.items():
-        for initialisation in design.initialisations(plain=bool(prefix)):
-            ours = frame[(frame["part"] == prefix + SURFACE) & (frame["arm"] == initialisation)]
+    for normalisation, part in SURFACES.items():
+        for initialisation in design.initialisations(plain=part == design.PLAIN_SURFACE):
+            ours = frame[(frame["part"] == part) & (frame["arm"] == initialisation)]
             if len(ours) and len((surface := Surface.of(ours)).cells) >= FEWEST:
                 found[normalisation, initialisation] = surface
     return found
@@ -413,7 +419,7 @@ def contrasts(confirmed: Confirmed, parts: Iterable[str]) -> pd.DataFrame:
     rows = []
     for part in parts:
         table = confirmed.get(part)
-        for initialisation in design.CONFIRMED[part == PLAIN_CONFIRMATION]:
+        for initialisation in design.confirmed(plain=part == PLAIN_CONFIRMATION):
             for rival in (ONE_RATE, PERMUTED):
                 if table is None or f"{initialisation}_{rival}" not in table:
                     continue
@@ -459,7 +465,7 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     add("H4", "the paper's initialisation less PyTorch's, one rate", initialisation)
     plain = "without BatchNorm, the derived initialisation"
     for name, claim, rival in (("H6", "permuted rule", PERMUTED), ("H7", "one rate", ONE_RATE)):
-        differences = values(PLAIN_CONFIRMATION, RULE, rival, design.CONFIRMED[True])
+        differences = values(PLAIN_CONFIRMATION, RULE, rival, design.confirmed(plain=True))
         add(name, f"rule less {claim}, {plain}", differences, shape.plain.margin)
     rows = []
     for name, claim, differences, margin in tests:

@@ -102,9 +102,12 @@ def _of_surface(rows: pd.DataFrame) -> str:
 
 
 def _where(row: Row) -> str:
-    return f"{NORMALISATION[row['normalisation']].capitalize()} under {INITIALISATION[row['initialisation']]}".replace(
-        "batchnorm", "BatchNorm"
-    )
+    return f"{_named(row['normalisation'])} under {INITIALISATION[row['initialisation']]}"
+
+
+def _named(normalisation: str) -> str:
+    said = NORMALISATION[normalisation]
+    return said[0].upper() + said[1:]
 
 
 def _of_procedure(row: Row) -> str:
@@ -196,7 +199,10 @@ def _sections(found: Findings) -> list[str]:
         "base_rates": ("The base rate as a distribution", "share: of searches with three seeds that find this rate."),
         "contrasts": ("The rule and its rivals on test images", "Points of test accuracy, the rule less its rival."),
         "longer": ("Trained longer", "Points of test accuracy, the rule less its rival."),
-        "ladder": ("Larger images and networks", "The same networks at every size."),
+        "ladder": (
+            "Larger images and networks",
+            "The same networks at every size, with the seeds of the ladder at all but the first, which has the surface's.",
+        ),
     }
     for name, (title, legend) in titles.items():
         if name in tables:
@@ -220,7 +226,7 @@ def figure_of_exponents(exponents: pd.DataFrame) -> Figure:
     for place, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         _draw(axes, exponents[exponents["normalisation"] == name])
-        axes.set_title(NORMALISATION[name].capitalize().replace("batchnorm", "BatchNorm"))
+        axes.set_title(_named(name))
         axes.set_xlabel("$\\alpha$: rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$")
         if place == 0:
             axes.set_ylabel("accuracy gained over one rate for all (points)")

@@ -28,10 +28,7 @@ def write(found: Findings, folder: Path) -> list[str]:
     from nas_retrain.studies.rule_shape import report
 
     path = report.write(found, folder)
-    return closing_lines(report.statements(found)[:HYPOTHESES], path)
+    return closing_lines(report.statements(found)[: len(found.tables.get("hypotheses", ()))], path)
 
-
-HYPOTHESES = 7
-"""How many of a report's sentences are told."""
 
 STUDY = Study(trainings, analyse, write, searches=searches)
