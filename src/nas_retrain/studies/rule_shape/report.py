@@ -201,7 +201,7 @@ def _sections(found: Findings) -> list[str]:
         "longer": ("Trained longer", "Points of test accuracy, the rule less its rival."),
         "ladder": (
             "Larger images and networks",
-            "The same networks at every size, with the seeds of the ladder at all but the first, which has the surface's.",
+            "The same networks at every size. The first size has the surface's seeds, the others the ladder's.",
         ),
     }
     for name, (title, legend) in titles.items():
