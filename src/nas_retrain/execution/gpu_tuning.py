@@ -101,9 +101,8 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
             measure(pool, Way(precision, captured=False))
             for together in TOGETHER[1:]:
                 measure(pool, Way(precision, together=together))
-    fitting = [
-        precision for precision in PRECISIONS if Way(precision) in speeds
-    ]  # others take more memory than there is
+    # Memory was too small for the others.
+    fitting = [precision for precision in PRECISIONS if Way(precision) in speeds]
     alone = {precision: best(precision) for precision in fitting}
     with mps.running() as no_mps:
         for workers in () if no_mps else WORKERS:
