@@ -57,11 +57,11 @@ HOSTILE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of long tests come first, so that no worker is left alone with one at the end; then those of many tests."""
+    """Files with long tests come first, so that no worker is left alone with one at the end; then those of many."""
     tests, long = Counter(item.path for item in items), Counter[Path]()
     for item in items:
         long[item.path] += item.get_closest_marker("slow") is not None
-    items.sort(key=lambda item: (-long[item.path] / tests[item.path], -tests[item.path], item.path))
+    items.sort(key=lambda item: (-long[item.path], -tests[item.path], item.path))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
