@@ -120,7 +120,8 @@ def test_any_text_arrives_as_it_was_given(checkout: Path, variable: str, text: s
 
 
 def test_pytest_gets_its_arguments_as_they_are(checkout: Path) -> None:
-    arguments, shared_out = "-k 'a b' tests/test_x.py", "-n auto --maxprocesses 4 --dist loadfile"
+    arguments = "-k 'a b' tests/test_x.py"
+    shared_out = "-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
     *_, (command, given) = calls(checkout, "test", f"ARGS={arguments}")
     assert (command, given) == (["-m", "pytest"], {"PYTEST_ADDOPTS": f"-m 'not slow' {shared_out}  {arguments}"})
     *_, (command, given) = calls(checkout, "test-all", f"ARGS={arguments}", PYTEST_ADDOPTS="-x")
