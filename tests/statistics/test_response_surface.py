@@ -43,6 +43,13 @@ def rules(accuracy: Floats, random: np.random.Generator, draws: int = 400) -> Ru
     return Rules(Curves.of(RATES, accuracy), Halves.drawn(len(accuracy), draws, random))
 
 
+def without_a_rule(seed: int, networks: int) -> tuple[Rules, Floats, np.random.Generator]:
+    """Networks whose best rates do not go with their factors; the factors, and the generator as it stands then."""
+    random = np.random.default_rng(seed)
+    factors, accuracy = surface(random, alpha=0, networks=networks)
+    return rules(accuracy, random, draws=1), factors, random
+
+
 def expected_gain(alpha: float, exponent: float, spread: float = 0.5) -> float:
     """Of the exponent over one rate, both at the best scalar: 0.6 points times the variance that it takes away."""
     return 0.6 * spread**2 * (alpha**2 - (alpha - exponent) ** 2)
@@ -128,9 +135,7 @@ def test_intervals_of_gains_hold_the_truth(alpha: float, exponent: float) -> Non
 def test_permutations_reject_no_more_than_they_should() -> None:
     rejected, number = 0, 150
     for seed in range(number):
-        random = np.random.default_rng(1000 + seed)
-        factors, accuracy = surface(random, alpha=0, networks=40)
-        judged = rules(accuracy, random, draws=1)
+        judged, factors, random = without_a_rule(1000 + seed, networks=40)
         rejected += share_beyond(judged.gain(factors).value, judged.gains_if_permuted(factors, 60, random)) <= 0.05
     assert rejected / number <= 0.1
 
@@ -138,9 +143,7 @@ def test_permutations_reject_no_more_than_they_should() -> None:
 def test_a_rule_over_its_null_is_not_told_from_a_permutation_of_few_networks() -> None:
     outside, number = 0, 150
     for seed in range(number):
-        random = np.random.default_rng(2000 + seed)
-        factors, accuracy = surface(random, alpha=0, networks=14)
-        judged = rules(accuracy, random, draws=1)
+        judged, factors, random = without_a_rule(2000 + seed, networks=14)
         null = judged.levels_if_permuted(factors, 100, random)
         own = judged.level(factors).value
         low, high = over_null(own, null).ends

@@ -38,11 +38,11 @@ class Decisions:
         """
         if (recipe, cell) not in self._decided:
             rule, graph = self._rules.get(recipe), registry.graph_of(cell, self._settings)
-            self._decided[recipe, cell] = self._decide(recipe, rule, cell) if rule and graph.connected else None
+            self._decided[recipe, cell] = self._decide(recipe, rule, graph, cell) if rule and graph.connected else None
         return self._decided[recipe, cell]
 
-    def _decide(self, recipe: str, rule: Rule, cell: int) -> Parametrisation:
-        arguments = registry.graph_of(cell, self._settings), self._size, self._bench.arch_at(cell)
+    def _decide(self, recipe: str, rule: Rule, graph: CellGraph, cell: int) -> Parametrisation:
+        arguments = graph, self._size, self._bench.arch_at(cell)
         decided = rule.decide(*arguments)
         if self._asked_twice[recipe] < ASKED_TWICE:
             self._asked_twice[recipe] += 1

@@ -329,7 +329,7 @@ def _grid(
         shared |= _CONSTANTS
     how: dict[str, Any] = {"in_degree" if purpose == RateSearch(None) else "initialisation": initialisation}
     name = purpose.recipe
-    decided = None if name is None else decisions.of(name, cell)
+    decided, rule = (None, None) if name is None else (decisions.of(name, cell), decisions.rule(name, cell))
     if decided is not None and (of_layers := decided.layers_as_plain()):
         how["decided"] = of_layers
     trainings: list[Training] = []
@@ -344,7 +344,7 @@ def _grid(
             initialisation=initialisation,
             config_hash=digest(shared | {"recipe": {"learning_rate": rate} | how}),
             decided=decided,
-            rule=None if name is None else decisions.rule(name, cell),
+            rule=rule,
         )
     return trainings
 

@@ -64,6 +64,11 @@ class Comparison:
     first: Side
     second: Side
 
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Both, in their order."""
+        return self.first, self.second
+
     def __len__(self) -> int:
         return len(self.cells)
 
@@ -306,7 +311,7 @@ def agreement(comparison: Comparison, draws: int, seed: int, by: Literal["first"
     by: which side's ranking says what the top K percent are. overlap: the share of them that are also among the
     other side's top cells of the same number. ties: the share of pairs among them that are tied on either side.
     """
-    sides = (comparison.first, comparison.second)
+    sides = comparison.sides
     ranked, other = sides if by == "first" else sides[::-1]
     x, y = ranked.accuracy, other.accuracy
     taus = bootstrap_taus(x, y, bootstrap_weights(comparison.classes, draws, seed))

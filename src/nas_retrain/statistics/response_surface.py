@@ -8,6 +8,7 @@ geometric mean of the rates (factors are centred in the logarithm), so that it i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -141,6 +142,16 @@ class Estimate:
 
     value: float
     draws: Floats
+
+    @classmethod
+    def mean(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """The mean of several, of the same resamples."""
+        return cls(float(np.mean([one.value for one in estimates])), np.mean([one.draws for one in estimates], axis=0))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The value and the ends of the 95 % interval, as tables have them: name, name_low and name_high."""
+        low, high = self.ends
+        return {name: self.value, f"{name}_low": low, f"{name}_high": high}
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference of two, of the same resamples."""

@@ -82,8 +82,7 @@ def _tau(axes: Axes, findings: Findings) -> None:
 
 def _gap(axes: Axes, findings: Findings) -> None:
     table = findings.performance_gap
-    sides = (findings.comparison.first, findings.comparison.second)
-    for name, side, colour, marker in zip(SIDES, sides, (GREY, BLUE), "os", strict=True):
+    for name, side, colour, marker in zip(SIDES, findings.comparison.sides, (GREY, BLUE), "os", strict=True):
         low, high = table[f"std_{name}_low"], table[f"std_{name}_high"]
         axes.fill_between(table["top_percent"], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(

@@ -95,7 +95,7 @@ def _text(
 
 
 def _noise_text(findings: Findings) -> str:
-    names = dict(zip(SIDES, (findings.comparison.first.name, findings.comparison.second.name), strict=True))
+    names = {name: side.name for name, side in zip(SIDES, findings.comparison.sides, strict=True)}
     unknown = [names[side] for side, level in findings.noise.items() if level is None]
     if unknown:
         return (
@@ -192,7 +192,7 @@ def interval_text(low: float, high: float, form: str) -> str:
 
 def _of_seeds(comparison: Comparison) -> list[str]:
     """What the interval of the mean gain makes of seeds that all networks share."""
-    sides = [side for side in (comparison.first, comparison.second) if side.shared]
+    sides = [side for side in comparison.sides if side.shared]
     counted = [side.name for side in sides if countable(side.by_seed)]
     unknown = [side.name for side in sides if not countable(side.by_seed)]
     said = []

@@ -209,7 +209,7 @@ def learning_rate_factors(comparison: Comparison) -> Floats:
 def performance_gap(comparison: Comparison, weights: NDArray[np.float32]) -> pd.DataFrame:
     """The standard deviation of accuracy among each side's own top K percent, in points (the paper's third finding)."""
     columns: dict[str, list[float]] = {"top_percent": [float(percent) for percent in TOP_PERCENTS]}
-    for name, side in zip(SIDES, (comparison.first, comparison.second), strict=True):
+    for name, side in zip(SIDES, comparison.sides, strict=True):
         order = np.argsort(-side.accuracy, kind="stable")
         spread: list[tuple[float, float, float]] = []
         for count in top_counts(side.accuracy).values():

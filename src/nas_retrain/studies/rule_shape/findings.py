@@ -14,7 +14,7 @@ from nas_retrain.plan.study import NothingYet, Records
 from nas_retrain.purpose import Trial
 from nas_retrain.settings import RuleSettings, Settings
 from nas_retrain.statistics.means import mean_interval
-from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, Integers
+from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, Integers, bootstrap_weights
 from nas_retrain.statistics.response_surface import (
     Curves,
     Estimate,
@@ -39,8 +39,7 @@ from nas_retrain.studies.rule_shape.design import (
     RULE,
     SURFACE,
 )
-from nas_retrain.theory.rule import Peers, find
-from nas_retrain.theory.scaling import BASE
+from nas_retrain.studies.scoreboard.findings import factors_of
 
 SURFACES = {"batch": SURFACE, "none": design.PLAIN_SURFACE}
 """The part that is the surface of each normalisation."""
@@ -187,7 +186,7 @@ def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
             {
                 "networks": len(surface.cells),
                 "exponent": exponent,
-                **_with_ends("gain", gain.value, gain.ends),
+                **gain.columns("gain"),
                 **_with_ends("permuted", float(null.mean()), tuple(np.quantile(null, _TAILS))),
                 "scalar": 2.0 ** best.mean[RULE],
                 "outside": rules.curves.outside(at),
@@ -216,8 +215,8 @@ def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
             {
                 "rule": name,
                 "networks": len(surface.cells),
-                **_with_ends("gain", gain.value, gain.ends),
-                **_with_ends("over_permuted", over.value, over.ends),
+                **gain.columns("gain"),
+                **over.columns("over_permuted"),
                 "p_value": share_beyond(gain.value, null),
             }
         )
@@ -234,9 +233,9 @@ def of_attainable(surface: Surface, settings: Settings) -> pd.DataFrame:
     over, own = over_null(gain.value, null), own_part(surface, settings)
     row = {
         "networks": len(surface.cells),
-        **_with_ends("own", own.value, own.ends),
-        **_with_ends("gain", gain.value, gain.ends),
-        **_with_ends("over_permuted", over.value, over.ends),
+        **own.columns("own"),
+        **gain.columns("gain"),
+        **over.columns("over_permuted"),
     }
     return pd.DataFrame([row])
 
@@ -248,9 +247,8 @@ def own_part(surface: Surface, settings: Settings) -> Estimate:
     left = left - left.mean(1, keepdims=True)
     seeds = left.shape[2]
     pairs = (left.sum(2) ** 2 - (left**2).sum(2)).mean(1) / (seeds * (seeds - 1))
-    random, draws = np.random.default_rng(settings.analysis.seed), design.asked_for(settings).draws
-    weights = random.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=draws)
-    return Estimate(float(pairs.mean()), weights @ pairs / len(pairs))
+    weights = bootstrap_weights(np.arange(len(pairs)), design.asked_for(settings).draws, settings.analysis.seed)
+    return Estimate(float(pairs.mean()), pairs @ weights / len(pairs))
 
 
 def own_rates(surface: Surface, settings: Settings) -> tuple[Estimate, Floats]:
@@ -268,38 +266,20 @@ def own_rates(surface: Surface, settings: Settings) -> tuple[Estimate, Floats]:
         gains.append(rules.gain(best))
         random = np.random.default_rng(settings.analysis.seed)
         nulls.append(rules.gains_if_permuted(best, shape.permutations, random))
-    return (
-        Estimate(float(np.mean([one.value for one in gains])), np.mean([one.draws for one in gains], axis=0)),
-        np.mean(nulls, axis=0),
-    )
+    return Estimate.mean(gains), np.mean(nulls, axis=0)
 
 
 def _log_factors_of_rules(surface: Surface, settings: Settings) -> dict[str, Floats]:
     """The logarithms of the factors that each rule gives the networks of a surface."""
-    found = {name: np.log2(_factors(rule, surface, settings)) for name, rule in RULES.items()}
+    cells = surface.cells.tolist()
+    # What is measured is the surface's own first steps. The base network's is a common factor; nothing depends on it.
+    shares = {registry.of(settings.bench).base_cell: 1.0} | dict(zip(cells, surface.shares.tolist(), strict=True))
+    found = {name: np.log2(factors_of(rule, cells, settings, shares)) for name, rule in RULES.items()}
     space = registry.of(settings.bench)
     stacked = rules_of(settings.bench, space, settings.network.cells_per_stage).get(STACKED)
     if stacked is not None:
-        found[ALL_CELLS] = np.log2([stacked(space.graph_at(cell)) for cell in surface.cells.tolist()])
+        found[ALL_CELLS] = np.log2([stacked(space.graph_at(cell)) for cell in cells])
     return found
-
-
-def _factors(rule: RuleSettings, surface: Surface, settings: Settings) -> Floats:
-    """The rule's factor for each network. What is measured is the surface's own first steps; that of the base network
-    is a common factor, of which nothing depends."""
-    space, cells = registry.of(settings.bench), surface.cells.tolist()
-    graphs, parameters = [space.graph_at(cell) for cell in cells], dict(rule.parameters)
-    if rule.rule == "measured":
-        parameters["shares"] = {BASE.network_class: 1.0} | {
-            graph.network_class: share for graph, share in zip(graphs, surface.shares.tolist(), strict=True)
-        }
-    found, size = find(rule.rule, parameters), registry.size_of(settings, Peers(tuple(graphs)))
-    return np.array(
-        [
-            found.decide(graph, size, space.arch_at(cell)).learning_rate
-            for graph, cell in zip(graphs, cells, strict=True)
-        ]
-    )
 
 
 def _searches(frame: pd.DataFrame) -> dict[tuple[str, int], tuple[Floats, Floats]]:
@@ -375,8 +355,8 @@ def of_procedure(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface
                 "initialisation": initialisation,
                 "epochs": epochs,
                 "networks": len(common),
-                **_with_ends("over_benchmark", over_benchmark.value, over_benchmark.ends),
-                **_with_ends("over_tuned", over_tuned.value, over_tuned.ends),
+                **over_benchmark.columns("over_benchmark"),
+                **over_tuned.columns("over_tuned"),
             }
         )
     return pd.DataFrame(rows)
@@ -492,7 +472,7 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
                 "claim": "tau with own best of the paper's two rules less that of one rate",
                 "unit": "tau",
                 "networks": networks,
-                **_with_ends("difference", estimate.value, estimate.ends),
+                **estimate.columns("difference"),
                 "p_value": estimate.p,
                 "margin": shape.tau_margin,
                 "equivalent": max(map(abs, estimate.within(0.9))) < shape.tau_margin,
@@ -556,9 +536,7 @@ def ranking_difference(surfaces: Mapping[tuple[str, str], Surface], settings: Se
         one_rate = halves.judged(curves[0].by_scalar(np.zeros(len(common))))
         rule = halves.judged(curves[1].by_scalar(factors))
         estimates.append(tau_difference(pair_signs(rule, own_best), pair_signs(one_rate, own_best), halves.weights))
-    return len(common), Estimate(
-        float(np.mean([one.value for one in estimates])), np.mean([one.draws for one in estimates], axis=0)
-    )
+    return len(common), Estimate.mean(estimates)
 
 
 def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
@@ -591,8 +569,8 @@ def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], set
                 "image_size": image_size,
                 "channels": channels,
                 "networks": len(surface.cells),
-                **_with_ends("over_one_rate", gain.value, gain.ends),
-                **_with_ends("over_permuted", over.value, over.ends),
+                **gain.columns("over_one_rate"),
+                **over.columns("over_permuted"),
             }
         )
     return pd.DataFrame(rows)

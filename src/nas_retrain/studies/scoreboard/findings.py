@@ -32,13 +32,17 @@ class Searches:
     shares: Mapping[int, float]
 
 
-def factors(rule: RuleSettings, cells: Sequence[int], settings: Settings, searches: Searches, base_cell: int) -> Floats:
-    """The rule's factor of the learning rate of each network."""
+def factors_of(rule: RuleSettings, cells: Sequence[int], settings: Settings, shares: Mapping[int, float]) -> Floats:
+    """The rule's factor of the learning rate of each network.
+
+    shares: for a rule that goes by what was measured, the first gradient as a share of the weights, by cell: of these
+    and of the base network.
+    """
     graphs = [registry.graph_of(cell, settings) for cell in cells]
     parameters = dict(rule.parameters)
     if rule.rule == MEASURED and "shares" not in parameters:
         parameters["shares"] = {
-            registry.graph_of(cell, settings).network_class: searches.shares[cell] for cell in (*cells, base_cell)
+            registry.graph_of(cell, settings).network_class: share for cell, share in shares.items()
         }
     size = registry.size_of(settings, Peers(tuple(graphs)))
     space, found = registry.of(settings.bench), find(rule.rule, parameters)
@@ -70,7 +74,8 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
         searches = found[arms.searched_by[name]]
         grids = [searches.grids[cell] for cell in arms.cells]
         curves = [curve(grid, chance) for grid in grids]
-        of_rule = factors(rule, arms.cells, settings, searches, base_cell)
+        shares = {cell: searches.shares[cell] for cell in (*arms.cells, base_cell)}
+        of_rule = factors_of(rule, arms.cells, settings, shares)
         table = pd.DataFrame(
             {
                 "searched_rate": [grid.chosen.learning_rate for grid in grids],
@@ -83,10 +88,8 @@ def judge_rules(arms: Arms, found: Mapping[str, Searches], wanted: ScoreboardSet
         null = rules.levels_if_permuted(np.log2(of_rule), wanted.permutations, random)
         shared = settings.seeding == "shared"
         row = {"rule": name} | judge(table, "predicted", curves, drawn, shared=shared) | {"tuned_loss": -tuned.value}
-        gains = {"gain_over_one_rate": tuned - one_rate, "gain_over_permuted": over_null(tuned.value, null)}
-        for gain, estimate in gains.items():
-            low, high = estimate.ends
-            row |= {gain: estimate.value, f"{gain}_low": low, f"{gain}_high": high}
+        row |= (tuned - one_rate).columns("gain_over_one_rate")
+        row |= over_null(tuned.value, null).columns("gain_over_permuted")
         rows[name] = row
     return pd.DataFrame([rows[name] for name in wanted.rules])
 
