@@ -8,8 +8,8 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.files.leftovers import temporary_prefix
@@ -92,7 +92,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """A regular file, opened for reading; raises NasRetrainError if it is not one or cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a folder holds no lines

@@ -36,9 +36,12 @@ class Decisions:
         Raises NasRetrainError, naming the rule and the cell, if the rule cannot be found, decides what is impossible,
         or decides otherwise when it is asked again.
         """
+        rule = self._rules.get(recipe)
+        if rule is None:
+            return None
         if (recipe, cell) not in self._decided:
-            rule, graph = self._rules.get(recipe), registry.graph_of(cell, self._settings)
-            self._decided[recipe, cell] = self._decide(recipe, rule, graph, cell) if rule and graph.connected else None
+            graph = registry.graph_of(cell, self._settings)
+            self._decided[recipe, cell] = self._decide(recipe, rule, graph, cell) if graph.connected else None
         return self._decided[recipe, cell]
 
     def _decide(self, recipe: str, rule: Rule, graph: CellGraph, cell: int) -> Parametrisation:

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -93,5 +93,5 @@ def widened(
     variance = float(np.var(draws[np.isfinite(draws)]))
     total = variance + sum(part for part, _ in more)
     degrees = total**2 / (variance**2 / (classes - 1) + sum(part**2 / free for part, free in more))
-    factor = float(stats.t.ppf(0.975, degrees) / stats.norm.ppf(0.975)) * (total / variance) ** 0.5
+    factor = float(scipy.stats.t.ppf(0.975, degrees) / scipy.stats.norm.ppf(0.975)) * (total / variance) ** 0.5
     return value - factor * (value - ends[0]), value + factor * (ends[1] - value)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, Integers
 
@@ -45,7 +45,7 @@ def mean_interval(values: Floats, classes: Integers, shared: Sequence[Floats] = 
             degrees.append(table.shape[1] - 1)
     total = sum(variances)
     spread = sum(variance**2 / freedom for variance, freedom in zip(variances, degrees, strict=True))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, total**2 / spread)) * total**0.5 if spread else 0.0
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, total**2 / spread)) * total**0.5 if spread else 0.0
     mean = float(values.mean())
     return mean - half, mean + half
 

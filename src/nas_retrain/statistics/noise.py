@@ -18,9 +18,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 from nas_retrain.statistics.accuracies import Accuracies
@@ -159,7 +158,7 @@ def true_accuracies(means: Floats, trainings: Floats, noise: NoiseLevel) -> True
         penalty = PENALTY * coefficients
         return -float(np.log(marginal).sum()) + float(coefficients @ penalty), 2 * penalty - shapes.T @ expected
 
-    weights = density(minimize(loss, np.zeros(SHAPES), jac=True, method="L-BFGS-B").x)
+    weights = density(scipy.optimize.minimize(loss, np.zeros(SHAPES), jac=True, method="L-BFGS-B").x)
     posterior = np.cumsum(likelihood * weights, axis=1)
     return TrueAccuracies(grid, np.cumsum(weights) - weights / 2, posterior / posterior[:, -1:])
 
@@ -290,7 +289,7 @@ def ceiling(
 
 def ranks(accuracy: Floats) -> Floats:
     """Ranks from 1, the best; ties share their mean."""
-    found: Floats = rankdata(-accuracy)
+    found: Floats = scipy.stats.rankdata(-accuracy)
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from nas_retrain.benches.registry import Bench
 from nas_retrain.errors import NasRetrainError
@@ -157,7 +157,7 @@ def kendall_tau(x: Floats, y: Floats) -> float:
     """Kendall's tau-b; NaN for fewer than two cells and where one side is constant."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(stats.kendalltau(x, y).statistic)
+    return float(scipy.stats.kendalltau(x, y).statistic)
 
 
 def top_taus(ranked: Floats, other: Floats, percents: tuple[int, ...] = TOP_PERCENTS) -> Floats:
@@ -341,7 +341,7 @@ def agreement(comparison: Comparison, draws: int, seed: int, by: Literal["first"
 def _spearman(x: Floats, y: Floats) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(stats.spearmanr(x, y).statistic)
+    return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def _tied_share(x: Floats, y: Floats) -> float:

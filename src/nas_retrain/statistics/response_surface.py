@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
+import scipy
 
 from nas_retrain.statistics.accuracy_grid import best_places
 from nas_retrain.statistics.rankings import LEVEL, Floats, Integers
@@ -90,7 +90,7 @@ class Curves:
 def _curves(x: Floats, accuracy: Floats, fine: Floats) -> Floats:
     if len(x) < 4:  # too few for slopes on both sides
         return np.array([np.interp(fine, x, each) for each in accuracy])
-    found: Floats = Akima1DInterpolator(x, accuracy, axis=1)(fine)
+    found: Floats = scipy.interpolate.Akima1DInterpolator(x, accuracy, axis=1)(fine)
     return found
 
 

@@ -15,16 +15,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nas_retrain.errors import NasRetrainError
 
 
-@dataclass(frozen=True, order=True)
-class Operation:
+class Operation(NamedTuple):
     """What an edge does to its source vertex.
 
     kind: "skip" (identity), "pool" (average pooling, no weights) or "layer" (ReLU, then a weighted linear map).
@@ -37,8 +36,7 @@ class Operation:
     normalised: bool = False
 
 
-@dataclass(frozen=True, order=True)
-class Edge:
+class Edge(NamedTuple):
     """An operation from vertex `source` to vertex `target`, source < target."""
 
     source: int
@@ -96,7 +94,7 @@ class CellGraph:
         """The same cell with layers that end in no BatchNorm, so that nothing comes from unreached vertices."""
         return CellGraph(
             self.vertices,
-            tuple(replace(edge, operation=replace(edge.operation, normalised=False)) for edge in self.edges),
+            tuple(edge._replace(operation=edge.operation._replace(normalised=False)) for edge in self.edges),
         )
 
     @property

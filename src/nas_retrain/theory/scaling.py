@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import cache
 from typing import Literal, get_args
 
 from nas_retrain.errors import NasRetrainError
@@ -55,6 +56,7 @@ experiments ran, which is not the in-degree of the source vertex (that would be 
 """
 
 
+@cache
 def in_degree_of(initialisation: Initialisation) -> InDegree | None:
     """Whose in-degree divides the variances, if any does."""
     return next((convention for convention in get_args(InDegree) if convention == initialisation), None)

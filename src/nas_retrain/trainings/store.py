@@ -8,11 +8,12 @@ lines and its table hold together (`read_runs`), and nothing that it holds is ev
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -27,8 +28,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nas_retrain.errors import NasRetrainError, cannot_write
-from nas_retrain.files import locks
+from nas_retrain.files import locks, sha256
 from nas_retrain.files.atomic import cannot_read, make_folder, opened, read_whole, replacing, set_aside
+from nas_retrain.trainings import merged_files
+from nas_retrain.trainings.merged_files import Digests
 from nas_retrain.trainings.schema import Checked, Schema, joined
 
 if TYPE_CHECKING:
@@ -307,25 +310,54 @@ class _Source(NamedTuple):
 class _Read(NamedTuple):
     """What a folder holds. table: what its runs.parquet holds, as the file has it; None if there is no such file or it
     cannot be read. lost: whether that file holds something that `runs` lacks, damaged or not. stamp: which file it
-    was."""
+    was. digest: its. whole: the files of lines that `runs` holds whole, without fault; noted: those that the folder's
+    note says are in runs.parquet whole (see `merged_files`)."""
 
     runs: StoredRuns
     table: pa.Table | None
     lost: bool
     stamp: object
+    digest: str
+    whole: Digests
+    noted: Digests
 
 
 def _read(folder: Path) -> _Read:
+    path = folder / TABLE
+    while True:
+        stamp = _stamp(path)
+        content = read_whole(path)
+        digest = "" if content is None else sha256.of_bytes(content)
+        noted = {} if content is None else merged_files.read(folder, digest)
+        files = _run_files(folder)
+        merged = {file: noted[file.name] for file in files if merged_files.still_is(file, noted.get(file.name))}
+        read = _read_without(merged, files, content, folder) if merged else None
+        if read is None:
+            read = _read_without({}, files, content, folder)
+            assert read is not None
+        if _stamp(path) == stamp:  # else files may have gone whose records are in the new table
+            return read._replace(stamp=stamp, digest=digest, noted=noted)
+
+
+def _read_without(
+    merged: Mapping[Path, str], files: Sequence[Path], content: bytes | None, folder: Path
+) -> _Read | None:
+    """What the table and the files of lines come to, without those files that were merged into the table.
+
+    None if these must be read too: where the table's rows are not what they were, and where a training is in another
+    file as well and is not the same there, since which of the two stands depends on the files that they come from.
+    """
+    digests: dict[Path, str] = {}
     parts: list[tuple[Checked, _Source]] = [
-        (SCHEMA.from_lines(lines), source) for lines, source in _blocks(_run_files(folder))
+        (SCHEMA.from_lines(lines), source)
+        for lines, source in _blocks((file for file in files if file not in merged), digests)
     ]
     lines = sum(len(checked.table) for checked, _ in parts)
     path = folder / TABLE
-    stamp = _stamp(path)
     problems: list[str] = []
-    merged: Checked | None = None
+    table: Checked | None = None
     try:
-        merged = _read_table(path)
+        table = None if content is None else _table_in(content)
     except ValueError as error:
         if lines == 0:
             raise NasRetrainError(
@@ -336,11 +368,16 @@ def _read(folder: Path) -> _Read:
             f"{path} cannot be read as a table of run records: {error}. A good copy in its place keeps what only it "
             "holds from being trained again; the next merge puts it aside under another name"
         )
-    if merged is not None:
-        parts.append((merged, _Source([(path, 1, len(merged.table) + len(merged.faults))])))
+    if merged and (table is None or table.faults):
+        return None
+    faulty = {source.of(place)[0] for checked, source in parts for place in checked.faults}
+    if table is not None:
+        parts.append((table, _Source([(path, 1, len(table.table) + len(table.faults))])))
     problems += _faults(parts)
     together = SCHEMA.in_order(joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)]))
-    table, repeats = _first_of_each(together)
+    runs, repeats = _first_of_each(together)
+    if merged and not together.take(pa.array(repeats[:, 0])).equals(together.take(pa.array(repeats[:, 1]))):
+        return None
     accuracies = together["test_accuracy"].to_numpy()
     differing = repeats[accuracies[repeats[:, 0]] != accuracies[repeats[:, 1]]]
     for row, first in differing[:_TOLD].tolist():
@@ -350,13 +387,16 @@ def _read(folder: Path) -> _Read:
         )
     if len(differing) > _TOLD:
         problems.append(f"{folder}: {len(differing) - _TOLD:,} more trainings gave two accuracies; the first are kept")
-    if unknown := SCHEMA.unknown(table):
+    if unknown := SCHEMA.unknown(runs):
         problems.append(
             f"{folder}: written by a newer version: the records have fields that this one does not know "
             f"({', '.join(unknown)}), which are kept"
         )
-    lost = merged is None or bool(merged.faults) or bool((differing[:, 0] >= lines).any())
-    return _Read(StoredRuns(table, problems), merged.table if merged else None, lost and stamp is not None, stamp)
+    lost = content is not None and (table is None or bool(table.faults) or bool((differing[:, 0] >= lines).any()))
+    whole = {file.name: digest for file, digest in {**merged, **digests}.items() if file not in faulty}
+    return _Read(
+        StoredRuns(runs, problems), table.table if table else None, lost, None, "", {} if len(differing) else whole, {}
+    )
 
 
 def _faults(parts: Sequence[tuple[Checked, _Source]]) -> list[str]:
@@ -388,20 +428,22 @@ def _run_files(folder: Path) -> list[Path]:
     return [runs / name for name in names if name.endswith(".jsonl") and not name.startswith(".")]
 
 
-def _blocks(paths: Iterable[Path]) -> Iterator[tuple[list[bytes], _Source]]:
-    """The lines of all files, many at a time, and where they come from."""
+def _blocks(paths: Iterable[Path], digests: dict[Path, str]) -> Iterator[tuple[list[bytes], _Source]]:
+    """The lines of all files, many at a time, and where they come from; `digests` gets those of what was read."""
     lines: list[bytes] = []
     source = _Source([])
     for path in paths:
-        number = 1
+        number, read = 1, hashlib.sha256()
         with opened(path) as file:
             while more := list(islice(file, _BLOCK - len(lines))):
+                read.update(b"".join(more))
                 source.stretches.append((path, number, len(more)))
                 lines += more
                 number += len(more)
                 if len(lines) == _BLOCK:
                     yield lines, source
                     lines, source = [], _Source([])
+        digests[path] = read.hexdigest()
     if lines:
         yield lines, source
 
@@ -417,11 +459,8 @@ def _stamp(path: Path) -> object:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read_table(path: Path) -> Checked | None:
-    """The records of a table of ours, None if there is none; raises ValueError if it is damaged or foreign."""
-    content = read_whole(path)
-    if content is None:
-        return None
+def _table_in(content: bytes) -> Checked:
+    """The records of a file that is a table of ours; raises ValueError if it is damaged or foreign."""
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
         # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
@@ -500,17 +539,22 @@ def merge(folder: Path) -> StoredRuns:
         table = read.runs.table.sort_by([(name, "ascending") for name in RunKey._fields])
         same = table.equals(read.table) if read.table is not None else not len(table)
         if same and not read.lost:
+            if read.table is not None and read.whole != read.noted:
+                merged_files.write(folder, read.digest, read.whole)
             return StoredRuns(table, read.runs.problems)
         told = list(read.runs.problems)
         try:
             with replacing(path) as temporary:
                 pq.write_table(table, temporary)
+                digest = sha256.of(temporary)
                 if _stamp(path) != read.stamp:
                     raise _Overtaken
                 if read.lost:
                     told.append(f"{path} was put aside as {set_aside(path).name}")
         except _Overtaken:
             continue
+        if read.whole:
+            merged_files.write(folder, digest, read.whole)
         return StoredRuns(table, told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 from nas_retrain.purpose import AS_SET, Purpose, RateGrid, RateSearch, Setup, Trial, Variant
@@ -81,7 +82,7 @@ class Training:
         """What it has otherwise than the settings say."""
         return self.purpose.setup if isinstance(self.purpose, Trial) else AS_SET
 
-    @property
+    @cached_property
     def key(self) -> RunKey:
         """What its record will be found by."""
         return RunKey(self.bench, self.dataset, self.recipe, self.network_class, self.seed, self.config_hash)

@@ -19,6 +19,7 @@ from nas_retrain.plan import rate_search
 from nas_retrain.plan.claims import claim_results_folder
 from nas_retrain.plan.plan import make_plan, recipe_trainings
 from nas_retrain.settings import Settings
+from nas_retrain.trainings import merged_files
 from nas_retrain.trainings.failures import read_failures
 from nas_retrain.trainings.store import CURVES, RunRecord, RunWriter, StoredRuns, merge, read_runs
 from tests.fuzz.mutation import damaged
@@ -97,6 +98,20 @@ def fuzz_values(random: randoms.Random, folder: Path) -> None:
         for _ in range(5)
     ]
     (folder / "runs" / "b.jsonl").write_bytes(b"".join(lines))
+    _check(folder, known)
+
+
+def fuzz_note(random: randoms.Random, folder: Path) -> None:
+    """The note of what was merged, and files of lines that something happens to after it."""
+    known = _whole(random, folder)
+    path = folder / "runs" / "b.jsonl"
+    path.write_bytes(b"".join(_line(record) for record in random.sample(_records(), 3)))
+    merge(folder)
+    if random.random() < 0.7:
+        path.write_bytes(damaged(path.read_bytes(), random))
+    if random.random() < 0.7:
+        note = folder / merged_files.NOTE
+        note.write_bytes(damaged(note.read_bytes(), random))
     _check(folder, known)
 
 

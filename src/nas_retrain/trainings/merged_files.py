@@ -1,0 +1,44 @@
+"""Which files of lines runs.parquet holds whole, so that what was merged is not read twice.
+
+The note tells the table and the files by digests of their contents. A file that was written to since, or a table that
+was changed or replaced, is not what the note speaks of, and is read as if there were none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from nas_retrain.errors import NasRetrainError
+from nas_retrain.files.atomic import opened, read_whole, replacing
+
+NOTE = "merged.json"
+
+Digests = Mapping[str, str]
+"""The SHA-256 of files, in hexadecimal digits, by their names."""
+
+
+def read(folder: Path, table_digest: str) -> Digests:
+    """The files that the table with this digest holds, with every line of theirs; none if nothing says so."""
+    try:
+        note = json.loads(read_whole(folder / NOTE) or b"{}")
+        files = note["files"] if note["table"] == table_digest else {}
+        return {name: digest for name, digest in files.items() if type(digest) is str}
+    except (NasRetrainError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # whatever it is, all files are read then
+
+
+def write(folder: Path, table_digest: str, files: Digests) -> None:
+    """Say so. Raises NasRetrainError if the folder cannot be written."""
+    with replacing(folder / NOTE) as temporary:
+        temporary.write_text(json.dumps({"table": table_digest, "files": dict(files)}, indent=0))
+
+
+def still_is(path: Path, digest: str | None) -> bool:
+    """Whether a file has this digest; raises NasRetrainError if it is not a regular file or cannot be read."""
+    if digest is None:
+        return False
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
