@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
-from nas_retrain.reports.markup import bullets
-from nas_retrain.reports.tables import as_markdown
+from nas_retrain.reports.template import render_markdown
 from nas_retrain.studies.comparison.report import write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
@@ -38,7 +37,14 @@ def write(found: Findings, folder: Path) -> Path:
         save(figure_of_exponents(found.tables["exponents"]), folder / "figures", "gain_by_exponent")
         if "ladder" in found.tables:
             save(figure_of_sizes(found.tables["ladder"]), folder / "figures", "gain_by_size")
-    write_document(folder, "\n\n".join(_sections(found)) + "\n", TITLE)
+    text = render_markdown(
+        __package__,
+        title=TITLE,
+        statements=statements(found),
+        tables={name: _ordered(table) for name, table in found.tables.items()},
+        facts=found.facts,
+    )
+    write_document(folder, text, TITLE)
     return folder / "report.html"
 
 
@@ -157,60 +163,6 @@ def _of_size(row: Row) -> str:
         f"{_interval(row, 'over_one_rate')} points over one rate and {_interval(row, 'over_permuted')} over permuted "
         f"factors, on {row['networks']:.0f} networks."
     )
-
-
-def _sections(found: Findings) -> list[str]:
-    tables = found.tables
-    parts = [
-        f"# {TITLE}",
-        bullets(statements(found)),
-        "![Gain over one rate by exponent](figures/gain_by_exponent.png)",
-        "*Points of validation accuracy gained over one rate for all networks, where a network's rate is m times the "
-        "rule's factor to the power of alpha: 0 is one rate, 1 is the rule, and negative values turn it round. m is "
-        "tuned for every alpha, on one half of the networks, and judged on the other. Bars: 95 % intervals. Grey: 95 % "
-        "of what the same factors do when they are handed to the wrong networks. A curve within the grey says that it "
-        "does not matter which network gets which rate.*",
-    ]
-    titles = {
-        "hypotheses": (
-            "Hypotheses",
-            "difference: on test images of networks of which no rate was chosen (H5: on the surface), mean over seeds. "
-            "p_value: by flipping the signs of networks' differences (H5: by resampling networks); p_holm: adjusted "
-            "for seven hypotheses. equivalent: the 90 % interval lies within the margin.",
-        ),
-        "arms": ("Test accuracy of every arm", "Percent, on average over networks and seeds."),
-        "exponents": (
-            "Exponents",
-            "scalar: the geometric mean of the rates that is best on all networks. outside: the share of rates that "
-            "lie beyond the grid, where its last rate stands for them.",
-        ),
-        "rules": (
-            "Other rules on the same surface",
-            "gain: over one rate. over_permuted: over the rule's own factors in the wrong networks. p_value: how often "
-            "a permutation gains as much, one-sided; p_holm: adjusted for the number of rules.",
-        ),
-        "attainable": (
-            "What rates for single networks can gain",
-            "own: the covariance between seeds of what is left of accuracies without the means of rates and of "
-            "networks. gain: of own best rates over one rate, chosen with one seed and judged with the other, which is "
-            "a lower bound. over_permuted: over the same rates in the wrong networks.",
-        ),
-        "procedure": ("The paper's procedure", "On average over the base rates that three seeds find."),
-        "base_rates": ("The base rate as a distribution", "share: of searches with three seeds that find this rate."),
-        "contrasts": ("The rule and its rivals on test images", "Points of test accuracy, the rule less its rival."),
-        "longer": ("Trained longer", "Points of test accuracy, the rule less its rival."),
-        "ladder": (
-            "Larger images and networks",
-            "The same networks at every size. The first size has the surface's seeds, the others the ladder's.",
-        ),
-    }
-    for name, (title, legend) in titles.items():
-        if name in tables:
-            figure = ["![Gain by size](figures/gain_by_size.png)"] if name == "ladder" else []
-            parts += [f"## {title}", *figure, as_markdown(_ordered(tables[name])), f"*{legend} Brackets: 95 %.*"]
-    if found.facts:
-        parts += ["## Made with", bullets(f"{name}: {value}" for name, value in found.facts.items())]
-    return parts
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
