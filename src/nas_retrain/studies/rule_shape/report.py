@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.template import render_markdown
-from nas_retrain.studies.comparison.report import write_tables
+from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
 FOLDER = "rule_shape"
@@ -75,8 +75,7 @@ Row = Any
 
 
 def _interval(row: Row, name: str) -> str:
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    return f"{value:+.2f}" if np.isnan(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], "+.2f")
 
 
 def _of_hypothesis(row: Row) -> str:
@@ -212,10 +211,13 @@ def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
             axes, x + shift, rows["gain"], rows["gain_low"], rows["gain_high"], colour=colour, marker="-o", width=1.2,
             label=name,
         )  # fmt: skip
-    for exponent in (0, 1):
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.08 * (high - low))  # room for the names of the two exponents
+    for exponent, name in ((0, "one rate"), (1, "the rule")):
         axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
-    axes.annotate("the rule", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
-    axes.annotate("one rate", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
+        axes.annotate(
+            name, (exponent, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points"
+        )
 
 
 def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
