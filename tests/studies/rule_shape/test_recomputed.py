@@ -1,0 +1,123 @@
+"""The study's tables say what its records say, computed another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas_retrain.commands.command_line import compose
+from nas_retrain.plan.study import Records
+from nas_retrain.settings import Settings
+from nas_retrain.studies.rule_shape import findings
+from nas_retrain.studies.rule_shape.study import STUDY
+from tests.studies.rule_shape import recomputed
+from tests.studies.rule_shape.test_findings import SMALL, made_up
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return compose(*SMALL)
+
+
+@pytest.fixture(scope="module")
+def records(settings: Settings) -> Records:
+    return made_up(settings, {"batch": 0.5, "none": 1.0}, better_by=1.0)
+
+
+@pytest.fixture(scope="module")
+def frame(records: Records) -> pd.DataFrame:
+    return recomputed.parts(records.stored.frame())
+
+
+@pytest.fixture(scope="module")
+def tables(records: Records, settings: Settings) -> dict[str, pd.DataFrame]:
+    found = STUDY.analyse(records, settings)
+    assert isinstance(found, findings.Findings)
+    return found.tables
+
+
+@pytest.mark.parametrize("name", recomputed.HYPOTHESES)
+def test_hypotheses_are_scipys_t_tests(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    row = tables["hypotheses"].set_index("hypothesis").loc[name]
+    test = recomputed.difference(frame, *recomputed.HYPOTHESES[name])
+    interval = test.confidence_interval(0.95)
+    assert row["networks"] == test.df + 1
+    assert row["difference_low"] == pytest.approx(interval.low, abs=1e-9)
+    assert row["difference_high"] == pytest.approx(interval.high, abs=1e-9)
+    narrow = test.confidence_interval(0.9)
+    assert row["equivalent"] == (-row["margin"] < narrow.low and narrow.high < row["margin"])
+    # Two tests of one mean, which agree within what 400 random signs tell.
+    assert row["p_value"] == pytest.approx(test.pvalue, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "part", "arm"),
+    [
+        ("batch", "surface", "stock"),
+        ("batch", "surface", "source"),
+        ("none", "plain_surface", "stock"),
+        ("none", "plain_surface", "target"),
+    ],
+)
+def test_surfaces_are_read_as_plain_loops_read_them(
+    normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
+) -> None:
+    archs, rates, accuracy = recomputed.surface(frame, part, arm)
+    factors = np.array([recomputed.log_factor(arch) for arch in archs])
+
+    def row(table: str) -> pd.DataFrame:
+        of = tables[table]
+        return of[(of["normalisation"] == normalisation) & (of["initialisation"] == arm)]
+
+    assert row("attainable")["own"].item() == pytest.approx(recomputed.own_variance(accuracy), abs=1e-9)
+    exponents = row("exponents").set_index("exponent")
+    for exponent in (0, 1):
+        expected = recomputed.best_scalar(rates, accuracy.mean(2), exponent * factors)
+        assert exponents.loc[exponent, "scalar"] == pytest.approx(expected, rel=0.03)  # the place of a flat maximum
+    gains = recomputed.gain(rates, accuracy.mean(2), factors, 100)
+    assert abs(exponents.loc[1, "gain"] - gains.mean()) < 4 * gains.std() + 0.01
+
+
+@pytest.mark.parametrize("arm", ["stock", "source"])
+@pytest.mark.parametrize("epochs", [1, 2, 8])
+def test_base_rates_are_those_of_all_searches_with_three_seeds(
+    arm: str, epochs: int, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings
+) -> None:
+    table = tables["base_rates"]
+    table = table[(table["initialisation"] == arm) & (table["epochs"] == epochs)]
+    shares = recomputed.shares_of_searches(frame, arm, epochs)
+    assert settings.rule_shape is not None
+    noise = 5 / settings.rule_shape.draws**0.5 / 2
+    for _, row in table.iterrows():
+        assert row["share"] == pytest.approx(shares.get(row["learning_rate"], 0.0), abs=noise)
+
+
+@pytest.mark.parametrize("decay", ["0.0005", "0.02"])
+@pytest.mark.parametrize("arm", ["stock", "source"])
+def test_longer_trainings_are_compared_network_by_network(
+    decay: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
+) -> None:
+    table = tables["longer"].set_index(["part", "initialisation"])
+    test = recomputed.difference(frame, f"longer_{decay}", [f"{arm}_rule"], [f"{arm}_one_rate"])
+    row = table.loc[(f"longer_{decay}", arm)]
+    assert row["difference_low"] == pytest.approx(test.confidence_interval(0.95).low, abs=1e-9)
+
+
+def test_the_confirmations_rates_are_those_that_the_surface_says(frame: pd.DataFrame) -> None:
+    """Each network's own under the rule, one for all, and a permutation of the rule's with every seed."""
+    archs, rates, accuracy = recomputed.surface(frame, "surface", "stock")
+    factors = np.array([recomputed.log_factor(arch) for arch in archs])
+    ours = frame[frame["part"] == "confirmation"]
+    one = ours.loc[ours["arm"] == "stock_one_rate", "learning_rate"].unique()
+    assert one == pytest.approx([recomputed.best_scalar(rates, accuracy.mean(2), 0 * factors)], rel=0.03)
+    rule = ours[ours["arm"] == "stock_rule"]
+    scalar = recomputed.best_scalar(rates, accuracy.mean(2), factors)
+    expected = [scalar * 2 ** (recomputed.log_factor(arch) - factors.mean()) for arch in rule["arch"]]
+    assert rule["learning_rate"].tolist() == pytest.approx(expected, rel=0.03)
+    permuted = ours[ours["arm"] == "stock_permuted"]
+    for _, of_seed in permuted.groupby("seed"):
+        relative = np.sort(np.log2(of_seed["learning_rate"]))
+        its = np.sort([recomputed.log_factor(arch) for arch in of_seed["arch"]])
+        assert relative - relative.mean() == pytest.approx(its - its.mean(), abs=0.01)
+        assert of_seed["learning_rate"].tolist() != rule["learning_rate"].tolist()[: len(of_seed)]
