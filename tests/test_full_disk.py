@@ -25,7 +25,7 @@ WRITES = """
     from nas_retrain.files import locks
     from nas_retrain.plan import claims, plan, rate_search
     from nas_retrain.reports import figures
-    from nas_retrain.studies.comparison import report
+    from nas_retrain.reports.tables import write_tables
     from nas_retrain.trainings import store
     from tests.trainings.test_store import a_record
 
@@ -62,7 +62,7 @@ WRITES = """
             "record": lambda: writer.append(a_record(2)),
             "log of failures": lambda: run._failed((training,), "an error"),
             "table of records": lambda: store.merge(folder),
-            "table": lambda: report.write_tables({"noise": pd.DataFrame({"a": [1.5]})}, folder),
+            "table": lambda: write_tables({"noise": pd.DataFrame({"a": [1.5]})}, folder),
             "figure": lambda: figures.save(figure, folder / "figures", "gain"),
             "base rate": lambda: rate_search.write_search(search, folder, "base_rate"),
             "settings": lambda: claims.claim_results_folder(settings),

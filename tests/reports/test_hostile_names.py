@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from nas_retrain.benches import registry
+from nas_retrain.reports import document
 from nas_retrain.reports.markup import visible
 from nas_retrain.settings import Settings
 from nas_retrain.studies.comparison import figures, stage
@@ -134,7 +135,7 @@ def written_by(payload: str, make_settings: MakeSettings, tmp_path: Path) -> tup
 def test_a_comparison_s_pages_take_every_field_for_text_and_work(
     payload: str, make_settings: MakeSettings, tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "analysis_versions", lambda: field(payload, "version"))
+    monkeypatch.setattr(document, "analysis_versions", lambda: field(payload, "version"))
     folder, fields = written_by(payload, make_settings, tmp_path)
     report = visit(folder / "report.html")
     text = " ".join(report.locator("body").inner_text().split())

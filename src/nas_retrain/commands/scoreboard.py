@@ -31,8 +31,7 @@ def scoreboard(settings: Settings) -> None:
     be used for a network of any part, before anything is trained, and if trainings failed.
     """
     from nas_retrain.execution.train import choose_device
-    from nas_retrain.reports.document import closing_lines, tell_stage
-    from nas_retrain.studies.comparison import stage
+    from nas_retrain.reports.document import closing_lines, facts, tell_stage
     from nas_retrain.studies.scoreboard import report
     from nas_retrain.studies.scoreboard.first_step import measure_slopes
 
@@ -54,11 +53,11 @@ def scoreboard(settings: Settings) -> None:
             device = choose_device(found.settings.launcher.device)
             data = batches.load(found.settings.dataset, found.settings.data_dir, device)
             slopes[part] = measure_slopes(found.settings, data, wanted)
-    facts = stage.facts(settings) | {
+    made_with = facts(settings) | {
         "networks": f"{settings.cells} in each part",
         "search": f"{settings.base_rate.points} rates, seeds {', '.join(map(str, settings.base_rate.seeds))}",
     }
-    there = report.write(judged, slopes, wanted, settings.results_dir, facts)
+    there = report.write(judged, slopes, wanted, settings.results_dir, made_with)
     say("\n" + "\n".join(closing_lines(report.statements(judged), there / "report.html")))
 
 

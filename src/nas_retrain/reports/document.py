@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.markup import render, to_html, visible
+from nas_retrain.settings import Settings
+from nas_retrain.trainings.version import analysis_versions
 
 
 def write_document(folder: Path, text: str, title: str, *, left_out: str = "") -> None:
@@ -44,3 +46,14 @@ def closing_lines(findings: Iterable[str], *to_open: Path) -> list[str]:
 def tell_stage(text: str) -> None:
     """Say on stderr what is being computed, before a stage that takes seconds."""
     print(f"{visible(text)} ...", file=sys.stderr, flush=True)  # noqa: T201 - what a command tells
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """What every report says of how it was made."""
+    normalisation = {"normalisation": "none"} if settings.network.normalisation == "none" else {}
+    return {
+        "data set": settings.dataset.name
+        + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
+        **normalisation,
+        "versions": analysis_versions(),
+    }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nas_retrain.reports.markup import escaped
+from nas_retrain.files.atomic import replacing
+from nas_retrain.reports.markup import escaped, write_csv
+from nas_retrain.statistics.rankings import FEWEST
 
 HEADERS = {
     "arch": "architecture",
@@ -95,3 +98,22 @@ def _column(part: pd.DataFrame, decimals: int | None) -> list[str]:
 def _cell(numbers: list[str]) -> str:
     *first, low, high = ["", *numbers] if len(numbers) == 2 else [*numbers, "", ""] if len(numbers) == 1 else numbers
     return " ".join(part for part in (*first, f"[{low}, {high}]" if low and high else "") if part)
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
+    """A number and its interval, or that there is none."""
+    return f"{value:{form}} {interval_text(low, high, form)}" if np.isfinite(value) else "undefined"
+
+
+def interval_text(low: float, high: float, form: str) -> str:
+    """An interval in brackets; of too few network classes there is none."""
+    if np.isnan(low):
+        return f"[no interval: it takes {FEWEST} network classes]"
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Write tables/<name>.csv below `folder`; raises NasRetrainError if it cannot be written."""
+    for name, table in tables.items():
+        with replacing(folder / "tables" / f"{name}.csv") as temporary:
+            write_csv(table, temporary, float_format="%.6g")

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 from nas_retrain.commands.retrain import analyse
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.reports.document import facts
 from nas_retrain.reports.figures import STYLE, save
 from nas_retrain.statistics import rankings
 from nas_retrain.statistics.accuracies import Accuracies, per_cell
@@ -90,11 +91,6 @@ def test_attribution_adds_up() -> None:
     found = tables.attribution(arms, "benchmark").set_index("recipe")["mean_gain"]
     assert found["interaction"] == pytest.approx(1.0)
     assert found["learning_rate_only"] == pytest.approx(1.5)
-
-
-def test_holm_is_the_textbook_example() -> None:
-    adjusted = tables.holm(np.array([0.01, np.nan, 0.04, 0.03, 0.005]))
-    np.testing.assert_allclose(adjusted, [0.03, np.nan, 0.06, 0.06, 0.02])
 
 
 def test_a_report_claims_a_planted_change_and_none_where_there_is_none(make_settings: MakeSettings) -> None:
@@ -198,7 +194,7 @@ def test_copies_of_one_result_are_not_taken_for_replicates(tmp_path: Path, make_
 def test_reports_name_a_normalisation_that_is_not_the_usual_one(
     make_settings: MakeSettings, normalisation: str
 ) -> None:
-    said = stage.facts(make_settings(f"network.normalisation={normalisation}")).get("normalisation")
+    said = facts(make_settings(f"network.normalisation={normalisation}")).get("normalisation")
     assert said == ("none" if normalisation == "none" else None)
 
 

@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from nas_retrain.files.atomic import replacing
 from nas_retrain.reports.document import tell_stage, write_document
-from nas_retrain.reports.markup import write_csv
+from nas_retrain.reports.tables import interval_text, with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.means import countable
 from nas_retrain.statistics.rankings import FEWEST, Comparison
+from nas_retrain.statistics.significance import SIGNIFICANT
 from nas_retrain.studies.comparison import figures, page
 from nas_retrain.studies.comparison.curves import Curves
 from nas_retrain.studies.comparison.tables import BEYOND_NOISE, SIDES, Findings
 
-SIGNIFICANT = 0.05
 LOW_CEILING = 0.7
 """A noise ceiling below which a comparison of rankings is an illustration only."""
 
@@ -60,13 +59,6 @@ def write(
     again = findings.ceiling
     noise = None if again is None else again.moves
     page.write(findings.comparison, folder / "explore.html", title=title, noise=noise, curves=curves)
-
-
-def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
-    """Write tables/<name>.csv below `folder`; raises NasRetrainError if it cannot be written."""
-    for name, table in tables.items():
-        with replacing(folder / "tables" / f"{name}.csv") as temporary:
-            write_csv(table, temporary, float_format="%.6g")
 
 
 def _text(
@@ -176,18 +168,6 @@ def _changed(table: pd.DataFrame, draws: int) -> str:
         return f"At no K did the ranking change more than training again explains {level}."
     among = ", ".join(map(str, changed))
     return f"The ranking changed more than training again explains {level} among the top {among} %."
-
-
-def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
-    """A number and its interval, or that there is none."""
-    return f"{value:{form}} {interval_text(low, high, form)}" if np.isfinite(value) else "undefined"
-
-
-def interval_text(low: float, high: float, form: str) -> str:
-    """An interval in brackets; of too few network classes there is none."""
-    if np.isnan(low):
-        return f"[no interval: it takes {FEWEST} network classes]"
-    return f"[{low:{form}}, {high:{form}}]"
 
 
 def _of_seeds(comparison: Comparison) -> list[str]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.rate_policy import Own
+from nas_retrain.reports.document import facts
 from nas_retrain.settings import Settings
 from nas_retrain.statistics import accuracies
 from nas_retrain.statistics.accuracies import Accuracies
@@ -20,7 +21,6 @@ from nas_retrain.studies.comparison import curves, report, tables
 from nas_retrain.studies.comparison.curves import Curves
 from nas_retrain.studies.comparison.tables import Findings
 from nas_retrain.trainings.store import CURVES, SCHEMA
-from nas_retrain.trainings.version import analysis_versions
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,6 @@ def compare_recipes(settings: Settings, frame: pd.DataFrame) -> list[Report]:
         records = [frame[frame["recipe"] == of] for of in (control, name)]
         reports.append(_report(arms[control], arms[name], place, settings, particulars, records, table))
     return reports
-
-
-def facts(settings: Settings) -> dict[str, str]:
-    """What every report says of how it was made."""
-    normalisation = {"normalisation": "none"} if settings.network.normalisation == "none" else {}
-    return {
-        "data set": settings.dataset.name
-        + ("" if settings.dataset.verify else "; its files were not compared with the published ones"),
-        **normalisation,
-        "versions": analysis_versions(),
-    }
 
 
 def _report(

@@ -34,6 +34,7 @@ from nas_retrain.statistics.rankings import (
     shared_parts,
     top_counts,
 )
+from nas_retrain.statistics.significance import holm
 from nas_retrain.theory.scaling import learning_rate_factor
 
 BEYOND_NOISE = 4.0
@@ -131,16 +132,6 @@ def ranking_change(comparison: Comparison, again: Ceiling | None, settings: Anal
     table["tau_original_again"] = again.first_again
     table["tau_retrained_again"] = again.second_again
     return table
-
-
-def holm(p_values: Floats) -> Floats:
-    """p-values adjusted for their number by Holm's step-down rule; NaN stays NaN and does not count."""
-    adjusted = np.full(len(p_values), np.nan)
-    defined = np.flatnonzero(np.isfinite(p_values))
-    order = defined[np.argsort(p_values[defined])]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
 
 
 def accuracy_gain(comparison: Comparison, again: Ceiling | None) -> pd.DataFrame:

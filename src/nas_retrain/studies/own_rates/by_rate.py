@@ -18,7 +18,7 @@ from nas_retrain.settings import Settings
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places, lean
 from nas_retrain.statistics.means import reliability_of_mean
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
-from nas_retrain.studies.comparison.tables import holm
+from nas_retrain.statistics.significance import holm
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import learning_rate_factor
 

@@ -34,7 +34,7 @@ from nas_retrain.statistics.rankings import (
     shared_parts,
     top_taus,
 )
-from nas_retrain.studies.comparison.tables import holm
+from nas_retrain.statistics.significance import holm
 from nas_retrain.studies.own_rates import by_rate
 from nas_retrain.studies.own_rates.by_rate import MEASURED
 

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
+from nas_retrain.reports.tables import with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
+from nas_retrain.statistics.significance import SIGNIFICANT
 from nas_retrain.studies.own_rates.by_rate import BEST, HINDSIGHT, MEASURED, OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates
 from nas_retrain.studies.own_rates.sensitivity import BASE_RATE_FACTOR, EPOCHS

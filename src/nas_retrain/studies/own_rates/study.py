@@ -39,8 +39,7 @@ def trainings(settings: Settings, found: Found) -> list[Training]:
 def analyse(records: Records, settings: Settings) -> WhoseRanking | None:
     """The recipes judged by the own rates; None without a recipe of own rates."""
     from nas_retrain.benches import registry
-    from nas_retrain.reports.document import tell_stage
-    from nas_retrain.studies.comparison.stage import facts
+    from nas_retrain.reports.document import facts, tell_stage
     from nas_retrain.studies.own_rates import findings, sensitivity
 
     own, control = findings.own_recipe(settings), settings.analysis.control

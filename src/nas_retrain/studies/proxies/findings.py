@@ -22,8 +22,8 @@ from nas_retrain.statistics import accuracies, rate_tables
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import noise_level
 from nas_retrain.statistics.rankings import FEWEST, align
+from nas_retrain.statistics.significance import holm
 from nas_retrain.studies.comparison.stage import read_source
-from nas_retrain.studies.comparison.tables import holm
 from nas_retrain.studies.own_rates.findings import rankings
 from nas_retrain.studies.rate_table.findings import recipes_of
 

@@ -17,8 +17,8 @@ def analyse(records: Records, settings: Settings) -> Judged[Proxies]:  # noqa: A
     """The recipes of `retrained` beside `original`. Raises NasRetrainError for a source that cannot be read, and if the
     two have too few networks in common."""
     from nas_retrain.reports.document import tell_stage
-    from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.proxies import findings
+    from nas_retrain.trainings.version import analysis_versions
 
     if settings.original is None or settings.retrained is None:
         raise NasRetrainError(
@@ -27,7 +27,7 @@ def analyse(records: Records, settings: Settings) -> Judged[Proxies]:  # noqa: A
         )
     facts = {"original": str(settings.original), "retrained": str(settings.retrained)}
     tell_stage(f"How the recipes in {settings.retrained} rank the networks of {settings.original}")
-    return Judged(findings.judge(settings), facts | {"versions": stage.facts(settings)["versions"]})
+    return Judged(findings.judge(settings), facts | {"versions": analysis_versions()})
 
 
 def write(judged: Judged[Proxies], folder: Path) -> list[str]:

@@ -17,9 +17,9 @@ from matplotlib.ticker import LogLocator
 from nas_retrain.benches import registry
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, save
+from nas_retrain.reports.tables import with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import Settings
-from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rate_prediction.findings import (
     LOUD,
     ONE_RATE,

@@ -49,8 +49,7 @@ def analyse(records: Records, settings: Settings) -> Verified | None:
     from nas_retrain.benches import registry
     from nas_retrain.data import batches
     from nas_retrain.execution.train import choose_device
-    from nas_retrain.reports.document import tell_stage
-    from nas_retrain.studies.comparison.stage import facts
+    from nas_retrain.reports.document import facts, tell_stage
     from nas_retrain.studies.rate_prediction import coordinates, findings
 
     searches: dict[tuple[Initialisation, int], list[Training]] = {}

@@ -23,7 +23,7 @@ from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval, kendall_tau
 from nas_retrain.statistics.rate_tables import Budget, RateTable
-from nas_retrain.studies.comparison.tables import holm
+from nas_retrain.statistics.significance import holm
 from nas_retrain.studies.own_rates import by_rate
 from nas_retrain.studies.own_rates.by_rate import OWN, PAPERS
 from nas_retrain.studies.own_rates.findings import OwnRates, rankings, regret

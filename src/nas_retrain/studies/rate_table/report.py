@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
+from nas_retrain.reports.tables import with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
-from nas_retrain.studies.comparison.report import SIGNIFICANT, with_interval, write_tables
+from nas_retrain.statistics.significance import SIGNIFICANT
 from nas_retrain.studies.own_rates import report
 from nas_retrain.studies.rate_table.findings import TableFindings
 

@@ -19,8 +19,8 @@ def analyse(records: Records, settings: Settings) -> Judged[TableFindings]:  # n
     from nas_retrain.benches import registry
     from nas_retrain.reports.document import tell_stage
     from nas_retrain.statistics import rate_tables
-    from nas_retrain.studies.comparison import stage
     from nas_retrain.studies.rate_table import findings
+    from nas_retrain.trainings.version import analysis_versions
 
     if settings.original is None:
         raise NasRetrainError(
@@ -37,7 +37,7 @@ def analyse(records: Records, settings: Settings) -> Judged[TableFindings]:  # n
         "budget": str(found.budget),
         "draws": f"{chosen.bootstrap_draws:,} of the bootstrap, {chosen.null_draws:,} of training again, "
         f"{asked.permutations:,} permutations, seed {chosen.seed}",
-        "versions": stage.facts(settings)["versions"],
+        "versions": analysis_versions(),
     }
     return Judged(found, facts)
 

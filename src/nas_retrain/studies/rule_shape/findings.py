@@ -27,7 +27,7 @@ from nas_retrain.statistics.response_surface import (
     sign_flip_p,
     tau_difference,
 )
-from nas_retrain.studies.comparison.tables import holm
+from nas_retrain.statistics.significance import SIGNIFICANT, holm
 from nas_retrain.studies.rate_prediction.findings import STACKED, rules_of
 from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import (
@@ -105,8 +105,8 @@ class Findings:
 
 def find_all(records: Records, settings: Settings) -> Findings:
     """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    from nas_retrain.reports.document import facts as stage_facts
     from nas_retrain.reports.document import tell_stage
-    from nas_retrain.studies.comparison.stage import facts as stage_facts
 
     frame = records.frame(Trial)
     frame = frame.assign(
@@ -487,8 +487,6 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
 
 
 HYPOTHESES = 7
-
-SIGNIFICANT = 1 - LEVEL
 
 
 def _verdict(row: pd.Series[Any]) -> str:

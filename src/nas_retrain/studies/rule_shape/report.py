@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
+from nas_retrain.reports.tables import with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
-from nas_retrain.studies.comparison.report import with_interval, write_tables
 from nas_retrain.studies.rule_shape.findings import Findings
 
 FOLDER = "rule_shape"

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
+from nas_retrain.reports.tables import write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import ScoreboardSettings
-from nas_retrain.studies.comparison.report import write_tables
 
 SHOWN = {
     "pearson": "r",

@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 from nas_retrain.reports.document import tell_stage, write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
+from nas_retrain.reports.tables import write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
 from nas_retrain.statistics.rankings import Floats, Integers, interval, kendall_tau, middle
-from nas_retrain.studies.comparison.report import SIGNIFICANT, write_tables
+from nas_retrain.statistics.significance import SIGNIFICANT
 from nas_retrain.studies.search_algorithms import asked, replay
 from nas_retrain.studies.search_algorithms.algorithms import Space, space_of
 from nas_retrain.studies.search_algorithms.replay import MEASURES, Outcome, Table, regrets
