@@ -77,5 +77,6 @@ def test_the_harness_sees_errors_crashes_hangs_and_floods(
 
 @pytest.mark.slow  # a minute
 def test_only_values_and_nas_retrain_errors_come_out() -> None:
-    _, faults = harness.fuzz(sorted(harness.found_targets()), random.randrange(10**6), 60.0)
+    """With the same cases each time, so that a test of one commit has one outcome; `make fuzz` draws others."""
+    _, faults = harness.fuzz(sorted(harness.found_targets()), 0, 60.0)
     assert not faults, "\n\n".join(map(str, faults))
