@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nas_retrain.files import sha256
-from nas_retrain.trainings import merged_files
+from nas_retrain.trainings import merged_files, store
 from nas_retrain.trainings.schema import Checked, Schema
 from nas_retrain.trainings.store import RunWriter, merge, read_runs
-from tests.trainings.test_store import a_record, version, with_curves
+from tests.trainings.test_store import a_record, as_a_newer_version, version, with_curves
 
 
 def append(folder: Path, name: str, *seeds: int) -> None:
@@ -86,6 +90,88 @@ def test_a_merge_with_nothing_new_notes_files_of_a_table_without_a_note(
     assert lines_read == []
 
 
+@pytest.mark.parametrize("change", [{"seconds": 99.0}, {"test_accuracy": 10.0}, {"train_loss_curve": (2.0, 1.0)}])
+def test_a_file_whose_line_stands_behind_another_s_is_read_each_time(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Since its line stands once the other is gone."""
+    other = replace(a_record(1), **change)
+    append(tmp_path, "a", 1)
+    with RunWriter(tmp_path / "runs", "b") as writer:
+        writer.append(other)
+    merge(tmp_path)
+    noted = json.loads((tmp_path / merged_files.NOTE).read_text())["files"]
+    assert list(noted) == ["a-0.jsonl"]
+    (tmp_path / "runs" / "a-0.jsonl").unlink()
+    assert read_runs(tmp_path).records == [other]
+    assert merge(tmp_path).records == [other]
+
+
+def test_a_line_in_a_new_file_that_says_otherwise_stands_behind_the_merged_file_s(tmp_path: Path) -> None:
+    append(tmp_path, "a", 1)
+    merge(tmp_path)
+    with RunWriter(tmp_path / "runs", "b") as writer:
+        writer.append(replace(a_record(1), seconds=99.0))
+    assert read_runs(tmp_path).records == [a_record(1)]
+
+
+def test_fields_of_a_newer_version_are_read_from_lines(tmp_path: Path) -> None:
+    """They have one type there, and after many merges too."""
+    for number, value in enumerate([1, "x", 2, 3, 4]):
+        path = tmp_path / "runs" / f"{number}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(as_a_newer_version(a_record(number), novelty=value) + "\n")
+        merge(tmp_path)
+    assert merge(tmp_path).table["novelty"].to_pylist() == ["1", '"x"', "2", "3", "4"]
+
+
+def test_a_noted_table_that_cannot_be_read_now_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(tmp_path, "a", 1, 2)
+    merge(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(store.pq, "ParquetFile", fails)
+    stored = read_runs(tmp_path)
+    assert len(stored) == 2
+    assert "cannot be read as a table" in stored.problems[0]
+
+
+def test_a_noted_table_with_a_row_that_is_none_now_costs_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a version may say that takes less than the one that merged."""
+    append(tmp_path, "a", 1, 2)
+    merge(tmp_path)
+    original = Schema.from_table
+
+    def first_is_faulty(self: Schema, table: pa.Table) -> Checked:
+        checked = original(self, table)
+        return Checked(checked.table.slice(1), checked.places[1:], {0: "it is none"})
+
+    monkeypatch.setattr(Schema, "from_table", first_is_faulty)
+    assert len(read_runs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link", "endless"])
+def test_what_stands_in_the_place_of_the_note_is_passed_over(tmp_path: Path, kind: str) -> None:
+    append(tmp_path, "a", 1, 2)
+    merge(tmp_path)
+    note = tmp_path / merged_files.NOTE
+    note.unlink()
+    match kind:
+        case "folder":
+            note.mkdir()
+        case "pipe":
+            os.mkfifo(note)
+        case "dangling link":
+            note.symlink_to("nowhere")
+        case _:
+            with note.open("wb") as file:
+                file.truncate(10 << 30)
+    assert len(read_runs(tmp_path)) == 2
+    assert len(merge(tmp_path)) == 2
+
+
 NOTES: list[bytes] = [
     b"", b"\x00\xff", b"[]", b"7", b"{}", b"[" * 100_000, b'{"table": 1, "files": 2}', b'{"files": {}}',
 ]  # fmt: skip
@@ -136,8 +222,8 @@ def test_a_table_that_is_written_while_its_folder_is_read_is_read_again(
     assert len(read_runs(tmp_path)) == 5
 
 
-def _append_line(folder: Path, name: str, seed: int, accuracy: float, *, curves: bool) -> None:
-    record = replace(with_curves(seed) if curves else a_record(seed), test_accuracy=accuracy)
+def _append(folder: Path, name: str, seed: int, accuracy: float, seconds: float, *, curves: bool) -> None:
+    record = replace(with_curves(seed) if curves else a_record(seed), test_accuracy=accuracy, seconds=seconds)
     with RunWriter(folder / "runs", name) as writer:
         writer.append(record)
 
@@ -148,52 +234,57 @@ def _tear(folder: Path, name: str) -> None:
         file.write(b'{"torn')
 
 
-def _remove(folder: Path, name: str) -> None:
-    (folder / "runs" / f"{name}-0.jsonl").unlink(missing_ok=True)
+def _newer(folder: Path, name: str, seed: int, value: object) -> None:
+    (folder / "runs").mkdir(exist_ok=True)
+    with (folder / "runs" / f"{name}-0.jsonl").open("ab") as file:
+        file.write(b"\n" + as_a_newer_version(a_record(seed), novelty=value).encode() + b"\n")
 
 
-def _drop_rows(folder: Path) -> None:
+def _move(folder: Path, name: str, to: str) -> None:
+    path = folder / "runs" / f"{name}-0.jsonl"
+    if path.exists():
+        path.replace(path.with_name(f"{to}-0.jsonl"))
+
+
+def _drop_row(folder: Path) -> None:
     """As another program may write the table."""
     if (folder / "runs.parquet").exists():
         pd.read_parquet(folder / "runs.parquet").iloc[1:].to_parquet(folder / "runs.parquet", index=False)
 
 
-NAMES = st.sampled_from("abc")
+NAMES, SEEDS = st.sampled_from("abc"), st.integers(1, 2)
+MERGE = st.just((merge, ()))
 STEPS = st.one_of(
-    st.tuples(st.just("append"), NAMES, st.integers(1, 4), st.sampled_from([91.25, 91.25, 10.0]), st.booleans()),
-    st.tuples(st.just("tear"), NAMES),
-    st.tuples(st.just("remove"), NAMES),
-    st.tuples(st.just("merge")),
-    st.tuples(st.just("merge")),
-    st.tuples(st.just("drop rows")),
+    st.tuples(
+        st.just(partial(_append, curves=False)),
+        st.tuples(NAMES, SEEDS, st.sampled_from([91.25, 10.0]), st.sampled_from([1.5, 99.0])),
+    ),
+    st.tuples(st.just(partial(_append, curves=True)), st.tuples(NAMES, SEEDS, st.just(91.25), st.just(1.5))),
+    MERGE,
+    MERGE,
+    st.tuples(st.just(_tear), st.tuples(NAMES)),
+    st.tuples(st.just(_newer), st.tuples(NAMES, SEEDS, st.sampled_from([1, "x", None, 0.5]))),
+    st.tuples(st.just(_move), st.tuples(NAMES, st.sampled_from(["a", "c", "gone"]))),
+    st.just((_drop_row, ())),
 )
 
 
-@given(steps=st.lists(STEPS, min_size=3, max_size=14))
+@given(steps=st.lists(STEPS, min_size=3, max_size=12))
+@example(steps=[(partial(_append, curves=False), ("a", 1, 91.25, 1.5)), (merge, ()), (_move, ("a", "c"))])
 def test_whatever_happens_to_a_folder_it_reads_as_it_does_without_a_note(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Callable[..., object], tuple[object, ...]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("noted")
-    for kind, *given_ in steps:
-        match kind, given_:
-            case "append", [str(name), int(seed), float(accuracy), bool(curves)]:
-                _append_line(folder, name, seed, accuracy, curves=curves)
-            case "tear", [str(name)]:
-                _tear(folder, name)
-            case "remove", [str(name)]:
-                _remove(folder, name)
-            case "merge", []:
-                merge(folder)
-            case "drop rows", []:
-                _drop_rows(folder)
+    for step, arguments in steps:
+        step(folder, *arguments)
         noted = read_runs(folder)
-        note = folder / merged_files.NOTE
-        aside = folder / "aside"
+        note, aside = folder / merged_files.NOTE, folder / "aside"
         if note.exists():
             note.rename(aside)
         plain = read_runs(folder)
         assert set(noted.rows) == set(plain.rows)
-        assert set(noted.records) == set(plain.records)
+        order = [plain.rows[key] for key in noted.rows]
+        assert noted.table.equals(plain.table.take(pa.array(order, pa.int64())))
         assert noted.problems == plain.problems
         if aside.exists():
             aside.rename(note)

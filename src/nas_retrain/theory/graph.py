@@ -15,15 +15,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from nas_retrain.errors import NasRetrainError
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Operation:
     """What an edge does to its source vertex.
 
     kind: "skip" (identity), "pool" (average pooling, no weights) or "layer" (ReLU, then a weighted linear map).
@@ -36,7 +37,8 @@ class Operation(NamedTuple):
     normalised: bool = False
 
 
-class Edge(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Edge:
     """An operation from vertex `source` to vertex `target`, source < target."""
 
     source: int
@@ -94,7 +96,7 @@ class CellGraph:
         """The same cell with layers that end in no BatchNorm, so that nothing comes from unreached vertices."""
         return CellGraph(
             self.vertices,
-            tuple(edge._replace(operation=edge.operation._replace(normalised=False)) for edge in self.edges),
+            tuple(replace(edge, operation=replace(edge.operation, normalised=False)) for edge in self.edges),
         )
 
     @property

@@ -359,6 +359,8 @@ def _read_without(
     try:
         table = None if content is None else _table_in(content)
     except ValueError as error:
+        if merged:
+            return None
         if lines == 0:
             raise NasRetrainError(
                 f"{path} cannot be read as a table of run records: {error}. Is it whole? Nothing else holds records of "
@@ -368,35 +370,35 @@ def _read_without(
             f"{path} cannot be read as a table of run records: {error}. A good copy in its place keeps what only it "
             "holds from being trained again; the next merge puts it aside under another name"
         )
-    if merged and (table is None or table.faults):
-        return None
     faulty = {source.of(place)[0] for checked, source in parts for place in checked.faults}
     if table is not None:
         parts.append((table, _Source([(path, 1, len(table.table) + len(table.faults))])))
     problems += _faults(parts)
     together = SCHEMA.in_order(joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)]))
     runs, repeats = _first_of_each(together)
-    if merged and not together.take(pa.array(repeats[:, 0])).equals(together.take(pa.array(repeats[:, 1]))):
+    unlike = repeats[_unlike(together, repeats)][:, 0].tolist()
+    unknown = SCHEMA.unknown(runs)
+    if merged and (unlike or unknown or (table is not None and table.faults)):
         return None
     accuracies = together["test_accuracy"].to_numpy()
     differing = repeats[accuracies[repeats[:, 0]] != accuracies[repeats[:, 1]]]
     for row, first in differing[:_TOLD].tolist():
+        _, place = _origin(row, parts)
         problems.append(
-            f"{_origin(row, parts)}: the same training gave {accuracies[row]} here and {accuracies[first]} before; the "
-            "first is kept"
+            f"{place}: the same training gave {accuracies[row]} here and {accuracies[first]} before; the first is kept"
         )
     if len(differing) > _TOLD:
         problems.append(f"{folder}: {len(differing) - _TOLD:,} more trainings gave two accuracies; the first are kept")
-    if unknown := SCHEMA.unknown(runs):
+    if unknown:
         problems.append(
             f"{folder}: written by a newer version: the records have fields that this one does not know "
             f"({', '.join(unknown)}), which are kept"
         )
     lost = content is not None and (table is None or bool(table.faults) or bool((differing[:, 0] >= lines).any()))
-    whole = {file.name: digest for file, digest in {**merged, **digests}.items() if file not in faulty}
-    return _Read(
-        StoredRuns(runs, problems), table.table if table else None, lost, None, "", {} if len(differing) else whole, {}
-    )
+    partly = faulty | {_origin(row, parts)[0] for row in unlike}
+    # What a column of a newer version holds may have another type in the table than in the lines.
+    whole = {} if unknown else {file.name: one for file, one in {**merged, **digests}.items() if file not in partly}
+    return _Read(StoredRuns(runs, problems), table.table if table else None, lost, None, "", whole, {})
 
 
 def _faults(parts: Sequence[tuple[Checked, _Source]]) -> list[str]:
@@ -518,10 +520,21 @@ def _first_of_each(table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
     return kept, repeats
 
 
-def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> str:
+def _unlike(table: pa.Table, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pairs of rows, (pairs, 2), differ in any column."""
+    found = np.zeros(len(pairs), dtype=bool)
+    for column in table.columns:
+        first, second = (column.take(pa.array(rows)) for rows in pairs.T)
+        if not first.equals(second):
+            found |= np.array([one != other for one, other in zip(first.to_pylist(), second.to_pylist(), strict=True)])
+    return found
+
+
+def _origin(row: int, parts: Sequence[tuple[Checked, _Source]]) -> tuple[Path, str]:
+    """The file that a row comes from, and what to call its place."""
     for checked, source in parts:
         if row < len(checked.places):
-            return source.of(checked.places[row])[1]
+            return source.of(checked.places[row])
         row -= len(checked.places)
     raise AssertionError("every row comes from a file")
 
