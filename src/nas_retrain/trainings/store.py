@@ -377,7 +377,7 @@ def _read_without(
     together = SCHEMA.in_order(joined([SCHEMA.empty(), *(checked.table for checked, _ in parts)]))
     runs, repeats = _first_of_each(together)
     unlike = repeats[_unlike(together, repeats)][:, 0].tolist()
-    unknown = SCHEMA.unknown(runs)
+    unknown = SCHEMA.unknown(runs)  # of which the table may have made other types
     if merged and (unlike or unknown or (table is not None and table.faults)):
         return None
     accuracies = together["test_accuracy"].to_numpy()
@@ -396,8 +396,7 @@ def _read_without(
         )
     lost = content is not None and (table is None or bool(table.faults) or bool((differing[:, 0] >= lines).any()))
     partly = faulty | {_origin(row, parts)[0] for row in unlike}
-    # What a column of a newer version holds may have another type in the table than in the lines.
-    whole = {} if unknown else {file.name: one for file, one in {**merged, **digests}.items() if file not in partly}
+    whole = {file.name: one for file, one in {**merged, **digests}.items() if file not in partly}
     return _Read(StoredRuns(runs, problems), table.table if table else None, lost, None, "", whole, {})
 
 
