@@ -144,10 +144,23 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     assert told[0].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
     assert len(report.statements(with_rule)) == 7 + 4 + 4 + 6 + 6 + 4 + 4
-    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 11
+    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 12
     for name, table in with_rule.tables.items():
         again = pd.read_csv(tmp_path / "rule_shape" / "tables" / f"{name}.csv")
         assert list(again.columns) == list(table.columns)
+
+
+def test_a_study_that_is_not_whole_says_first_what_is_missing(settings: Settings, tmp_path: Path) -> None:
+    records = made_up(settings, {"batch": 0.0, "none": 1.0})
+    lacking = records.stored.column("recipe") != "confirmation.stock_rule"
+    found = STUDY.analyse(Records(records.trainings, records.stored.only(lacking)), settings)
+    told = STUDY.write(found, tmp_path)
+    number = 60 * 2
+    assert f"{number:,} of its {len(records.trainings) - 1:,} trainings are to be done ({number} of confirm" in told[0]
+    assert told[0] in (tmp_path / "rule_shape" / "report.md").read_text()
+    # The others of the part are not looked at.
+    assert found.tables["hypotheses"]["hypothesis"].tolist() == ["H5", "H6", "H7"]
+    assert set(found.tables["contrasts"]["part"]) == {"plain_confirmation"}
 
 
 def test_networks_that_lack_a_training_are_left_out(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,8 @@ class Findings:
 
 
 def find_all(records: Records, settings: Settings) -> Findings:
-    """Everything that the stored records allow. Raises NothingYet if there are too few for anything."""
+    """What the parts say of which all trainings are stored: no part is looked at before it is whole, since a look may
+    decide when to stop. Raises NothingYet if there is no surface among them."""
     from nas_retrain.reports.document import facts as stage_facts
     from nas_retrain.reports.document import tell_stage
 
@@ -112,9 +114,14 @@ def find_all(records: Records, settings: Settings) -> Findings:
     frame = frame.assign(
         part=[purpose.part for purpose in frame["purpose"]], arm=[purpose.arm for purpose in frame["purpose"]]
     )
+    counted = trainings(records, frame)
+    whole = counted.loc[counted["wanted"] == counted["stored"], "part"]
+    frame = frame[frame["part"].isin(whole)]
     surfaces = _surfaces(frame)
     if not surfaces:
-        raise NothingYet(f"Nothing to judge yet: a surface takes {FEWEST} networks with every rate and seed.")
+        raise NothingYet(
+            f"Nothing to judge yet: a surface takes {FEWEST} networks, and every rate and seed of each must be trained."
+        )
 
     def of_each(table: Callable[[Surface, Settings], pd.DataFrame]) -> pd.DataFrame:
         made = [
@@ -137,6 +144,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
         "contrasts": contrasts(confirmed, [CONFIRMATION, PLAIN_CONFIRMATION]),
         "longer": contrasts(confirmed, [design.longer_part(decay) for decay in shape.longer.weight_decays]),
         "ladder": ladder(frame, surfaces, settings),
+        "trainings": counted,
     }
     dataset = settings.dataset
     facts = stage_facts(settings) | {
@@ -148,6 +156,14 @@ def find_all(records: Records, settings: Settings) -> Findings:
         f"seed {settings.analysis.seed}",
     }
     return Findings({name: table for name, table in tables.items() if len(table)}, facts)
+
+
+def trainings(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each part of the study that the settings ask for: how many trainings are wanted, and stored."""
+    wanted = Counter(training.purpose.part for training in records.trainings if isinstance(training.purpose, Trial))
+    stored = frame["part"].value_counts()
+    rows = [{"part": part, "wanted": number, "stored": stored.get(part, 0)} for part, number in wanted.items()]
+    return pd.DataFrame(rows, columns=["part", "wanted", "stored"])
 
 
 def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:

@@ -48,11 +48,17 @@ def write(found: Findings, folder: Path) -> Path:
     return folder / "report.html"
 
 
+def headline(found: Findings) -> list[str]:
+    """Whether the study is whole, and what its hypotheses came to."""
+    said = _what_is_missing(found.tables["trainings"])
+    if "hypotheses" in found.tables:
+        said += [_of_hypothesis(row) for _, row in found.tables["hypotheses"].iterrows()]
+    return said
+
+
 def statements(found: Findings) -> list[str]:
     """What holds, in sentences, that of the hypotheses first; each follows from an interval of a table."""
-    tables, said = found.tables, list[str]()
-    if "hypotheses" in tables:
-        said += [_of_hypothesis(row) for _, row in tables["hypotheses"].iterrows()]
+    tables, said = found.tables, headline(found)
     said += [
         _of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"], sort=False)
     ]
@@ -68,6 +74,18 @@ def statements(found: Findings) -> list[str]:
     if "ladder" in tables:
         said += [_of_size(row) for _, row in tables["ladder"].iterrows()]
     return said
+
+
+def _what_is_missing(trainings: pd.DataFrame) -> list[str]:
+    left = trainings["wanted"] - trainings["stored"]
+    if not left.any():
+        return []
+    numbers = zip(trainings["part"], left, strict=True)
+    of_parts = ", ".join(f"{number:,} of {part}" for part, number in numbers if number)
+    return [
+        f"The study is not whole yet: {left.sum():,} of its {trainings['wanted'].sum():,} trainings are to be done "
+        f"({of_parts}). What needs them is not in this report."
+    ]
 
 
 Row = Any

@@ -23,12 +23,12 @@ def analyse(records: Records, settings: Settings) -> Findings | None:
 
 
 def write(found: Findings, folder: Path) -> list[str]:
-    """Write the report below rule_shape; returns what the hypotheses came to, and its path."""
+    """Write the report below rule_shape; returns what is missing, what the hypotheses came to, and its path."""
     from nas_retrain.reports.document import closing_lines
     from nas_retrain.studies.rule_shape import report
 
     path = report.write(found, folder)
-    return closing_lines(report.statements(found)[: len(found.tables.get("hypotheses", ()))], path)
+    return closing_lines(report.headline(found), path)
 
 
 STUDY = Study(trainings, analyse, write, searches=searches)
