@@ -14,7 +14,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -140,7 +142,8 @@ def _child(parent: Connection, name: str, seed: int, case: int) -> None:
     while True:
         trouble = None
         try:
-            run_case(name, target, seed, case)
+            with redirect_stderr(StringIO()):  # thousands of notes of what is damaged
+                run_case(name, target, seed, case)
             peak = _peak()
             before = before or peak
             assert peak - before < MEMORY_A_TARGET, f"memory grew by {(peak - before) >> 20} MiB"
