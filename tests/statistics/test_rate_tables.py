@@ -239,6 +239,29 @@ def test_a_table_that_cannot_be_used_is_one_error_that_names_it(tmp_path: Path, 
         rate_tables.read(path, "cifar10", NAS_BENCH_201)
 
 
+SCATTERED_FAULTS = {
+    "no weight decay in one": (
+        "WeightDecay",
+        lambda t: t["WeightDecay"].where(t.index > 0, 0.0),
+        "weight_decay.* 0 has",
+    ),
+    "an infinite size": ("Resolution", lambda t: 2.0 ** (t.index % 20) / (t.index > 0), "Resolution.* inf has none"),
+    "a size of NaN": ("Resolution", lambda t: (2.0 ** (t.index % 20)).where(t.index > 0), "Resolution.* nan has none"),
+    "texts": ("Activation", lambda t: t.index.map(str), "Activation has .* values; at most 50"),
+    "numbers without order": ("N", lambda t: t.index, "N has .* values; at most 50"),
+}
+
+
+@pytest.mark.parametrize("fault", SCATTERED_FAULTS)
+def test_what_was_varied_and_cannot_be_fitted_is_named(tmp_path: Path, fault: str) -> None:
+    name, change, told = SCATTERED_FAULTS[fault]
+    table, _ = published_tables.jahs_table(trainings=400, cells=12)
+    path = tmp_path / "jahs.parquet"
+    table.assign(**{name: change(table)}).to_parquet(path)
+    with pytest.raises(NasRetrainError, match=f"jahs.parquet: {told}"):
+        rate_tables.read(path, "cifar10", NAS_BENCH_201)
+
+
 def test_a_path_that_holds_no_table_is_told(tmp_path: Path) -> None:
     (tmp_path / "raw.pkl.gz").write_bytes(b"")
     (tmp_path / "table.xlsx").write_bytes(b"PK")

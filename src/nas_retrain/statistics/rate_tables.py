@@ -7,7 +7,7 @@ without a path from input to output are left out: they have no rate.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -195,7 +195,7 @@ def _jahs_bench(frame: pd.DataFrame, path: Path, bench: Bench, jahs_bench: Modul
     long = _checked(found, path, bench, ("valid", "test"))
     grids: dict[Budget, AccuracyGrid] = {}
     for epochs, part in long.groupby("epochs"):
-        grid = fitted_grid(part, ("weight_decay", *jahs_bench.COVARIATES))
+        grid = _fitted(part, ("weight_decay", *jahs_bench.COVARIATES), path)
         if len(grid) >= FEWEST:
             grids[Budget(int(str(epochs)), jahs_bench.BATCH_SIZE)] = grid
     return RateTable(
@@ -205,6 +205,13 @@ def _jahs_bench(frame: pd.DataFrame, path: Path, bench: Bench, jahs_bench: Modul
         bench.training_classes(None),
         notes=(f"JAHS-Bench-201, {len(long):,} trainings, no two of them alike in all but the learning rate.", _FITTED),
     )
+
+
+def _fitted(trainings: pd.DataFrame, covariates: Sequence[str], path: Path) -> AccuracyGrid:
+    try:
+        return fitted_grid(trainings, covariates)
+    except NasRetrainError as error:
+        raise NasRetrainError(f"{path}: {error}") from error
 
 
 _FITTED = (
@@ -292,7 +299,7 @@ def _any_table(frame: pd.DataFrame, path: Path, dataset: str, bench: Bench, colu
     if scattered:
         others = [name for name in ("batch_size", "weight_decay") if name in long and len(long[name].unique()) > 1]
         grids = {
-            Budget(epochs=_whole(key)): fitted_grid(part, others)
+            Budget(epochs=_whole(key)): _fitted(part, others, path)
             for key, part in (long.groupby("epochs") if "epochs" in long else [(None, long)])
         }
         notes.append(_FITTED)

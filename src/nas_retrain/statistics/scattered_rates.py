@@ -22,19 +22,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid
 from nas_retrain.statistics.rankings import Floats, Integers
 
 PARTS = 3
 RATES = 9
 _ITERATIONS = 50
+_KINDS = 50
+"""Values that a covariate may have of which each is a column of its own."""
 
 
 def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 0) -> AccuracyGrid:
     """The fitted curves of the classes that have a training in every part.
 
     trainings: columns cell (a class's), learning_rate, valid, test and the covariates: numbers of many values count by
-    their logarithm, linearly and squared, others by their values.
+    their logarithm, linearly and squared, others by their values. Raises NasRetrainError, naming the covariate, for one
+    of the former that has no logarithm and for one of the latter with too many values.
     """
     log_rate = np.log2(trainings["learning_rate"].to_numpy(dtype=float))
     centre = log_rate.mean()
@@ -63,9 +67,22 @@ def fitted_grid(trainings: pd.DataFrame, covariates: Sequence[str], seed: int = 
 
 def _effects(values: pd.Series) -> Floats:
     """Columns of a covariate: one for each value but the first, or the logarithm and its square."""
-    if pd.api.types.is_float_dtype(values) and values.nunique() > 10:
-        logarithm = np.log2(values.to_numpy(dtype=float))
+    number = values.nunique()
+    if pd.api.types.is_float_dtype(values) and number > 10:
+        numbers = values.to_numpy(dtype=float)
+        wrong = numbers[~((numbers > 0) & np.isfinite(numbers))]
+        if wrong.size:
+            raise NasRetrainError(
+                f"{values.name} has {number:,} values, so its logarithm counts, and {wrong[0]:g} has none. Leave these "
+                "trainings out."
+            )
+        logarithm = np.log2(numbers)
         return np.column_stack([logarithm, (logarithm - logarithm.mean()) ** 2])
+    if number > _KINDS:
+        raise NasRetrainError(
+            f"{values.name} has {number:,} values; at most {_KINDS} of what is no number with a logarithm can be told "
+            "apart. Leave trainings out."
+        )
     return pd.get_dummies(values.astype(str), drop_first=True).to_numpy(dtype=float)
 
 
