@@ -229,7 +229,15 @@ for _plugin in (_Files, _Folders):
 def compose(overrides: Sequence[str], config: str = "config") -> Settings:
     """The settings that these overrides of the defaults in configs/<config>.yaml give. Raises NasRetrainError."""
     files, overrides = _named_files(overrides)
-    with _own_folder(None, files), _telling(overrides), hydra.initialize(config_path=None, version_base=VERSION_BASE):
+    return _composed(overrides, config, None, files)
+
+
+def _composed(overrides: Sequence[str], config: str, config_dir: str | None, files: dict[str, Path]) -> Settings:
+    with (
+        _own_folder(config_dir, files),
+        _telling(overrides),
+        hydra.initialize(config_path=None, version_base=VERSION_BASE),
+    ):
         return _checked(hydra.compose(config, overrides=[escape(override) for override in overrides]))
 
 
@@ -240,6 +248,8 @@ def from_command_line(arguments: Sequence[str], config: str = "config") -> list[
     """
     asked = _with_those_beside(_parse(arguments))
     files, asked.settings = _named_files(asked.settings)
+    if not _flags(asked):  # a program of Hydra's would compose everything twice
+        return [_composed(asked.settings, config, asked.config_dir, files)]
     composed: list[DictConfig] = []
 
     @hydra.main(config_path=None, config_name=config, version_base=VERSION_BASE)

@@ -25,7 +25,7 @@ from nas_retrain.purpose import is_search
 from nas_retrain.settings import Settings, SlurmSettings
 from nas_retrain.trainings.failures import first_line, read_failures
 from nas_retrain.trainings.store import RunKey, StoredRuns, read_runs
-from nas_retrain.trainings.training import Slot
+from nas_retrain.trainings.training import Slot, Training
 
 LOGS_SHOWN = 3
 LOG_LINES_SHOWN = 6
@@ -99,11 +99,14 @@ def _rows(
         if checkpoint_path(group, settings).name in checkpoints
         for training in group
     }
+    by_recipe: dict[str, list[Training]] = {}
+    for training in made.everything:
+        by_recipe.setdefault(training.recipe, []).append(training)
     rows: list[dict[str, object]] = []
-    for name in dict.fromkeys(training.recipe for training in made.everything):
-        trainings = [training for training in made.everything if training.recipe == name]
-        outcomes = Counter(states[stored.rows[training.key]] for training in trainings if training.key in stored)
-        absent = [training for training in trainings if training.key not in stored]
+    for name, trainings in by_recipe.items():
+        places = [stored.rows.get(training.key) for training in trainings]
+        outcomes = Counter(states[[place for place in places if place is not None]].tolist())
+        absent = [training for training, place in zip(trainings, places, strict=True) if place is None]
         idle = [training for training in absent if training.slot not in queue.slots]
         rows.append(
             {

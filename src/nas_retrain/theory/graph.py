@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Literal
 
 from nas_retrain.errors import NasRetrainError
@@ -44,6 +45,10 @@ class Edge:
     source: int
     target: int
     operation: Operation
+
+    def __hash__(self) -> int:
+        """Of the two vertices, which tell most edges apart: planning hashes half a million."""
+        return hash((self.source, self.target))
 
 
 class Constant(IntEnum):
@@ -79,11 +84,11 @@ class CellGraph:
     def live(self) -> CellGraph:
         """The same vertices with only the edges that lie on some path from input to output."""
         from_input = {0}
-        for edge in sorted(self.edges):  # by source, so after all edges into the source
+        for edge in sorted(self.edges, key=attrgetter("source")):  # so after all edges into the source
             if edge.source in from_input:
                 from_input.add(edge.target)
         to_output = {self.vertices - 1}
-        for edge in sorted(self.edges, key=lambda edge: -edge.target):
+        for edge in sorted(self.edges, key=attrgetter("target"), reverse=True):
             if edge.target in to_output:
                 to_output.add(edge.source)
         return CellGraph(
@@ -154,7 +159,7 @@ class CellGraph:
     def _unreached(self) -> dict[int, Constant]:
         """What each vertex holds to which no path leads from the input."""
         held = dict.fromkeys(range(1, self.vertices), Constant.ZERO)
-        for edge in sorted(self.edges):  # by source, so after all edges into the source
+        for edge in sorted(self.edges, key=attrgetter("source")):  # so after all edges into the source
             if edge.target not in held:
                 continue
             if edge.source in held:
