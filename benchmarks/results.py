@@ -1,11 +1,15 @@
 """How long the stages take on a results folder that is as full as it gets: a record for every network class, several
-recipes and seeds, spread over the files of hundreds of tasks."""
+recipes and seeds, spread over the files of hundreds of tasks.
+
+A part of `make bench`, and a program of its own: `python -m benchmarks.results profile=dry dataset=digits`.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas_retrain.commands.command_line import compose
+from nas_retrain.commands.command_line import compose, run
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files.atomic import replacing
 from nas_retrain.plan.plan import make_plan
 from nas_retrain.settings import Settings
 from nas_retrain.theory.scaling import in_degree_of
@@ -116,7 +121,7 @@ def summary(results: pd.DataFrame) -> str:
     ]
     return "\n".join(
         [
-            f"## Results folders of {results['records'].iloc[0]:,} records in {FILES} files",
+            f"# Results folders of {results['records'].iloc[0]:,} records in {FILES} files",
             "",
             "| stage | time, start to end | of a processor | memory |",
             "| --- | --- | --- | --- |",
@@ -124,3 +129,19 @@ def summary(results: pd.DataFrame) -> str:
             "",
         ]
     )
+
+
+def measure(digits: Settings) -> None:
+    """Write a table and a summary into the folder `speed` beside the results folder; two minutes on two cores."""
+    folder = digits.results_dir.parent / "speed"
+    with tempfile.TemporaryDirectory() as scratch:
+        stages = measure_results(Path(scratch) / "results")  # without others beside it, which status would count
+    with replacing(folder / "results.csv") as temporary:
+        stages.to_csv(temporary, index=False, float_format="%.5g")
+    with replacing(folder / "results.md") as temporary:
+        temporary.write_text(summary(stages))
+    print(f"{summary(stages)}\n{folder}")  # noqa: T201 - what the command tells
+
+
+if __name__ == "__main__":
+    run(measure)

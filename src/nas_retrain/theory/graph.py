@@ -245,6 +245,14 @@ class CellGraph:
             for orders in itertools.product(*map(itertools.permutations, ties))
         )
 
+    @cached_property
+    def _read_by(self) -> dict[int, list[Edge]]:
+        """The effective edges into each vertex."""
+        found: dict[int, list[Edge]] = {vertex: [] for vertex in range(self.vertices)}
+        for edge in self.effective.edges:
+            found[edge.target].append(edge)
+        return found
+
     def _written_in_order(self, trained: tuple[Edge, ...], kinds: Mapping[Edge, str]) -> str:
         names = {edge: f"c{position}" for position, edge in enumerate(trained)}
         definitions = [f"{names[edge]}={self._definition(edge, kinds, names)}" for edge in trained]
@@ -261,9 +269,7 @@ class CellGraph:
         if vertex == 0:
             return ["x"]
         terms: list[str] = []
-        for edge in self.effective.edges:
-            if edge.target != vertex:
-                continue
+        for edge in self._read_by[vertex]:
             if edge.operation.kind == "layer":
                 terms.append(names[edge])
             elif edge.operation.kind == "skip" or self._unreached.get(edge.source) is Constant.UNIFORM:
