@@ -101,6 +101,7 @@ def test_a_disconnected_cell_is_recorded_and_not_trained(make_settings: MakeSett
         assert record.seconds == 0.0
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings(f"cells=[{CELL}]", "training.epochs=8", "launcher.checkpoint_every=1")
     planned = one_training(settings)

@@ -77,7 +77,10 @@ def test_the_paper_s_rules_treat_all_networks_alike(make_settings: MakeSettings)
         find("mup").decide(SPACE.graph_at(0), registry.size_of(settings), SPACE.arch_at(0))
 
 
-@pytest.mark.parametrize("initialisation", ["stock", "he", "source", "target"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("stock", "he", "target")]
+
+
+@pytest.mark.parametrize("initialisation", ["source", *SLOW])
 def test_members_come_to_what_each_comes_to_alone(make_settings: MakeSettings, initialisation: Any) -> None:
     settings = sizes(make_settings)
     graph = parse(MANY)
