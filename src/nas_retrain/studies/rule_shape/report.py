@@ -167,10 +167,11 @@ def _of_longer(row: Row) -> str:
 
 
 def _of_own_rates(row: Row) -> str:
+    follows = "which is what can be gained at least" if row["gain_low"] > 0 else "so a choice by one seed finds no gain"
     return (
         f"{_where(row)}, of the differences between rates {_interval(row, 'own')} points^2 are a network's own. "
         "Networks that have their own best rates, chosen with one seed and judged with the other, gain "
-        f"{_interval(row, 'gain')} points over one rate, which is what can be gained at least."
+        f"{_interval(row, 'gain')} points over one rate, {follows}."
     )
 
 
