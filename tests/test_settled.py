@@ -1,0 +1,41 @@
+"""What the study of the rule's shape has found so far, computed another way from its committed records."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from nas_retrain.commands.command_line import ROOT, compose
+from tests.studies.rule_shape import recomputed, test_recomputed
+
+FOLDER = ROOT / "results" / "reference" / "201" / "settled"
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return recomputed.parts(pd.read_parquet(FOLDER / "runs.parquet"))
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    return {path.stem: pd.read_csv(path) for path in (FOLDER / "rule_shape" / "tables").glob("*.csv")}
+
+
+@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES[:2])
+def test_surfaces(
+    normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
+) -> None:
+    test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables)
+
+
+@pytest.mark.parametrize("arm", ["stock", "source"])
+@pytest.mark.parametrize("epochs", [1, 2, 8])
+def test_base_rates(arm: str, epochs: int, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    settings = compose("profile=rule_shape", "dataset=fashion_mnist")
+    test_recomputed.test_base_rates_are_those_of_all_searches_with_three_seeds(arm, epochs, frame, tables, settings)
+
+
+def test_what_is_there_is_what_was_planned(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    wanted = tables["trainings"].set_index("part")
+    assert frame["part"].value_counts().to_dict() == wanted.loc[wanted["stored"] > 0, "stored"].to_dict()
+    assert wanted["wanted"].sum() == 34_100
