@@ -104,6 +104,38 @@ def test_the_readme_s_findings_are_those_of_the_tables() -> None:
         assert form.format(row["mean_gain"], row["gain_low"], row["gain_high"]) in readme
 
 
+def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
+    readme, findings = (" ".join(path.read_text().split()) for path in (ROOT / "README.md", DOCS / "findings.md"))
+    tables = ROOT / "results" / "reference" / "201" / "settled" / "rule_shape" / "tables"
+
+    def interval(table: str, name: str, form: str = "+.2f", **where: object) -> str:
+        rows = pd.read_csv(tables / f"{table}.csv")
+        for column, value in where.items():
+            rows = rows[rows[column] == value]
+        ends = [f"{rows[f'{name}{end}'].item():{form}}" for end in ("", "_low", "_high")]
+        return "{} [{}, {}]".format(*ends)
+
+    searched = {"initialisation": "source", "epochs": 1}
+    procedure = interval("procedure", "over_benchmark", **searched)
+    assert f"the two rules come to {procedure} points" in readme
+    assert f"procedure gives {procedure} points over the benchmark" in findings
+    assert f"and {interval('procedure', 'over_tuned', **searched)} over the best one rate" in findings
+    stock, papers = (interval("exponents", "gain", initialisation=one, exponent=1) for one in ("stock", "source"))
+    assert f"{stock} points of validation accuracy under PyTorch's initialisation, {papers} under the" in findings
+    depth = {"rule": "effective depth", "initialisation": "source"}
+    assert f"gains {interval('rules', 'over_permuted', '.2f', **depth)} over its own rates" in findings
+    assert f"Over one rate it gains {interval('rules', 'gain', **depth)}." in findings
+    assert f"a variance of {interval('attainable', 'own', '.2f', initialisation='stock')} points^2" in findings
+    shares = pd.read_csv(tables / "base_rates.csv").set_index(["initialisation", "epochs", "learning_rate"])["share"]
+    found = shares["source", 1].sort_values(ascending=False)[:3]
+    told = ["{:.3f} in {:.0%}".format(*one).replace("%", " %") for one in found.items()]
+    assert f"find {told[0]}, {told[1]} and {told[2]} of cases" in findings
+    often = [shares["source", epochs].idxmax() for epochs in (2, 8)]
+    assert "most often {:.3f} after two epochs and {:.1f} after eight".format(*often) in findings
+    trainings = pd.read_csv(tables / "trainings.csv")[["wanted", "stored"]].sum()
+    assert f"of {trainings['wanted']:,} trainings {trainings['stored']:,} are done" in findings
+
+
 def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
     readme = (ROOT / "README.md").read_text()
     rules = pd.read_csv(ROOT / "results" / "reference" / "scoreboard" / "digits" / "tables" / "rules.csv")
