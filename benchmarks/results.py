@@ -138,9 +138,10 @@ def measure(digits: Settings) -> None:
         stages = measure_results(Path(scratch) / "results")  # without others beside it, which status would count
     with replacing(folder / "results.csv") as temporary:
         stages.to_csv(temporary, index=False, float_format="%.5g")
+    text = summary(stages)
     with replacing(folder / "results.md") as temporary:
-        temporary.write_text(summary(stages))
-    print(f"{summary(stages)}\n{folder}")  # noqa: T201 - what the command tells
+        temporary.write_text(text)
+    print(f"{text}\n{folder}")  # noqa: T201 - what the command tells
 
 
 if __name__ == "__main__":

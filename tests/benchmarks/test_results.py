@@ -25,6 +25,13 @@ def test_a_full_folder_has_a_record_of_all_that_is_planned_in_many_files(tmp_pat
     assert len(list((tmp_path / "runs").iterdir())) == 7
 
 
+def test_the_commands_status_and_plan_import_neither_torch_nor_the_analysis() -> None:
+    modules = "nas_retrain.commands.retrain, nas_retrain.commands.status"
+    code = f"import sys, {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "torchvision", "scipy", "matplotlib", "sklearn"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("command", ["status", "plan"])
 def test_a_status_and_a_plan_import_neither_torch_nor_the_analysis(command: str, tmp_path: Path) -> None:
     """Unless there is a speed to measure; importing them takes as long as all else."""

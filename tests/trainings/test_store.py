@@ -383,10 +383,10 @@ def merged(folder: Path, *written: RunRecord) -> Path:
     return folder / "runs.parquet"
 
 
-def version(path: Path) -> tuple[int, int]:
+def version(path: Path) -> tuple[int, int, int]:
     """Tells a file from another one in its place; reading it changes nothing."""
     found = path.stat()
-    return found.st_ino, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def entries(folder: Path) -> set[str]:

@@ -46,10 +46,6 @@ class Edge:
     target: int
     operation: Operation
 
-    def __hash__(self) -> int:
-        """Of the two vertices, which tell most edges apart: planning hashes half a million."""
-        return hash((self.source, self.target))
-
 
 class Constant(IntEnum):
     """What a vertex that the input does not reach holds. A sum holds the largest of what its terms hold."""
