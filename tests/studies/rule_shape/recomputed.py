@@ -56,7 +56,7 @@ HYPOTHESES: Mapping[str, tuple[str, list[str], list[str]]] = {
     "H6": ("plain_confirmation", ["target_rule"], ["target_permuted"]),
     "H7": ("plain_confirmation", ["target_rule"], ["target_one_rate"]),
 }
-"""But H5, which is read off the surface."""
+"""But H5, which is read off the surface: see `ranking_difference`."""
 
 
 def surface(frame: pd.DataFrame, part: str, arm: str) -> tuple[list[str], Floats, Floats]:
@@ -112,6 +112,37 @@ def gain(rates: Floats, accuracy: Floats, log_factors: Floats, splits: int) -> F
         ]  # fmt: skip
         found.append(levels[0] - levels[1])
     return np.array(found)
+
+
+def ranking_difference(frame: pd.DataFrame, splits: int) -> Floats:
+    """H5: by how much larger Kendall's tau with networks at their own best pair of initialisation and rate is under the
+    paper's two rules than under one rate, for each of some ways to cut the networks into two halves."""
+    archs, rates, stock = surface(frame, "surface", "stock")
+    _, _, source = surface(frame, "surface", "source")
+    x, networks = np.log2(rates), len(archs)
+    factors = np.array([log_factor(arch) for arch in archs])
+    tried = x[0] + np.arange(round((x[-1] - x[0]) * 32) + 1) / 32
+    random = np.random.default_rng(99)
+    orders = [random.permutation(networks) for _ in range(splits)]
+    found = np.zeros(splits)
+    for chooser, judge in ((0, 1), (1, 0)):
+        pairs = np.concatenate([stock[:, :, chooser], source[:, :, chooser]], axis=1).argmax(1)
+        own_best = np.concatenate([stock[:, :, judge], source[:, :, judge]], axis=1)[np.arange(networks), pairs]
+        tables = []
+        for accuracy, relative in ((source, factors - factors.mean()), (stock, np.zeros(networks))):
+            curves = [Akima1DInterpolator(x, each) for each in accuracy[:, :, chooser]]
+            at = [np.clip(tried + by, x[0], x[-1]) for by in relative]
+            tables.append(np.array([curve(one) for curve, one in zip(curves, at, strict=True)]))
+        for split, order in enumerate(orders):
+            halves = order[: networks // 2], order[networks // 2 :]
+            taus = []
+            for table in tables:
+                under = np.empty(networks)
+                for tuned, judged in (halves, halves[::-1]):
+                    under[judged] = table[judged, table[tuned].mean(0).argmax()]
+                taus.append(stats.kendalltau(under, own_best).statistic)
+            found[split] += (taus[0] - taus[1]) / 2
+    return found
 
 
 def shares_of_searches(frame: pd.DataFrame, arm: str, epochs: int) -> dict[float, float]:

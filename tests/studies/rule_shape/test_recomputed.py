@@ -38,7 +38,9 @@ def tables(records: Records, settings: Settings) -> dict[str, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("name", recomputed.HYPOTHESES)
-def test_hypotheses_are_scipys_t_tests(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+def test_hypotheses_are_scipys_t_tests(
+    name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings
+) -> None:
     row = tables["hypotheses"].set_index("hypothesis").loc[name]
     test = recomputed.difference(frame, *recomputed.HYPOTHESES[name])
     interval = test.confidence_interval(0.95)
@@ -47,8 +49,15 @@ def test_hypotheses_are_scipys_t_tests(name: str, frame: pd.DataFrame, tables: d
     assert row["difference_high"] == pytest.approx(interval.high, abs=1e-9)
     narrow = test.confidence_interval(0.9)
     assert row["equivalent"] == (-row["margin"] < narrow.low and narrow.high < row["margin"])
-    # Two tests of one mean, which agree within what 400 random signs tell.
-    assert row["p_value"] == pytest.approx(test.pvalue, abs=0.1)
+    # Two tests of one mean, which agree within what so many random signs tell.
+    assert settings.rule_shape is not None
+    assert row["p_value"] == pytest.approx(test.pvalue, abs=2.5 / settings.rule_shape.draws**0.5)
+
+
+def test_the_ranking_is_that_of_scipys_tau(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    row = tables["hypotheses"].set_index("hypothesis").loc["H5"]
+    differences = recomputed.ranking_difference(frame, 30)
+    assert abs(row["difference"] - differences.mean()) < 4 * differences.std() + 0.002
 
 
 SURFACES = [
