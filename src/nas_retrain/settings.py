@@ -429,6 +429,14 @@ class PlainSettings(SurfaceSettings):
     margin: Rate
 
 
+class EndsSettings(_Section):
+    """How near to the ends of a surface's grid the confirmation's rates may be: octaves from each end to every tuned
+    scalar, at least, and the share of an arm's rates that lie beyond the ends, at most."""
+
+    octaves: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    outside: Annotated[float, Field(ge=0, le=1)]
+
+
 class LadderSettings(SurfaceSettings):
     """The first of the surface's networks at other sizes: sides of images in pixels, and channels."""
 
@@ -449,6 +457,7 @@ class RuleShapeSettings(_Section):
     longer: LongerSettings
     plain: PlainSettings
     ladder: LadderSettings
+    ends: EndsSettings
     exponents: Annotated[tuple[float, ...], OneOrMore, Field(min_length=1), AfterValidator(_all_different)]
     margin: Rate
     tau_margin: Rate

@@ -31,8 +31,8 @@ def _facts(facts: Mapping[str, object]) -> Markup:
     return _bullets(f"{name}: {value}" for name, value in facts.items())
 
 
-def _table(table: pd.DataFrame, decimals: int | None = None) -> Markup:
-    return Markup(tables.as_markdown(table, decimals))  # noqa: S704 - escaped by its making
+def _table(table: pd.DataFrame) -> Markup:
+    return Markup(tables.as_markdown(table))  # noqa: S704 - escaped by its making
 
 
 # What Jinja2 escapes by itself is HTML; this is Markdown, which `_finished` escapes.

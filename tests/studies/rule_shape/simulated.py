@@ -24,6 +24,7 @@ MINIATURE = (
     "rule_shape.plain={classes: 3, lowest: 0.05, highest: 0.2, points: 3, seeds: [11, 22]}",
     "rule_shape.plain.confirmation_classes=3",
     "rule_shape.ladder={classes: 2, lowest: 0.05, highest: 0.2, points: 2, seeds: [11], sizes: [[4, 2]]}",
+    "rule_shape.ends={octaves: 0, outside: 1}",
     "rule_shape.exponents=[-1, 0, 1]",
     "rule_shape.permutations=20",
     "rule_shape.draws=50",

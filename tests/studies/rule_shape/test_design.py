@@ -115,6 +115,41 @@ def test_rates_of_the_confirmation_wait_for_the_whole_surface(small: Settings) -
     }
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("end", ["lowest", "highest"])
+def test_rates_at_an_end_of_the_grid_are_not_confirmed(*, plain: bool, end: str) -> None:
+    """The error names a longer grid, which has all rates of the old one, and with which the same is no error."""
+    classes = "surface", "confirmation", "longer", "ladder", "plain"
+    small = [f"rule_shape.{part}.classes=24" for part in classes] + ["rule_shape.plain.confirmation_classes=24"]
+    arguments = ["profile=rule_shape", "dataset=fashion_mnist", "launcher=local", *small]
+    settings = compose(*arguments)
+    assert settings.rule_shape is not None
+    grid = settings.rule_shape.plain if plain else settings.rule_shape.surface
+    best = np.log2(grid.lowest if end == "lowest" else grid.highest) + (0.2 if end == "lowest" else -0.2)
+    part = design.PLAIN_SURFACE if plain else design.SURFACE
+
+    def records(settings: Settings) -> StoredRuns:
+        def accuracy(training: Training) -> float:
+            assert training.learning_rate is not None
+            middle = best if part_of(training) == part else np.log2(0.03)
+            return -float((np.log2(training.learning_rate) - middle) ** 2)
+
+        return StoredRuns.of([recorded(one, accuracy(one)) for one in make_plan(settings, NOTHING).search])
+
+    with pytest.raises(NasRetrainError, match=r"_one_rate on the .* Make the grid longer by two rates") as error:
+        make_plan(settings, records(settings))
+    remedy = str(error.value).rpartition("two rates: ")[2].removesuffix(".").split()
+    longer = compose(*arguments, *remedy, "rule_shape.ends.outside=1")
+    assert longer.rule_shape is not None
+    new = longer.rule_shape.plain if plain else longer.rule_shape.surface
+    assert new.grid == ((*new.grid[:2], *grid.grid) if end == "lowest" else (*grid.grid, *new.grid[-2:]))
+    assert not make_plan(longer, records(longer)).searching
+    # The share of rates beyond the ends is enough by itself: those of the rule lie on both sides of its scalar.
+    assert not make_plan(compose(*arguments, "rule_shape.ends={octaves: 0, outside: 1}"), records(settings)).searching
+    with pytest.raises(NasRetrainError, match=r"_rule on the .* Make the grid longer"):
+        make_plan(compose(*arguments, "rule_shape.ends={octaves: 0, outside: 0.01}"), records(settings))
+
+
 def test_the_scalars_are_where_accuracy_is_best() -> None:
     rates = 0.00625 * 2.0 ** np.arange(9)
     factors = np.array([-3.0, -2.0, -1.0, 0.0])

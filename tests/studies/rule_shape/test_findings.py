@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -141,13 +142,81 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     told = STUDY.write(with_rule, tmp_path)
     text = (tmp_path / "rule_shape" / "report.md").read_text()
     first = with_rule.tables["hypotheses"].iloc[0]
-    assert told[0].startswith(f"- H1, {first['claim']}: {first['difference']:+.2f}")
+    assert told[0].startswith("- With BatchNorm the rule is not shown to work: ")
+    assert told[1].startswith("- Without BatchNorm, where the theory holds, the rule ")
+    assert f"- H1, {first['claim']}: {first['difference']:+.3f}" in "\n".join(told)
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
-    assert len(report.statements(with_rule)) == 7 + 4 + 4 + 6 + 6 + 4 + 4
-    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 12
+    assert len(report.statements(with_rule)) == 3 + 7 + 4 + 4 + 6 + 6 + 4 + 4
+    assert (tmp_path / "rule_shape" / "report.html").read_text().count("<h2>") == 13
     for name, table in with_rule.tables.items():
         again = pd.read_csv(tmp_path / "rule_shape" / "tables" / f"{name}.csv")
         assert list(again.columns) == list(table.columns)
+
+
+VERDICTS = ["better", "worse", "within the margin", "better, within the margin", "worse, within the margin", "open"]
+
+
+def judged(verdicts: dict[str, str]) -> pd.DataFrame:
+    """Hypotheses with these verdicts and nothing else that matters."""
+    rows = [
+        {"hypothesis": name, "verdict": verdict, "margin": 0.15, "difference": -0.1 if "worse" in verdict else 0.1}
+        for name, verdict in verdicts.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def over_permuted(**low: float) -> pd.DataFrame:
+    """Contrasts of the rule with its permuted rates, by initialisation, of which these are the lower ends."""
+    rows = [{"initialisation": name, "over": "permuted", "difference_low": end} for name, end in low.items()]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("low", [-0.1, 0.1])
+@pytest.mark.parametrize("permuted", VERDICTS)
+def test_a_rule_works_only_if_it_beats_one_rate_and_its_own_permutation(permuted: str, low: float) -> None:
+    """All verdicts of H1, H2 and H3, by the conditions of the page of hypotheses."""
+    for first, second in itertools.product(VERDICTS, VERDICTS):
+        table = judged({"H1": first, "H2": second, "H3": permuted})
+        (said,) = report.conclusions(table, over_permuted(stock=low, source=0.1))
+        beats = {"PyTorch's": first == "better", "the paper's": second == "better"}
+        if permuted != "better":
+            assert said.startswith("With BatchNorm the rule is not shown to work: ")
+        elif not any(beats.values()):
+            assert said.startswith("With BatchNorm the rule knows something of the networks, and not enough: ")
+        works = {"PyTorch's": beats["PyTorch's"] and low > 0, "the paper's": beats["the paper's"]}
+        head = said.partition(":")[0]
+        for name, its in works.items():
+            assert (f"under {name} initialisation" in head) == (its and permuted == "better")
+        assert ("rule works" in head) == (permuted == "better" and any(works.values()))
+        assert said.count("is not told apart from") == [first, second, permuted].count("open") + (
+            permuted == "better" and beats["PyTorch's"] and low < 0
+        )
+
+
+@pytest.mark.parametrize("one_rate", VERDICTS)
+@pytest.mark.parametrize("permuted", VERDICTS)
+def test_so_it_is_without_batchnorm(one_rate: str, permuted: str) -> None:
+    table = judged({"H6": permuted, "H7": one_rate})
+    (said,) = report.conclusions(table, over_permuted(target=0.1))
+    assert said.startswith("Without BatchNorm, where the theory holds, the rule ")
+    assert ("the rule works" in said) == (one_rate == permuted == "better")
+    assert ("not enough" in said) == (permuted == "better" != one_rate)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_what_changes_the_ranking_is_said_by_its_causes(verdict: str) -> None:
+    for rates, initialisation in itertools.product([-0.1, 0.0, 0.1], repeat=2):
+        table = judged({"H2": "open", "H4": "open", "H5": verdict}).set_index("hypothesis")
+        for name, middle in (("H2", rates), ("H4", initialisation)):
+            table.loc[name, ["difference", "difference_low", "difference_high"]] = middle, middle - 0.05, middle + 0.05
+        said = report.conclusions(table.reset_index(), over_permuted())
+        if not verdict.startswith(("better", "worse")):
+            assert said == []
+            continue
+        sign = -1 if verdict.startswith("worse") else 1
+        assert ("the rates (H2)" in said[0]) == (rates * sign > 0)
+        assert ("the initialisation (H4)" in said[0]) == (initialisation * sign > 0)
+        assert ("neither of them alone" in said[0]) == (rates * sign <= 0 and initialisation * sign <= 0)
 
 
 def test_a_study_that_is_not_whole_says_first_what_is_missing(settings: Settings, tmp_path: Path) -> None:

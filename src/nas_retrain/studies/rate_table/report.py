@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
-from nas_retrain.reports.tables import with_interval, write_tables
+from nas_retrain.reports.tables import p_text, with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.statistics.significance import SIGNIFICANT
@@ -90,11 +90,11 @@ def _depends(found: TableFindings) -> list[str]:
 def _permuted(row: pd.Series) -> str:
     rho = with_interval(row["rho"], row["rho_low"], row["rho_high"])
     gain = with_interval(row["gain"], row["gain_low"], row["gain_high"], "+.2f")
-    null = f"{row['permuted_gain']:+.2f} [{row['permuted_low']:+.2f}, {row['permuted_high']:+.2f}]"
-    better = "beyond doubt better than" if row["p_holm"] <= SIGNIFICANT else "no better than"
+    null = with_interval(row["permuted_gain"], row["permuted_low"], row["permuted_high"], "+.2f")
+    better = "beyond doubt better than" if row["p_holm"] <= SIGNIFICANT else "not shown to be better than"
     return (
         f"{row['rule']}: it orders own rates with Spearman's {rho}. With its scalar tuned it has {gain} points "
-        f"over one rate, {better} its factors shuffled between networks, {null} (p = {row['p_holm']:.3f})."
+        f"over one rate, {better} its factors shuffled between networks, {null} (p = {p_text(row['p_holm'])})."
     )
 
 

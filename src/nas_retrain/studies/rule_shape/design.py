@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nas_retrain.benches import registry
+from nas_retrain.errors import NasRetrainError
 from nas_retrain.plan.plan import has_constants, seeded_trainings
 from nas_retrain.plan.study import Found
 from nas_retrain.purpose import AS_SET, Setup, Trial
@@ -126,6 +127,32 @@ Rates = dict[tuple[Initialisation, str], dict[int, list[float]]]
 """Of each initialisation and arm, the rates of networks by seed."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an arm of the confirmation lies on the grid that its scalar was tuned on.
+
+    scalar: the geometric mean of its rates on the surface. below, above: octaves from the grid's ends to the scalar.
+    outside: the share of the confirmation's rates beyond the ends.
+    """
+
+    initialisation: Initialisation
+    arm: str
+    scalar: float
+    below: float
+    above: float
+    outside: float
+
+    @classmethod
+    def of(
+        cls, initialisation: Initialisation, arm: str, scalar: float, grid: Sequence[float], rates: Sequence[float]
+    ) -> Place:
+        """From the logarithm of the scalar to base 2, the grid's rates and the confirmation's."""
+        at, tolerance = np.asarray(rates), 1e-3  # rates are written with four digits
+        outside = (at < grid[0] * (1 - tolerance)) | (at > grid[-1] * (1 + tolerance))
+        below, above = round(scalar - math.log2(grid[0]), 3), round(math.log2(grid[-1]) - scalar, 3)
+        return cls(initialisation, arm, 2.0**scalar, below, above, float(outside.mean()))
+
+
 def permuted(values: Floats, seed: str) -> Floats:
     """The values handed to other networks at random, the same at each call."""
     order = list(range(len(values)))
@@ -179,11 +206,13 @@ class Design:
         name, number, setup = CONFIRMATION, self.shape.confirmation.classes, AS_SET
         if plain:
             name, number, setup = PLAIN_CONFIRMATION, self.shape.plain.confirmation_classes, PLAIN
+        self.check_ends(stored, plain=plain)
         seeds, epochs = self.shape.confirmation.seeds, self.settings.training.epochs
         return list(self._arms(name, number, epochs, setup, self._rates(stored, seeds, plain=plain)))
 
     def longer(self, stored: StoredRuns | None, weight_decay: float) -> list[Training]:
         """One rate and the rule, trained longer."""
+        self.check_ends(stored, plain=False)
         longer, setup = self.shape.longer, Setup(weight_decay=weight_decay)
         rates = self._rates(stored, longer.seeds, plain=False)
         unpermuted = {arm: of_arm for arm, of_arm in rates.items() if arm[1] != PERMUTED}
@@ -218,9 +247,7 @@ class Design:
     def _rates(self, stored: StoredRuns | None, seeds: Sequence[int], *, plain: bool) -> Rates:
         """The rate of each of the confirmation's networks in each arm with each seed; every seed has a permutation of
         its own, so that no single one decides."""
-        cells = self.networks.confirmation
-        if plain:
-            cells = cells[: self.shape.plain.confirmation_classes]
+        cells = self._confirmed(plain=plain)
         factors = log_factors(self.settings, cells)
         wrong = {seed: permuted(factors, f"{self.settings.analysis.seed}/{seed}") for seed in seeds}
         rates: Rates = {}
@@ -234,6 +261,39 @@ class Design:
                     for seed in seeds
                 }
         return rates
+
+    def _confirmed(self, *, plain: bool) -> tuple[int, ...]:
+        return self.networks.confirmation[: self.shape.plain.confirmation_classes if plain else None]
+
+    def places(self, stored: StoredRuns | None, *, plain: bool) -> list[Place]:
+        """Where the arms lie of which the surface gives the rates."""
+        seeds, grid = self.shape.confirmation.seeds, self.surface_grid(plain=plain).grid
+        rates, places = self._rates(stored, seeds, plain=plain), []
+        for initialisation in confirmed(plain=plain):
+            if (found := self.scalars(stored, initialisation, plain=plain)) is None:
+                continue
+            for arm in ARMS:
+                of_arm = [rate for of_seed in rates[initialisation, arm].values() for rate in of_seed]
+                places.append(Place.of(initialisation, arm, found.mean[arm], grid, of_arm))
+        return places
+
+    def check_ends(self, stored: StoredRuns | None, *, plain: bool) -> None:
+        """Raises NasRetrainError if an arm's rates cannot be read off the surface, since they are too near to an end of
+        its grid."""
+        ends, grid = self.shape.ends, self.surface_grid(plain=plain)
+        for place in self.places(stored, plain=plain):
+            if min(place.below, place.above) >= ends.octaves and place.outside <= ends.outside:
+                continue
+            section, surface = ("plain", "surface without BatchNorm") if plain else ("surface", "surface")
+            step, lower = (grid.highest / grid.lowest) ** (1 / max(1, grid.points - 1)), place.below < place.above
+            name, end = ("lowest", grid.lowest / step**2) if lower else ("highest", grid.highest * step**2)
+            raise NasRetrainError(
+                f"The best scalar of {place.initialisation}_{place.arm} on the {surface} is {place.scalar:.4g}, and "
+                f"{place.outside:.1%} of the confirmation's rates lie beyond the grid from {grid.lowest:g} to "
+                f"{grid.highest:g}. A scalar must be {ends.octaves:g} octaves from both ends, and at most "
+                f"{ends.outside:.1%} of rates beyond them. Make the grid longer by two rates: "
+                f"rule_shape.{section}.{name}={end:.6g} rule_shape.{section}.points={grid.points + 2}."
+            )
 
     def _grid(
         self,

@@ -95,6 +95,11 @@ class Surface:
         chosen = np.isin(self.cells, list(cells))
         return Surface(self.cells[chosen], self.rates, self.accuracy[chosen], self.shares[chosen])
 
+    def between(self, lowest: float, highest: float) -> Surface:
+        """Those at some rates, which may be rounded otherwise than these ends."""
+        within = (self.rates >= 0.99 * lowest) & (self.rates <= 1.01 * highest)
+        return Surface(self.cells, self.rates[within], self.accuracy[:, within], self.shares)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -141,6 +146,8 @@ def find_all(records: Records, settings: Settings) -> Findings:
         "procedure": of_procedure(frame, surfaces, settings),
         "arms": arms(confirmed),
         "hypotheses": hypotheses(confirmed, surfaces, settings),
+        "halvings": halvings(surfaces, settings),
+        "scalars": scalars(records, settings),
         "contrasts": contrasts(confirmed, [CONFIRMATION, PLAIN_CONFIRMATION]),
         "longer": contrasts(confirmed, [design.longer_part(decay) for decay in shape.longer.weight_decays]),
         "ladder": ladder(frame, surfaces, settings),
@@ -242,25 +249,44 @@ def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
 
 def of_attainable(surface: Surface, settings: Settings) -> pd.DataFrame:
     """One row, of what rates for single networks can gain at all: networks; gain and over_permuted with ends, see
-    `own_rates`; own, the covariance between seeds of what is left of accuracies without the means of rates and of
-    networks, in points^2, with ends from resamples of networks. own is what differences between rates are a network's
-    own; gain is a lower bound, since one seed chooses badly."""
+    `own_rates`; total, how much accuracies vary without the means of rates and of networks, in points^2, and own, how
+    much of it is a network's own and not a seed's, see `own_part`; own_near, the same within `NEAR` octaves of the best
+    one rate. gain is a lower bound of what can be gained, since one seed chooses badly."""
     gain, null = own_rates(surface, settings)
-    over, own = over_null(gain.value, null), own_part(surface, settings)
+    best = (
+        2.0
+        ** design.scalars(Curves.of(surface.rates, surface.accuracy.mean(2)), np.zeros(len(surface.cells))).mean[
+            ONE_RATE
+        ]
+    )
+    near = surface.between(best / 2**NEAR, best * 2**NEAR)
     row = {
         "networks": len(surface.cells),
-        **own.columns("own"),
+        "total": float((_left(surface) ** 2).mean()),
+        **own_part(surface, settings).columns("own"),
+        **own_part(near, settings).columns("own_near"),
         **gain.columns("gain"),
-        **over.columns("over_permuted"),
+        **over_null(gain.value, null).columns("over_permuted"),
     }
     return pd.DataFrame([row])
 
 
-def own_part(surface: Surface, settings: Settings) -> Estimate:
-    """The covariance between seeds of what is left of accuracies, (networks, rates, seeds), after the means of rates
-    over networks and of networks over rates; on average over networks, rates and pairs of seeds."""
+NEAR = 1.0
+"""Octaves to each side of the best one rate: beyond them, networks that begin to fail make most of the differences."""
+
+
+def _left(surface: Surface) -> Floats:
+    """What is left of accuracies, (networks, rates, seeds), after the means of rates over networks and of networks over
+    rates, with each seed by itself."""
     left = surface.accuracy - surface.accuracy.mean(0)
-    left = left - left.mean(1, keepdims=True)
+    without_means: Floats = left - left.mean(1, keepdims=True)
+    return without_means
+
+
+def own_part(surface: Surface, settings: Settings) -> Estimate:
+    """The covariance between seeds of what is left of accuracies without the means of rates and of networks; on average
+    over networks, rates and pairs of seeds."""
+    left = _left(surface)
     seeds = left.shape[2]
     pairs = (left.sum(2) ** 2 - (left**2).sum(2)).mean(1) / (seeds * (seeds - 1))
     weights = bootstrap_weights(np.arange(len(pairs)), design.asked_for(settings).draws, settings.analysis.seed)
@@ -286,11 +312,14 @@ def own_rates(surface: Surface, settings: Settings) -> tuple[Estimate, Floats]:
 
 
 def _log_factors_of_rules(surface: Surface, settings: Settings) -> dict[str, Floats]:
-    """The logarithms of the factors that each rule gives the networks of a surface."""
+    """The logarithms of the factors that each rule gives the networks of a surface, if it gives all of them one."""
     cells = surface.cells.tolist()
     # What is measured is the surface's own first steps. The base network's is a common factor; nothing depends on it.
     shares = {registry.of(settings.bench).base_cell: 1.0} | dict(zip(cells, surface.shares.tolist(), strict=True))
-    found = {name: np.log2(factors_of(rule, cells, settings, shares)) for name, rule in RULES.items()}
+    rules = dict(RULES)
+    if not (surface.shares > 0).all():  # a network's first step changed nothing: what is measured gives it no rate
+        del rules["measured"]
+    found = {name: np.log2(factors_of(rule, cells, settings, shares)) for name, rule in rules.items()}
     space = registry.of(settings.bench)
     stacked = rules_of(settings.bench, space, settings.network.cells_per_stage).get(STACKED)
     if stacked is not None:
@@ -433,10 +462,31 @@ def contrasts(confirmed: Confirmed, parts: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scalars(records: Records, settings: Settings) -> pd.DataFrame:
+    """A row for each arm of the confirmation whose surface is whole: normalisation, initialisation, arm, scalar (the
+    geometric mean of the rates on the surface), octaves_below and octaves_above (from the grid's ends to the scalar),
+    and outside, the share of the confirmation's rates beyond them."""
+    made = design.Design(settings)
+    rows = [
+        {
+            "normalisation": "none" if plain else "batch",
+            "initialisation": place.initialisation,
+            "arm": place.arm,
+            "scalar": place.scalar,
+            "octaves_below": place.below,
+            "octaves_above": place.above,
+            "outside": place.outside,
+        }
+        for plain in (False, True)
+        for place in made.places(records.stored, plain=plain)
+    ]
+    return pd.DataFrame(rows)
+
+
 def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
     """A row for each hypothesis whose data are there: hypothesis, claim, unit, networks, difference with its 95 % ends,
-    p_value (two-sided) and p_holm, margin, equivalent (whether the 90 % interval lies within the margin, as in two
-    one-sided tests), and verdict.
+    p_value (two-sided) and p_holm, margin, low_90 and high_90, equivalent (whether this 90 % interval lies within the
+    margin, as in two one-sided tests), and verdict.
 
     Holm's adjustment is for all seven, also while data of some are missing.
     """
@@ -477,11 +527,13 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
                     **_with_ends("difference", float(differences.mean()), mean_interval(differences, classes)),
                     "p_value": sign_flip_p(differences, shape.draws, random),
                     "margin": margin,
-                    "equivalent": max(map(abs, narrow)) < margin,
+                    "low_90": narrow[0],
+                    "high_90": narrow[1],
                 }
             )
     if (ranked := ranking_difference(surfaces, settings)) is not None:
         networks, estimate = ranked
+        narrow = estimate.within(0.9)
         rows.append(
             {
                 "hypothesis": "H5",
@@ -491,12 +543,14 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
                 **estimate.columns("difference"),
                 "p_value": estimate.p,
                 "margin": shape.tau_margin,
-                "equivalent": max(map(abs, estimate.within(0.9))) < shape.tau_margin,
+                "low_90": narrow[0],
+                "high_90": narrow[1],
             }
         )
     if not rows:
         return pd.DataFrame()
     found = pd.DataFrame(rows).sort_values("hypothesis", ignore_index=True)
+    found["equivalent"] = found[["low_90", "high_90"]].abs().max(axis=1) < found["margin"]
     padded = np.concatenate([found["p_value"].to_numpy(), np.ones(HYPOTHESES - len(found))])
     found["p_holm"] = holm(padded)[: len(found)]
     return found.assign(verdict=[_verdict(row) for _, row in found.iterrows()])
@@ -529,28 +583,54 @@ def ranking_difference(surfaces: Mapping[tuple[str, str], Surface], settings: Se
     One seed chooses each network's own best and gives the accuracies under both recipes, and the other seeds give the
     accuracy at the own best, so that the two rankings share no noise; on average over which seed that is.
     """
+    both = _both_initialisations(surfaces)
+    if both is None:
+        return None
+    return len(both[0].cells), _ranked(both, _rules(both[0], settings).halves, settings)
+
+
+def halvings(surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
+    """One row, of `HALVINGS` other random halvings of the networks: networks, and the difference of H5, on average over
+    them with the least and the largest."""
+    if (both := _both_initialisations(surfaces)) is None:
+        return pd.DataFrame()
+    networks, random = len(both[0].cells), np.random.default_rng([settings.analysis.seed, 1])
+    found = [_ranked(both, Halves.drawn(networks, 1, random), settings).value for _ in range(HALVINGS)]
+    row = {"networks": networks, "halvings": HALVINGS, "mean": np.mean(found), "least": min(found), "most": max(found)}
+    return pd.DataFrame([row])
+
+
+HALVINGS = 100
+
+
+def _both_initialisations(surfaces: Mapping[tuple[str, str], Surface]) -> tuple[Surface, Surface] | None:
+    """The surfaces with BatchNorm under PyTorch's initialisation and under the paper's, of the networks of both; None
+    if they are too few for rankings."""
     found = [surfaces.get(("batch", initialisation)) for initialisation in INITIALISATIONS]
     if any(surface is None for surface in found):
         return None
     stock, papers = (surface for surface in found if surface is not None)
     common = np.intersect1d(stock.cells, papers.cells)
-    stock, papers = stock.first(common), papers.first(common)
-    seeds = min(stock.accuracy.shape[2], papers.accuracy.shape[2])
-    if len(common) < FEWEST or seeds < 2:
+    if len(common) < FEWEST or min(stock.accuracy.shape[2], papers.accuracy.shape[2]) < 2:
         return None
-    factors = design.log_factors(settings, common.tolist())
-    halves = _rules(stock, settings).halves
+    return stock.first(common), papers.first(common)
+
+
+def _ranked(both: tuple[Surface, Surface], halves: Halves, settings: Settings) -> Estimate:
+    stock, papers = both
+    networks, seeds = len(stock.cells), min(one.accuracy.shape[2] for one in both)
+    factors = design.log_factors(settings, stock.cells.tolist())
     estimates = []
     for seed in range(seeds):
         others = [other for other in range(seeds) if other != seed]
         chosen = np.concatenate([stock.accuracy[..., seed], papers.accuracy[..., seed]], axis=1).argmax(1)
         rest = np.concatenate([one.accuracy[..., others].mean(2) for one in (stock, papers)], axis=1)
-        own_best = rest[np.arange(len(common)), chosen]
+        own_best = rest[np.arange(networks), chosen]
         curves = [Curves.of(one.rates, one.accuracy[..., seed]) for one in (stock, papers)]
-        one_rate = halves.judged(curves[0].by_scalar(np.zeros(len(common))))
+        one_rate = halves.judged(curves[0].by_scalar(np.zeros(networks)))
         rule = halves.judged(curves[1].by_scalar(factors))
         estimates.append(tau_difference(pair_signs(rule, own_best), pair_signs(one_rate, own_best), halves.weights))
-    return len(common), Estimate.mean(estimates)
+    return Estimate.mean(estimates)
 
 
 def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
@@ -566,11 +646,8 @@ def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], set
         return pd.DataFrame()
     if (own := surfaces.get(("batch", "stock"))) is not None:
         cells = design.networks(settings).surface[: shape.ladder.classes]
-        low, high = shape.ladder.lowest * 0.99, shape.ladder.highest * 1.01
-        its = own.first(cells)
-        within = (its.rates >= low) & (its.rates <= high)
-        if len(its.cells) >= FEWEST and within.sum() > 1:
-            narrow = Surface(its.cells, its.rates[within], its.accuracy[:, within], its.shares)
+        narrow = own.first(cells).between(shape.ladder.lowest, shape.ladder.highest)
+        if len(narrow.cells) >= FEWEST and len(narrow.rates) > 1:
             parts = {(dataset.image_size, network.channels): narrow, **parts}
     rows = []
     for (image_size, channels), surface in parts.items():

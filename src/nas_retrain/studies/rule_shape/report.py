@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
-from nas_retrain.reports.tables import with_interval, write_tables
+from nas_retrain.reports.tables import interval_text, number_text, p_text, with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
+from nas_retrain.studies.rule_shape.design import PERMUTED
 from nas_retrain.studies.rule_shape.findings import Findings
 
 FOLDER = "rule_shape"
@@ -26,6 +28,10 @@ INITIALISATION = {
     "source": "the paper's initialisation",
     "target": "the initialisation that the paper derives",
 }
+
+
+Row = Any
+"""A row of a table: its values by column."""
 
 
 def write(found: Findings, folder: Path) -> Path:
@@ -49,11 +55,96 @@ def write(found: Findings, folder: Path) -> Path:
 
 
 def headline(found: Findings) -> list[str]:
-    """Whether the study is whole, and what its hypotheses came to."""
+    """Whether the study is whole, what follows from its hypotheses, and what they came to."""
     said = _what_is_missing(found.tables["trainings"])
     if "hypotheses" in found.tables:
+        said += conclusions(found.tables["hypotheses"], found.tables.get("contrasts", pd.DataFrame()))
         said += [_of_hypothesis(row) for _, row in found.tables["hypotheses"].iterrows()]
     return said
+
+
+def conclusions(hypotheses: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """What follows from the hypotheses of which all that it takes are there: whether the rule works, with BatchNorm and
+    without, and what H5 is attributed to. The conditions are those that were written down before the data.
+
+    hypotheses, contrasts: the tables of `findings.hypotheses` and `findings.contrasts`.
+    """
+    rows = {row["hypothesis"]: row for _, row in hypotheses.iterrows()}
+    said = []
+    if {"H1", "H2", "H3"} <= rows.keys():
+        over_one_rate = {"stock": rows["H1"], "source": rows["H2"]}
+        said.append(_whether_it_works("With BatchNorm", over_one_rate, rows["H3"], contrasts))
+    if {"H6", "H7"} <= rows.keys():
+        where = "Without BatchNorm, where the theory holds,"
+        said.append(_whether_it_works(where, {"target": rows["H7"]}, rows["H6"], contrasts))
+    if {"H2", "H4", "H5"} <= rows.keys() and _differs(rows["H5"]):
+        said.append(_attributed(rows))
+    return said
+
+
+def _better(row: Row) -> bool:
+    """Whether a difference is for the rule: decided, and not too small to matter."""
+    return bool(row["verdict"] == "better")
+
+
+def _differs(row: Row) -> bool:
+    return bool(row["verdict"].startswith(("better", "worse")))
+
+
+def _whether_it_works(where: str, over_one_rate: Mapping[str, Row], permuted: Row, contrasts: pd.DataFrame) -> str:
+    """A rule works where it does better than permuted factors and than one rate."""
+    better = [initialisation for initialisation, row in over_one_rate.items() if _better(row)]
+    reasons = [
+        f"it {_against(row)} one rate under {INITIALISATION[initialisation]} ({row['hypothesis']})"
+        for initialisation, row in over_one_rate.items()
+    ]
+    reasons.append(f"it {_against(permuted)} its own rates in the wrong networks ({permuted['hypothesis']})")
+    if not _better(permuted):
+        verdict = "is not shown to work"
+    elif not better:
+        verdict = "knows something of the networks, and not enough"
+    else:
+        alone = contrasts[contrasts["over"] == PERMUTED].set_index("initialisation")["difference_low"]
+        works = [initialisation for initialisation in better if alone[initialisation] > 0]
+        verdict = f"works under {_listed(works)}" if works else "is not shown to work"
+        reasons += [
+            f"it is not told apart from these under {INITIALISATION[initialisation]} alone"
+            for initialisation in better
+            if initialisation not in works
+        ]
+    return f"{where} the rule {verdict}: {'; '.join(reasons)}."
+
+
+def _against(row: Row) -> str:
+    """How the rule compares with a rival, as a verb."""
+    margin = f"{row['margin']:g} points"
+    return {
+        "better": "does better than",
+        "worse": "does worse than",
+        "within the margin": f"differs by less than {margin} from",
+        "better, within the margin": f"does better, by less than {margin}, than",
+        "worse, within the margin": f"does worse, by less than {margin}, than",
+        "open": "is not told apart from",
+    }[row["verdict"]]
+
+
+def _listed(initialisations: Iterable[str]) -> str:
+    return " and under ".join(INITIALISATION[initialisation] for initialisation in initialisations)
+
+
+def _attributed(rows: Mapping[str, Row]) -> str:
+    """What a difference of H5 comes from: the rates (H2) and the initialisation (H4), each if it differs from 0 on the
+    same side."""
+    sign = np.sign(rows["H5"]["difference"])
+    causes = [
+        cause
+        for cause, name in (("the rates (H2)", "H2"), ("the initialisation (H4)", "H4"))
+        if min(sign * rows[name]["difference_low"], sign * rows[name]["difference_high"]) > 0
+    ]
+    return (
+        "Rates and initialisation change at once in H5. Its difference is attributed to "
+        f"{' and '.join(causes) or 'neither of them alone'}."
+    )
 
 
 def statements(found: Findings) -> list[str]:
@@ -88,39 +179,36 @@ def _what_is_missing(trainings: pd.DataFrame) -> list[str]:
     ]
 
 
-Row = Any
-"""A row of a table: its values by column."""
-
-
-def _interval(row: Row, name: str) -> str:
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], "+.2f")
+def _interval(row: Row, name: str, form: str = "+.2f") -> str:
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
 
 
 def _of_hypothesis(row: Row) -> str:
     unit = "points of accuracy" if row["unit"] == "points" else "of Kendall's tau"
     verdicts = {
-        "better": "a gain beyond doubt",
-        "worse": "a loss beyond doubt",
-        "within the margin": f"no difference to speak of: within {row['margin']:g}",
-        "better, within the margin": f"a gain beyond doubt, but within {row['margin']:g}",
-        "worse, within the margin": f"a loss beyond doubt, but within {row['margin']:g}",
-        "open": f"undecided: neither beyond doubt nor within {row['margin']:g}",
+        "better": "a gain",
+        "worse": "a loss",
+        "within the margin": f"no difference as large as {row['margin']:g}",
+        "better, within the margin": f"a gain of less than {row['margin']:g}",
+        "worse, within the margin": f"a loss of less than {row['margin']:g}",
+        "open": f"open, since it is neither decided nor within {row['margin']:g}",
     }
+    narrow = interval_text(row["low_90"], row["high_90"], "+.3f")
     return (
-        f"{row['hypothesis']}, {row['claim']}: {_interval(row, 'difference')} {unit} on {row['networks']} networks "
-        f"(p = {row['p_holm']:.3g} after Holm), which is {verdicts[row['verdict']]}."
+        f"{row['hypothesis']}, {row['claim']}: {_interval(row, 'difference', '+.3f')} {unit} on {row['networks']} "
+        f"networks, 90 % {narrow}, p = {p_text(row['p_holm'])} after Holm: {verdicts[row['verdict']]}."
     )
 
 
 def _of_surface(rows: pd.DataFrame) -> str:
     first, best = rows.iloc[0], rows.iloc[int(rows["gain"].argmax())]
     rule = rows[rows["exponent"] == 1].iloc[0]
-    inside = rule["permuted_low"] <= rule["gain"] <= rule["permuted_high"]
+    beyond = rule["gain"] < rule["permuted_low"], rule["gain"] > rule["permuted_high"]
+    beside = {(True, False): "It is below", (False, True): "It is above"}.get(beyond, "It is not told apart from")
     return (
         f"{_where(first)}, with every scalar tuned, the rule gains {_interval(rule, 'gain')} points of validation "
-        f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}, so "
-        f"the rule is {'within' if inside else 'outside'} what permuted factors do. The best exponent of those tried "
-        f"is {best['exponent']:g}, with {_interval(best, 'gain')}."
+        f"accuracy over one rate, and its factors handed to the wrong networks {_interval(rule, 'permuted')}. "
+        f"{beside} what permuted factors do. Of the exponents that were tried, {best['exponent']:g} gains most."
     )
 
 
@@ -167,11 +255,17 @@ def _of_longer(row: Row) -> str:
 
 
 def _of_own_rates(row: Row) -> str:
-    follows = "which is what can be gained at least" if row["gain_low"] > 0 else "so a choice by one seed finds no gain"
+    if row["gain_low"] > 0:
+        follows = "That much can be gained at least."
+    else:
+        finds = "loses" if row["gain_high"] < 0 else "shows no gain"
+        follows = f"So a choice by one seed {finds}, which says nothing against better choices."
     return (
-        f"{_where(row)}, of the differences between rates {_interval(row, 'own')} points^2 are a network's own. "
-        "Networks that have their own best rates, chosen with one seed and judged with the other, gain "
-        f"{_interval(row, 'gain')} points over one rate, {follows}."
+        f"{_where(row)}, accuracies vary by {number_text(row['total'], '.2f')} points^2 beside the means of rates and "
+        f"of networks, of which {_interval(row, 'own')} are a network's own, and within an octave of the best one rate "
+        f"{_interval(row, 'own_near', '+.3f')}. Networks that have their own best rates, chosen with one "
+        f"seed and judged with the other, gain {_interval(row, 'gain')} points over one rate, and "
+        f"{_interval(row, 'over_permuted')} over the same rates in the wrong networks. {follows}"
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
 from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
-from nas_retrain.reports.tables import write_tables
+from nas_retrain.reports.tables import number_text, with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import ScoreboardSettings
 
@@ -98,7 +98,7 @@ def _shown(judged: pd.DataFrame, slopes: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _with_ends(value: float, low: float, high: float) -> str:
-    return f"{value:.2f}" if np.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return number_text(value, ".2f") if np.isnan(low) else with_interval(value, low, high)
 
 
 def _figure(judged: Mapping[str, pd.DataFrame]) -> Figure:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nas_retrain.reports.document import tell_stage, write_document
 from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, drawn_name, save
-from nas_retrain.reports.tables import write_tables
+from nas_retrain.reports.tables import p_text, write_tables
 from nas_retrain.reports.template import render_markdown
 from nas_retrain.settings import AlgorithmsSettings
 from nas_retrain.statistics.accuracies import Accuracies
@@ -467,12 +467,12 @@ def _too_few_draws(findings: Replays) -> list[str]:
 def _agreements(findings: Replays) -> list[str]:
     found = []
     for _, row in findings.agreement.iterrows():
-        verdict = "more than" if row["p_adjusted"] <= SIGNIFICANT else "no more than"
+        differ = "differ" if row["p_adjusted"] <= SIGNIFICANT else "are not shown to differ"
         found.append(
             f"Kendall's tau between the rankings of the algorithms by {row['measure']} regret: "
             f"{row['kendall_tau']:.2f}, and {row['tau_again']:.2f} [{row['again_low']:.2f}, "
-            f"{row['again_high']:.2f}] if the cells are merely trained again. The rankings differ {verdict} training "
-            f"again explains (p = {row['p_adjusted']:.2f}, adjusted)."
+            f"{row['again_high']:.2f}] if the cells are merely trained again. The rankings {differ} more than "
+            f"training again explains (p = {p_text(row['p_adjusted'])}, adjusted)."
         )
     return found
 
