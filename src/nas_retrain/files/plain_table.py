@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files import safe_pickle
 from nas_retrain.files.file_kind import seems
+from nas_retrain.files.parquet import read_frame
 
 _EXPORTED = {"index", "arch", "representative", "copied", "dataset", "recipe", "seed", "test_accuracy"}
 
@@ -72,8 +73,7 @@ def is_plain(path: Path) -> bool:
 def read_parquet(path: Path) -> pd.DataFrame:
     """The table in a Parquet file; raises NasRetrainError for a damaged one."""
     with safe_pickle.damage_reported(path):
-        table: pd.DataFrame = pd.read_parquet(path)
-        return table
+        return read_frame(path)
 
 
 def is_export(table: pd.DataFrame) -> bool:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.files.atomic import replacing
+from nas_retrain.files.parquet import read_table
 
 _FORMAT = 2
 """To be raised when what is written changes; copies of other formats are not used."""
@@ -43,7 +44,7 @@ def read(source: Path, known_by: str, columns: list[str]) -> pd.DataFrame | None
     try:
         if not path.exists():
             return None
-        table = pq.read_table(path)
+        table = read_table(path)
         if (table.schema.metadata or {}).get(_KEY) != known_by.encode():
             return None
         frame: pd.DataFrame = table.to_pandas()

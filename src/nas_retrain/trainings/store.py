@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from nas_retrain.errors import NasRetrainError, cannot_write
 from nas_retrain.files import locks, sha256
 from nas_retrain.files.atomic import cannot_read, make_folder, opened, read_whole, replacing, set_aside
+from nas_retrain.files.parquet import read_table
 from nas_retrain.trainings import merged_files
 from nas_retrain.trainings.merged_files import Digests
 from nas_retrain.trainings.schema import Checked, Schema, joined
@@ -463,14 +464,9 @@ def _stamp(path: Path) -> object:
 def _table_in(content: bytes) -> Checked:
     """The records of a file that is a table of ours; raises ValueError if it is damaged or foreign."""
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(content))
-        # Keys differ, so every row takes a bit or more; what declares more is no table but a trap for the memory.
-        if parquet.metadata.num_rows > 8 * len(content):
-            raise ValueError(f"it cannot hold the {parquet.metadata.num_rows:,} rows that it declares")
-        table = parquet.read()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        table = read_table(content)
+    except OSError as error:
+        raise ValueError(str(error)) from error
     return SCHEMA.from_table(table.replace_schema_metadata(None))
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from nas_retrain.benches import registry
 from nas_retrain.errors import NasRetrainError
+from nas_retrain.files.parquet import read_table
 from nas_retrain.rate_policy import Own
 from nas_retrain.reports.document import facts
 from nas_retrain.settings import Settings
@@ -53,7 +54,7 @@ def _records(path: Path, settings: Settings) -> pd.DataFrame:
     try:
         if path.suffix != ".parquet" or not set(CURVES) & set(pq.read_schema(path).names):
             return pd.DataFrame()
-        frame: pd.DataFrame = SCHEMA.from_table(pq.read_table(path)).table.to_pandas()
+        frame: pd.DataFrame = SCHEMA.from_table(read_table(path)).table.to_pandas()
     except (ValueError, pa.ArrowException, OSError):  # accuracies can be read from less than whole records
         return pd.DataFrame()
     return frame[(frame["dataset"] == settings.dataset.name) & (frame["recipe"] == settings.analysis.recipe)]
