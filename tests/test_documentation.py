@@ -120,12 +120,34 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     assert f"the two rules come to {procedure} points" in readme
     assert f"procedure gives {procedure} points over the benchmark" in findings
     assert f"and {interval('procedure', 'over_tuned', **searched)} over the best one rate" in findings
-    stock, papers = (interval("exponents", "gain", initialisation=one, exponent=1) for one in ("stock", "source"))
+    stock, papers = (
+        interval("exponents", "gain", normalisation="batch", initialisation=one, exponent=1)
+        for one in ("stock", "source")
+    )
     assert f"{stock} points of validation accuracy under PyTorch's initialisation, {papers} under the" in findings
-    depth = {"rule": "effective depth", "initialisation": "source"}
+    exponents = pd.read_csv(tables / "exponents.csv")
+    rule = exponents[(exponents["exponent"] == 1) & (exponents["normalisation"] == "batch")].set_index("initialisation")
+    assert ((rule["permuted_low"] <= rule["gain"]) & (rule["gain"] <= rule["permuted_high"])).all()
+    wrong = "networks gain {:.2f} and {:.2f}, and".format(*rule.loc[["stock", "source"], "permuted"])
+    assert wrong in findings
+    depth = {"rule": "effective depth", "normalisation": "batch", "initialisation": "source"}
     assert f"gains {interval('rules', 'over_permuted', '.2f', **depth)} over its own rates" in findings
-    assert f"Over one rate it gains {interval('rules', 'gain', **depth)}." in findings
-    assert f"a variance of {interval('attainable', 'own', '.2f', initialisation='stock')} points^2" in findings
+    rules = pd.read_csv(tables / "rules.csv")
+    rules = rules[rules["normalisation"] == "batch"]
+    assert len(rules) == 10
+    assert not (rules["gain_low"] > 0).any()
+    p = rules.loc[rules["p_holm"] <= 0.05, "p_holm"].item()
+    assert f"p-value below 0.05 ({p:.3f}, adjusted" in findings
+    own = {"initialisation": "stock", "normalisation": "batch"}
+    assert f"a variance of {interval('attainable', 'own', '.2f', **own)} points^2" in findings
+    assert f"rate it is {interval('attainable', 'own_near', '.3f', **own)}. Rates" in findings
+    (lost,) = (
+        pd.read_csv(tables / "attainable.csv")
+        .query("normalisation == 'batch' & initialisation == 'stock'")
+        .to_dict("records")
+    )
+    assert f"lose {-lost['gain']:.2f} [{-lost['gain_high']:.2f}, {-lost['gain_low']:.2f}] points" in findings
+    assert f"gain {interval('attainable', 'over_permuted', '.2f', **own)} over the same rates" in findings
     shares = pd.read_csv(tables / "base_rates.csv").set_index(["initialisation", "epochs", "learning_rate"])["share"]
     found = shares["source", 1].sort_values(ascending=False)[:3]
     told = ["{:.3f} in {:.0%}".format(*one).replace("%", " %") for one in found.items()]
