@@ -6,9 +6,15 @@ import pandas as pd
 import pytest
 
 from nas_retrain.commands.command_line import ROOT, compose
+from nas_retrain.settings import Settings
 from tests.studies.rule_shape import recomputed, test_recomputed
 
 FOLDER = ROOT / "results" / "reference" / "201" / "settled"
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return compose("profile=rule_shape", "dataset=fashion_mnist")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +34,24 @@ def test_surfaces(
     test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables)
 
 
+@pytest.mark.parametrize("name", ["H1", "H2", "H3", "H4"])
+def test_hypotheses(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings) -> None:
+    test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings)
+
+
+def test_the_ranking(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    test_recomputed.test_the_ranking_is_that_of_scipys_tau(frame, tables)
+
+
+def test_the_confirmations_rates(frame: pd.DataFrame) -> None:
+    test_recomputed.test_the_confirmations_rates_are_those_that_the_surface_says(frame)
+
+
 @pytest.mark.parametrize("arm", ["stock", "source"])
 @pytest.mark.parametrize("epochs", [1, 2, 8])
-def test_base_rates(arm: str, epochs: int, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
-    settings = compose("profile=rule_shape", "dataset=fashion_mnist")
+def test_base_rates(
+    arm: str, epochs: int, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings
+) -> None:
     test_recomputed.test_base_rates_are_those_of_all_searches_with_three_seeds(arm, epochs, frame, tables, settings)
 
 
