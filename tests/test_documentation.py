@@ -19,6 +19,7 @@ import nas_retrain
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import given_to_make
 from nas_retrain.data.own import ARRAYS
+from nas_retrain.reports.tables import with_interval
 from nas_retrain.trainings.store import COLUMNS, CURVES
 from tests import test_additions
 from tests.benches import test_toy
@@ -115,6 +116,18 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
         ends = [f"{rows[f'{name}{end}'].item():{form}}" for end in ("", "_low", "_high")]
         return "{} [{}, {}]".format(*ends)
 
+    verdicts = {
+        "within the margin": "no difference as large as 0.15",
+        "worse, within the margin": "a loss of less than 0.15",
+        "better": "a gain",
+    }
+    for name in ("H1", "H2", "H3", "H4"):
+        verdict = pd.read_csv(tables / "hypotheses.csv").set_index("hypothesis").loc[name, "verdict"]
+        difference = interval("hypotheses", "difference", "+.3f", hypothesis=name)
+        assert re.search(rf"\| {name}: [^|]+ \| {re.escape(difference)} \| {verdicts[verdict]} \|", findings)
+        form = ".2f" if name == "H4" else "+.2f"
+        assert interval("hypotheses", "difference", form, hypothesis=name) in readme
+    assert f"by a tau of {interval('hypotheses', 'difference', '+.3f', hypothesis='H5')}, which decides" in findings
     searched = {"initialisation": "source", "epochs": 1}
     procedure = interval("procedure", "over_benchmark", **searched)
     assert f"the two rules come to {procedure} points" in readme
@@ -166,10 +179,10 @@ def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
     assert len(shown) == 4
     for part, numbers in shown:
         ends = [[f"{column}{end}" for end in ("", "_low", "_high")] for column in SHOWN]
-        values = ["{:.2f} [{:.2f}, {:.2f}]".format(*rows.loc[part, columns]) for columns in ends]
+        values = [with_interval(*rows.loc[part, columns]) for columns in ends]
         assert numbers.strip(" |").split(" | ") == values
     assert len(rules["rule"].unique()) == 11
-    assert "puts eleven rules to one test" in readme
+    assert "tests [eleven rules]" in readme
 
 
 SHOWN = ("pearson", "gain_over_one_rate", "gain_over_permuted")
