@@ -150,6 +150,18 @@ def test_rates_at_an_end_of_the_grid_are_not_confirmed(*, plain: bool, end: str)
         make_plan(compose(*arguments, "rule_shape.ends={octaves: 0, outside: 0.01}"), records(settings))
 
 
+def test_the_end_that_is_made_longer_is_the_one_beyond_which_rates_lie() -> None:
+    grid = [0.1, 0.2, 0.4, 0.8]
+    low, high = ([0.05, 0.06, 0.3, 0.9], [0.05, 0.3, 0.9, 0.9])
+    for rates, nears_lowest in ((low, True), (high, False)):
+        for scalar in (0.15, 0.6):  # whichever end is nearer
+            place = design.Place.of("stock", design.RULE, float(np.log2(scalar)), grid, rates)
+            assert place.nears_lowest == nears_lowest
+            assert place.outside == 0.75
+    inside = [design.Place.of("stock", design.RULE, float(np.log2(one)), grid, [0.1, 0.8]) for one in (0.15, 0.6)]
+    assert [(place.nears_lowest, place.outside) for place in inside] == [(True, 0.0), (False, 0.0)]
+
+
 def test_the_scalars_are_where_accuracy_is_best() -> None:
     rates = 0.00625 * 2.0 ** np.arange(9)
     factors = np.array([-3.0, -2.0, -1.0, 0.0])

@@ -132,7 +132,7 @@ class Place:
     """Where an arm of the confirmation lies on the grid that its scalar was tuned on.
 
     scalar: the geometric mean of its rates on the surface. below, above: octaves from the grid's ends to the scalar.
-    outside: the share of the confirmation's rates beyond the ends.
+    outside_below, outside_above: the shares of the confirmation's rates beyond each end.
     """
 
     initialisation: Initialisation
@@ -140,7 +140,18 @@ class Place:
     scalar: float
     below: float
     above: float
-    outside: float
+    outside_below: float
+    outside_above: float
+
+    @property
+    def outside(self) -> float:
+        """The share of the confirmation's rates beyond the grid."""
+        return self.outside_below + self.outside_above
+
+    @property
+    def nears_lowest(self) -> bool:
+        """Whether the grid's lower end is the one beyond which more rates lie, or else the nearer one."""
+        return (-self.outside_below, self.below) < (-self.outside_above, self.above)
 
     @classmethod
     def of(
@@ -148,9 +159,9 @@ class Place:
     ) -> Place:
         """From the logarithm of the scalar to base 2, the grid's rates and the confirmation's."""
         at, tolerance = np.asarray(rates), 1e-3  # rates are written with four digits
-        outside = (at < grid[0] * (1 - tolerance)) | (at > grid[-1] * (1 + tolerance))
+        outside = (at < grid[0] * (1 - tolerance)).mean(), (at > grid[-1] * (1 + tolerance)).mean()
         below, above = round(scalar - math.log2(grid[0]), 3), round(math.log2(grid[-1]) - scalar, 3)
-        return cls(initialisation, arm, 2.0**scalar, below, above, float(outside.mean()))
+        return cls(initialisation, arm, 2.0**scalar, below, above, *map(float, outside))
 
 
 def permuted(values: Floats, seed: str) -> Floats:
@@ -285,14 +296,15 @@ class Design:
             if min(place.below, place.above) >= ends.octaves and place.outside <= ends.outside:
                 continue
             section, surface = ("plain", "surface without BatchNorm") if plain else ("surface", "surface")
-            step, lower = (grid.highest / grid.lowest) ** (1 / max(1, grid.points - 1)), place.below < place.above
-            name, end = ("lowest", grid.lowest / step**2) if lower else ("highest", grid.highest * step**2)
+            step = (grid.highest / grid.lowest) ** (1 / max(1, grid.points - 1))
+            longer = {"lowest": grid.lowest / step**2, "highest": grid.highest * step**2}
+            name = "lowest" if place.nears_lowest else "highest"
             raise NasRetrainError(
                 f"The best scalar of {place.initialisation}_{place.arm} on the {surface} is {place.scalar:.4g}, and "
                 f"{place.outside:.1%} of the confirmation's rates lie beyond the grid from {grid.lowest:g} to "
                 f"{grid.highest:g}. A scalar must be {ends.octaves:g} octaves from both ends, and at most "
                 f"{ends.outside:.1%} of rates beyond them. Make the grid longer by two rates: "
-                f"rule_shape.{section}.{name}={end:.6g} rule_shape.{section}.points={grid.points + 2}."
+                f"rule_shape.{section}.{name}={longer[name]:.6g} rule_shape.{section}.points={grid.points + 2}."
             )
 
     def _grid(

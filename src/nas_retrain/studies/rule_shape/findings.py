@@ -253,12 +253,8 @@ def of_attainable(surface: Surface, settings: Settings) -> pd.DataFrame:
     much of it is a network's own and not a seed's, see `own_part`; own_near, the same within `NEAR` octaves of the best
     one rate. gain is a lower bound of what can be gained, since one seed chooses badly."""
     gain, null = own_rates(surface, settings)
-    best = (
-        2.0
-        ** design.scalars(Curves.of(surface.rates, surface.accuracy.mean(2)), np.zeros(len(surface.cells))).mean[
-            ONE_RATE
-        ]
-    )
+    curves = Curves.of(surface.rates, surface.accuracy.mean(2))
+    best = 2.0 ** design.scalars(curves, np.zeros(len(curves))).mean[ONE_RATE]
     near = surface.between(best / 2**NEAR, best * 2**NEAR)
     row = {
         "networks": len(surface.cells),
