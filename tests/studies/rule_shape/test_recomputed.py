@@ -51,7 +51,7 @@ def test_hypotheses_are_scipys_t_tests(
     assert row["equivalent"] == (-row["margin"] < narrow.low and narrow.high < row["margin"])
     # Two tests of one mean, which agree within what so many random signs tell.
     assert settings.rule_shape is not None
-    assert row["p_value"] == pytest.approx(test.pvalue, abs=2.5 / settings.rule_shape.draws**0.5)
+    assert row["p_value"] == pytest.approx(test.pvalue, abs=2 / settings.rule_shape.draws**0.5)
 
 
 def test_the_ranking_is_that_of_scipys_tau(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
