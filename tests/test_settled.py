@@ -9,6 +9,9 @@ from nas_retrain.commands.command_line import ROOT, compose
 from nas_retrain.settings import Settings
 from tests.studies.rule_shape import recomputed, test_recomputed
 
+SIX_DIGITS = {"rel": 1e-5}
+"""What files have of numbers."""
+
 FOLDER = ROOT / "results" / "reference" / "201" / "settled"
 
 
@@ -31,12 +34,12 @@ def tables() -> dict[str, pd.DataFrame]:
 def test_surfaces(
     normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
 ) -> None:
-    test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables)
+    test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables, SIX_DIGITS)
 
 
 @pytest.mark.parametrize("name", ["H1", "H2", "H3", "H4"])
 def test_hypotheses(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings) -> None:
-    test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings)
+    test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings, SIX_DIGITS)
 
 
 def test_the_ranking(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 def read_table(source: Path | bytes) -> pa.Table:
     """The table in a file or in its bytes. Raises ValueError if it is damaged, also where texts are not UTF-8, and
-    OSError."""
+    OSError if there is no such file."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
         with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
@@ -20,7 +20,7 @@ def read_table(source: Path | bytes) -> pa.Table:
                 raise ValueError(f"it cannot hold the {file.metadata.num_rows:,} rows that it declares")
             table = file.read()
         table.validate(full=True)
-    except (pa.ArrowException, MemoryError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     return table
 

@@ -463,11 +463,7 @@ def _stamp(path: Path) -> object:
 
 def _table_in(content: bytes) -> Checked:
     """The records of a file that is a table of ours; raises ValueError if it is damaged or foreign."""
-    try:
-        table = read_table(content)
-    except OSError as error:
-        raise ValueError(str(error)) from error
-    return SCHEMA.from_table(table.replace_schema_metadata(None))
+    return SCHEMA.from_table(read_table(content).replace_schema_metadata(None))
 
 
 def _keys(table: pa.Table) -> Iterator[tuple[object, ...]]:

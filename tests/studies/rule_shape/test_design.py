@@ -73,7 +73,7 @@ def test_a_stage_alone_trains_only_what_it_needs(small: Settings) -> None:
     def parts(*stages: str) -> set[str]:
         assert small.rule_shape is not None
         only = small.model_copy(update={"rule_shape": small.rule_shape.model_copy(update={"stages": stages})})
-        return {part_of(training) for training in Design(only).searches() + Design(only).trainings(None)}
+        return {part_of(training) for training in Design(only).searches() + Design(only).trainings()}
 
     assert parts("base_rate") == {"base_rate_1", "base_rate_2"}
     assert parts("longer") == {"surface", "longer_0.0005", "longer_0.05"}
@@ -82,7 +82,7 @@ def test_a_stage_alone_trains_only_what_it_needs(small: Settings) -> None:
 
 def test_what_a_training_has_otherwise_decides_its_hash(small: Settings) -> None:
     alike: dict[tuple[object, ...], set[str]] = {}
-    for training in Design(small).searches() + Design(small).trainings(None):
+    for training in Design(small).searches() + Design(small).trainings():
         made_with = training.cell, training.learning_rate, training.initialisation, training.epochs, training.setup
         alike.setdefault((*made_with, training.validated), set()).add(training.config_hash)
     assert all(len(hashes) == 1 for hashes in alike.values())

@@ -172,11 +172,13 @@ def permuted(values: Floats, seed: str) -> Floats:
 
 
 class Design:
-    """The trainings of all stages."""
+    """The trainings of all stages; the scalars of a surface are found in the runs that are stored."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stored: StoredRuns | None = None) -> None:
         self.settings, self.shape, self.networks = settings, asked_for(settings), networks(settings)
+        self.stored = stored
         self._identity, self._hash = cache(self._identity_of), cache(self._hash_of)
+        self.scalars, self.check_ends = cache(self._scalars_of), cache(self._check_ends)
 
     def wanted(self, *stages: str) -> bool:
         """Whether one of these stages is asked for."""
@@ -212,41 +214,41 @@ class Design:
         name = ladder_part(image_size, channels)
         return self._grid(name, cells, grid, self.settings.training.epochs, setup, INITIALISATIONS[:1])
 
-    def confirmation(self, stored: StoredRuns | None, *, plain: bool) -> list[Training]:
+    def confirmation(self, *, plain: bool) -> list[Training]:
         """All arms on other networks."""
         name, number, setup = CONFIRMATION, self.shape.confirmation.classes, AS_SET
         if plain:
             name, number, setup = PLAIN_CONFIRMATION, self.shape.plain.confirmation_classes, PLAIN
-        self.check_ends(stored, plain=plain)
+        self.check_ends(plain=plain)
         seeds, epochs = self.shape.confirmation.seeds, self.settings.training.epochs
-        return list(self._arms(name, number, epochs, setup, self._rates(stored, seeds, plain=plain)))
+        return list(self._arms(name, number, epochs, setup, self._rates(seeds, plain=plain)))
 
-    def longer(self, stored: StoredRuns | None, weight_decay: float) -> list[Training]:
+    def longer(self, weight_decay: float) -> list[Training]:
         """One rate and the rule, trained longer."""
-        self.check_ends(stored, plain=False)
+        self.check_ends(plain=False)
         longer, setup = self.shape.longer, Setup(weight_decay=weight_decay)
-        rates = self._rates(stored, longer.seeds, plain=False)
+        rates = self._rates(longer.seeds, plain=False)
         unpermuted = {arm: of_arm for arm, of_arm in rates.items() if arm[1] != PERMUTED}
         return list(self._arms(longer_part(weight_decay), longer.classes, longer.epochs, setup, unpermuted))
 
-    def trainings(self, stored: StoredRuns | None) -> list[Training]:
+    def trainings(self) -> list[Training]:
         """All trainings of the stages that are asked for, beside `searches`."""
         shape, found = self.shape, list[Training]()
         if self.wanted("base_rate"):
             found += [training for epochs in shape.base_rate.epochs for training in self.base_rate(epochs)]
         if self.wanted("confirmation"):
-            found += self.confirmation(stored, plain=False)
+            found += self.confirmation(plain=False)
         if self.wanted("longer"):
-            found += [training for decay in shape.longer.weight_decays for training in self.longer(stored, decay)]
+            found += [training for decay in shape.longer.weight_decays for training in self.longer(decay)]
         if self.wanted("plain"):
-            found += self.confirmation(stored, plain=True)
+            found += self.confirmation(plain=True)
         if self.wanted("ladder"):
             found += [training for size in shape.ladder.sizes for training in self.ladder(*size)]
         return found
 
-    def scalars(self, stored: StoredRuns | None, initialisation: Initialisation, *, plain: bool) -> Scalars | None:
+    def _scalars_of(self, initialisation: Initialisation, *, plain: bool) -> Scalars | None:
         """What the surface gives under an initialisation; None while any of its trainings is missing."""
-        trainings = self.surface(plain=plain, only=[initialisation])
+        trainings, stored = self.surface(plain=plain, only=[initialisation]), self.stored
         if stored is None or any(training.key not in stored for training in trainings):
             return None
         rows = [stored.rows[training.key] for training in trainings]
@@ -255,7 +257,7 @@ class Design:
         cells = list(dict.fromkeys(training.cell for training in trainings))
         return scalars(Curves.of(np.array(grid.grid), accuracies.mean(2)), log_factors(self.settings, cells))
 
-    def _rates(self, stored: StoredRuns | None, seeds: Sequence[int], *, plain: bool) -> Rates:
+    def _rates(self, seeds: Sequence[int], *, plain: bool) -> Rates:
         """The rate of each of the confirmation's networks in each arm with each seed; every seed has a permutation of
         its own, so that no single one decides."""
         cells = self._confirmed(plain=plain)
@@ -263,7 +265,7 @@ class Design:
         wrong = {seed: permuted(factors, f"{self.settings.analysis.seed}/{seed}") for seed in seeds}
         rates: Rates = {}
         for initialisation in confirmed(plain=plain):
-            found = self.scalars(stored, initialisation, plain=plain)
+            found = self.scalars(initialisation, plain=plain)
             for arm in ARMS:
                 rates[initialisation, arm] = {
                     seed: found.rates(arm, wrong[seed] if arm == PERMUTED else factors)
@@ -276,23 +278,23 @@ class Design:
     def _confirmed(self, *, plain: bool) -> tuple[int, ...]:
         return self.networks.confirmation[: self.shape.plain.confirmation_classes if plain else None]
 
-    def places(self, stored: StoredRuns | None, *, plain: bool) -> list[Place]:
+    def places(self, *, plain: bool) -> list[Place]:
         """Where the arms lie of which the surface gives the rates."""
         seeds, grid = self.shape.confirmation.seeds, self.surface_grid(plain=plain).grid
-        rates, places = self._rates(stored, seeds, plain=plain), []
+        rates, places = self._rates(seeds, plain=plain), []
         for initialisation in confirmed(plain=plain):
-            if (found := self.scalars(stored, initialisation, plain=plain)) is None:
+            if (found := self.scalars(initialisation, plain=plain)) is None:
                 continue
             for arm in ARMS:
                 of_arm = [rate for of_seed in rates[initialisation, arm].values() for rate in of_seed]
                 places.append(Place.of(initialisation, arm, found.mean[arm], grid, of_arm))
         return places
 
-    def check_ends(self, stored: StoredRuns | None, *, plain: bool) -> None:
+    def _check_ends(self, *, plain: bool) -> None:
         """Raises NasRetrainError if an arm's rates cannot be read off the surface, since they are too near to an end of
         its grid."""
         ends, grid = self.shape.ends, self.surface_grid(plain=plain)
-        for place in self.places(stored, plain=plain):
+        for place in self.places(plain=plain):
             if min(place.below, place.above) >= ends.octaves and place.outside <= ends.outside:
                 continue
             section, surface = ("plain", "surface without BatchNorm") if plain else ("surface", "surface")
@@ -388,4 +390,4 @@ def searches(settings: Settings, found: Found) -> list[Training]:
 
 def trainings(settings: Settings, found: Found) -> list[Training]:
     """The other trainings of every stage; rates that wait for a surface are 1."""
-    return [] if settings.rule_shape is None else _of(Design(settings).trainings(found.stored), found.only)
+    return [] if settings.rule_shape is None else _of(Design(settings, found.stored).trainings(), found.only)

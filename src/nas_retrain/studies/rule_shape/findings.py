@@ -462,7 +462,7 @@ def scalars(records: Records, settings: Settings) -> pd.DataFrame:
     """A row for each arm of the confirmation whose surface is whole: normalisation, initialisation, arm, scalar (the
     geometric mean of the rates on the surface), octaves_below and octaves_above (from the grid's ends to the scalar),
     and outside, the share of the confirmation's rates beyond them."""
-    made = design.Design(settings)
+    made = design.Design(settings, records.stored)
     rows = [
         {
             "normalisation": "none" if plain else "batch",
@@ -474,7 +474,7 @@ def scalars(records: Records, settings: Settings) -> pd.DataFrame:
             "outside": place.outside,
         }
         for plain in (False, True)
-        for place in made.places(records.stored, plain=plain)
+        for place in made.places(plain=plain)
     ]
     return pd.DataFrame(rows)
 
