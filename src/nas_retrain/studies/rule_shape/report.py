@@ -75,7 +75,7 @@ def conclusions(hypotheses: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
         over_one_rate = {"stock": rows["H1"], "source": rows["H2"]}
         said.append(_whether_it_works("With BatchNorm", over_one_rate, rows["H3"], contrasts))
     if {"H6", "H7"} <= rows.keys():
-        where = "Without BatchNorm, where the theory holds,"
+        where = "Without BatchNorm, for which the rule was derived,"
         said.append(_whether_it_works(where, {"target": rows["H7"]}, rows["H6"], contrasts))
     if {"H2", "H4", "H5"} <= rows.keys() and _differs(rows["H5"]):
         said.append(_attributed(rows))
