@@ -120,8 +120,9 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
         "within the margin": "no difference as large as 0.15",
         "worse, within the margin": "a loss of less than 0.15",
         "better": "a gain",
+        "worse": "a loss",
     }
-    for name in ("H1", "H2", "H3", "H4"):
+    for name in ("H1", "H2", "H3", "H4", "H6", "H7"):
         verdict = pd.read_csv(tables / "hypotheses.csv").set_index("hypothesis").loc[name, "verdict"]
         difference = interval("hypotheses", "difference", "+.3f", hypothesis=name)
         assert re.search(rf"\| {name}: [^|]+ \| {re.escape(difference)} \| {verdicts[verdict]} \|", findings)
@@ -161,6 +162,19 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     )
     assert f"lose {-lost['gain']:.2f} [{-lost['gain_high']:.2f}, {-lost['gain_low']:.2f}] points" in findings
     assert f"gain {interval('attainable', 'over_permuted', '.2f', **own)} over the same rates" in findings
+    derived = {"initialisation": "target", "normalisation": "none"}
+    measured = {"rule": "measured", **derived}
+    assert f"networks gain {interval('attainable', 'over_permuted', '.2f', **derived)} points over the same" in findings
+    assert f"the first gains {interval('attainable', 'gain', '.2f', **derived)}, and the measured" in findings
+    assert f"gradient as a share of the weights, gains {interval('rules', 'over_permuted', '.2f', **measured)}." in findings
+    (lost,) = pd.read_csv(tables / "rules.csv").query("rule == 'measured' & initialisation == 'target'").to_dict("records")
+    assert f"rule loses {-lost['gain']:.2f} [{-lost['gain_high']:.2f}, {-lost['gain_low']:.2f}]" in findings
+    plain = exponents[exponents["normalisation"] == "none"]
+    assert not (plain.loc[plain["initialisation"] == "target", "gain_low"] > 0).any()
+    best = plain.loc[plain["gain"].idxmax()]
+    turned = interval("exponents", "gain", ".2f", exponent=best["exponent"], normalisation="none", initialisation="stock")
+    assert f"turned round gains** {turned} points" in findings
+    assert f"PyTorch's initialisation (exponent {best['exponent']:g})" in findings
     shares = pd.read_csv(tables / "base_rates.csv").set_index(["initialisation", "epochs", "learning_rate"])["share"]
     found = shares["source", 1].sort_values(ascending=False)[:3]
     told = ["{:.3f} in {:.0%}".format(*one).replace("%", " %") for one in found.items()]
@@ -169,6 +183,17 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     assert "most often {:.3f} after two epochs and {:.1f} after eight".format(*often) in findings
     trainings = pd.read_csv(tables / "trainings.csv")[["wanted", "stored"]].sum()
     assert f"of {trainings['wanted']:,} trainings {trainings['stored']:,} are done" in findings
+
+
+def test_what_an_example_prints_is_what_its_page_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (DOCS / "findings.md").read_text()
+    (example,) = EXAMPLE.findall(page)
+    exec(compile(example, "findings.md", "exec"), {})
+    (told,) = re.findall(r"^```text\n(.*?)^```$", page, FENCED)
+    assert capsys.readouterr().out == told
 
 
 def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:

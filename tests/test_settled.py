@@ -1,4 +1,4 @@
-"""What the study of the rule's shape has found so far, computed another way from its committed records."""
+"""What the study of the rule's shape has found, computed another way from its committed records."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def tables() -> dict[str, pd.DataFrame]:
     return {path.stem: pd.read_csv(path) for path in (FOLDER / "rule_shape" / "tables").glob("*.csv")}
 
 
-@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES[:2])
+@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES)
 def test_surfaces(
     normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
 ) -> None:
     test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables, SIX_DIGITS)
 
 
-@pytest.mark.parametrize("name", ["H1", "H2", "H3", "H4"])
+@pytest.mark.parametrize("name", recomputed.HYPOTHESES)
 def test_hypotheses(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], settings: Settings) -> None:
     test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings, SIX_DIGITS)
 
