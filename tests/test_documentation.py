@@ -109,11 +109,18 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     readme, findings = (" ".join(path.read_text().split()) for path in (ROOT / "README.md", DOCS / "findings.md"))
     tables = ROOT / "results" / "reference" / "201" / "settled" / "rule_shape" / "tables"
 
-    def interval(table: str, name: str, form: str = "+.2f", **where: object) -> str:
+    def rows_of(table: str, **where: object) -> pd.DataFrame:
         rows = pd.read_csv(tables / f"{table}.csv")
         for column, value in where.items():
             rows = rows[rows[column] == value]
-        ends = [f"{rows[f'{name}{end}'].item():{form}}" for end in ("", "_low", "_high")]
+        return rows
+
+    def interval(table: str, name: str, form: str = "+.2f", **where: object) -> str:
+        ends = [f"{rows_of(table, **where)[f'{name}{end}'].item():{form}}" for end in ("", "_low", "_high")]
+        return "{} [{}, {}]".format(*ends)
+
+    def loss(table: str, name: str, **where: object) -> str:
+        ends = [f"{-rows_of(table, **where)[f'{name}{end}'].item():.2f}" for end in ("", "_high", "_low")]
         return "{} [{}, {}]".format(*ends)
 
     verdicts = {
@@ -155,26 +162,24 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     own = {"initialisation": "stock", "normalisation": "batch"}
     assert f"a variance of {interval('attainable', 'own', '.2f', **own)} points^2" in findings
     assert f"rate it is {interval('attainable', 'own_near', '.3f', **own)}. Rates" in findings
-    (lost,) = (
-        pd.read_csv(tables / "attainable.csv")
-        .query("normalisation == 'batch' & initialisation == 'stock'")
-        .to_dict("records")
-    )
-    assert f"lose {-lost['gain']:.2f} [{-lost['gain_high']:.2f}, {-lost['gain_low']:.2f}] points" in findings
+    assert f"lose {loss('attainable', 'gain', **own)} points" in findings
     assert f"gain {interval('attainable', 'over_permuted', '.2f', **own)} over the same rates" in findings
     derived = {"initialisation": "target", "normalisation": "none"}
     measured = {"rule": "measured", **derived}
     assert f"networks gain {interval('attainable', 'over_permuted', '.2f', **derived)} points over the same" in findings
     assert f"the first gains {interval('attainable', 'gain', '.2f', **derived)}, and the measured" in findings
-    assert f"gradient as a share of the weights, gains {interval('rules', 'over_permuted', '.2f', **measured)}." in findings
-    (lost,) = pd.read_csv(tables / "rules.csv").query("rule == 'measured' & initialisation == 'target'").to_dict("records")
-    assert f"rule loses {-lost['gain']:.2f} [{-lost['gain_high']:.2f}, {-lost['gain_low']:.2f}]" in findings
+    over_permuted = interval("rules", "over_permuted", ".2f", **measured)
+    assert f"gradient as a share of the weights, gains {over_permuted}." in findings
+    assert f"rule loses {loss('rules', 'gain', **measured)}" in findings
     plain = exponents[exponents["normalisation"] == "none"]
     assert not (plain.loc[plain["initialisation"] == "target", "gain_low"] > 0).any()
-    best = plain.loc[plain["gain"].idxmax()]
-    turned = interval("exponents", "gain", ".2f", exponent=best["exponent"], normalisation="none", initialisation="stock")
-    assert f"turned round gains** {turned} points" in findings
-    assert f"PyTorch's initialisation (exponent {best['exponent']:g})" in findings
+    turned = {
+        "normalisation": "none",
+        "initialisation": "stock",
+        "exponent": plain.loc[plain["gain"].idxmax(), "exponent"],
+    }
+    assert f"turned round gains** {interval('exponents', 'gain', '.2f', **turned)} points" in findings
+    assert f"PyTorch's initialisation (exponent {turned['exponent']:g})" in findings
     shares = pd.read_csv(tables / "base_rates.csv").set_index(["initialisation", "epochs", "learning_rate"])["share"]
     found = shares["source", 1].sort_values(ascending=False)[:3]
     told = ["{:.3f} in {:.0%}".format(*one).replace("%", " %") for one in found.items()]
