@@ -42,6 +42,17 @@ def test_hypotheses(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFra
     test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings, SIX_DIGITS)
 
 
+@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES)
+def test_rates_that_suit_networks(
+    normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
+) -> None:
+    test_recomputed.test_what_orders_the_rates_that_suit_networks(normalisation, part, arm, frame, tables, SIX_DIGITS)
+
+
+def test_what_cells_are_made_of(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    test_recomputed.test_differences_by_what_cells_are_made_of(frame, tables, SIX_DIGITS)
+
+
 def test_the_ranking(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     test_recomputed.test_the_ranking_is_that_of_scipys_tau(frame, tables)
 

@@ -26,18 +26,30 @@ def parts(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(part=named["part"], arm=named["arm"]).dropna(subset=["part"])
 
 
+def paths(arch: str) -> list[dict[tuple[int, int], str]]:
+    """The operations by edge of each path from input to output."""
+    names = [part.split("~")[0] for vertex in arch.strip("|").split("|+|") for part in vertex.split("|")]
+    operations = dict(zip(EDGES, names, strict=True))
+    found = [
+        {edge: operations[edge] for edge in itertools.pairwise([0, *between, 3])}
+        for between in [(), (1,), (2,), (1, 2)]
+    ]
+    return [path for path in found if "none" not in path.values()]
+
+
 def log_factor(arch: str) -> float:
     """The logarithm to base 2 of the rule's factor: the base network has one path of depth 1, and depth counts two
     layers outside the cell."""
-    names = [part.split("~")[0] for vertex in arch.strip("|").split("|+|") for part in vertex.split("|")]
-    operations = dict(zip(EDGES, names, strict=True))
-    total = 0
-    for between in [(), (1,), (2,), (1, 2)]:
-        path = list(itertools.pairwise([0, *between, 3]))
-        on_path = [operations[edge] for edge in path]
-        if "none" not in on_path:
-            total += (1 + sum(name.startswith("nor_conv") for name in on_path)) ** 3
-    return -0.5 * math.log2(total)
+    depths = [1 + sum(name.startswith("nor_conv") for name in path.values()) for path in paths(arch)]
+    return -0.5 * math.log2(sum(depth**3 for depth in depths))
+
+
+def edges_without_weights(arch: str) -> int:
+    """How many skips and poolings are on a path from input to output."""
+    return sum(
+        not name.startswith("nor_conv")
+        for name in {edge: on for path in paths(arch) for edge, on in path.items()}.values()
+    )
 
 
 def difference(frame: pd.DataFrame, part: str, first: Sequence[str], second: Sequence[str]) -> Any:
@@ -66,6 +78,23 @@ def surface(frame: pd.DataFrame, part: str, arm: str) -> tuple[list[str], Floats
     shape = [len(table.index.unique(level)) for level in range(3)]
     archs = ours.drop_duplicates("cell").sort_values("cell")["arch"].tolist()
     return archs, table.index.unique(1).to_numpy(dtype=float), table.to_numpy(dtype=float).reshape(shape)
+
+
+def suiting_rates(rates: Floats, accuracy: Floats) -> tuple[list[float], list[float]]:
+    """Of each network, the logarithm of the rate with the best mean accuracy, to a 32nd of an octave, and the largest
+    rate of the grid up to which every training was above 15 %."""
+    x = np.log2(rates)
+    tried = np.minimum(x[0] + np.arange(round((x[-1] - x[0]) * 32) + 1) / 32, x[-1])
+    best, largest = [], []
+    for network in accuracy:
+        best.append(tried[Akima1DInterpolator(x, network.mean(1))(tried).argmax()])
+        borne = 0.0
+        for rate, trainings in zip(rates, network, strict=True):
+            if min(trainings) <= 15:
+                break
+            borne = rate
+        largest.append(borne)
+    return best, largest
 
 
 def own_variance(accuracy: Floats) -> float:

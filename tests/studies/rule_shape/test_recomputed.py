@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from nas_retrain.commands.command_line import compose
 from nas_retrain.plan.study import Records
 from nas_retrain.settings import Settings
+from nas_retrain.statistics.rankings import FEWEST
 from nas_retrain.studies.rule_shape import findings
 from nas_retrain.studies.rule_shape.study import STUDY
 from tests.studies.rule_shape import recomputed
@@ -97,6 +99,46 @@ def test_surfaces_are_read_as_plain_loops_read_them(
         assert exponents.loc[exponent, "scalar"] == pytest.approx(expected, rel=0.03)  # the place of a flat maximum
     gains = recomputed.gain(rates, accuracy.mean(2), factors, 100)
     assert abs(exponents.loc[1, "gain"] - gains.mean()) < 4 * gains.std() + 0.01
+
+
+@pytest.mark.parametrize(("normalisation", "part", "arm"), SURFACES)
+def test_what_orders_the_rates_that_suit_networks(
+    normalisation: str,
+    part: str,
+    arm: str,
+    frame: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
+    within: dict[str, float],
+) -> None:
+    archs, rates, accuracy = recomputed.surface(frame, part, arm)
+    suiting = recomputed.suiting_rates(rates, accuracy)
+    table = tables["correlations"].set_index(["normalisation", "initialisation", "compared"])
+    for compared, of in (
+        ("the rule's factor", recomputed.log_factor), ("edges without weights", recomputed.edges_without_weights),
+    ):  # fmt: skip
+        row, values = table.loc[(normalisation, arm, compared)], [of(arch) for arch in archs]
+        for column, rate in zip(("best_rate", "largest_rate"), suiting, strict=True):
+            expected = stats.spearmanr(values, rate).statistic if len(set(rate)) > 1 else np.nan
+            assert row[column] == pytest.approx(expected, nan_ok=True, **within)
+            assert not row[column] < row[f"{column}_low"]
+            assert not row[column] > row[f"{column}_high"]
+
+
+def test_differences_by_what_cells_are_made_of(
+    frame: pd.DataFrame, tables: dict[str, pd.DataFrame], within: dict[str, float]
+) -> None:
+    ours = frame[frame["part"] == "plain_confirmation"]
+    edges = ours["arch"].map(recomputed.edges_without_weights)
+    table = tables["by_edges"].set_index(["part", "over", "edges"])
+    for number, of_number in ours.groupby(edges):
+        for over in ("one_rate", "permuted"):
+            row = table.loc[("plain_confirmation", over, number)]
+            assert row["networks"] == of_number["cell"].nunique()
+            if row["networks"] >= FEWEST:
+                test = recomputed.difference(of_number, "plain_confirmation", ["target_rule"], [f"target_{over}"])
+                interval = test.confidence_interval(0.95)
+                assert row["difference_low"] == pytest.approx(interval.low, **within)
+                assert row["difference_high"] == pytest.approx(interval.high, **within)
 
 
 @pytest.mark.parametrize("arm", ["stock", "source"])

@@ -131,13 +131,16 @@ Rates = dict[tuple[Initialisation, str], dict[int, list[float]]]
 class Place:
     """Where an arm of the confirmation lies on the grid that its scalar was tuned on.
 
-    scalar: the geometric mean of its rates on the surface. below, above: octaves from the grid's ends to the scalar.
+    scalar: the geometric mean of its rates on the surface. lowest, highest: of its rates in the confirmation. below,
+    above: octaves from the grid's ends to the scalar.
     outside_below, outside_above: the shares of the confirmation's rates beyond each end.
     """
 
     initialisation: Initialisation
     arm: str
     scalar: float
+    lowest: float
+    highest: float
     below: float
     above: float
     outside_below: float
@@ -161,7 +164,7 @@ class Place:
         at, tolerance = np.asarray(rates), 1e-3  # rates are written with four digits
         outside = (at < grid[0] * (1 - tolerance)).mean(), (at > grid[-1] * (1 + tolerance)).mean()
         below, above = round(scalar - math.log2(grid[0]), 3), round(math.log2(grid[-1]) - scalar, 3)
-        return cls(initialisation, arm, 2.0**scalar, below, above, *map(float, outside))
+        return cls(initialisation, arm, 2.0**scalar, min(rates), max(rates), below, above, *map(float, outside))
 
 
 def permuted(values: Floats, seed: str) -> Floats:

@@ -14,8 +14,7 @@ from nas_retrain.benches import registry
 from nas_retrain.plan.study import NothingYet, Records
 from nas_retrain.purpose import Trial
 from nas_retrain.settings import RuleSettings, Settings
-from nas_retrain.statistics.means import mean_interval
-from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, Integers, bootstrap_weights
+from nas_retrain.statistics.rankings import FEWEST, LEVEL, Floats, bootstrap_weights
 from nas_retrain.statistics.response_surface import (
     Curves,
     Estimate,
@@ -30,7 +29,7 @@ from nas_retrain.statistics.response_surface import (
 )
 from nas_retrain.statistics.significance import SIGNIFICANT, holm
 from nas_retrain.studies.rate_prediction.findings import STACKED, rules_of
-from nas_retrain.studies.rule_shape import design
+from nas_retrain.studies.rule_shape import afterwards, design
 from nas_retrain.studies.rule_shape.design import (
     CONFIRMATION,
     INITIALISATIONS,
@@ -38,12 +37,16 @@ from nas_retrain.studies.rule_shape.design import (
     PERMUTED,
     PLAIN_CONFIRMATION,
     RULE,
-    SURFACE,
+)
+from nas_retrain.studies.rule_shape.observed import (
+    Confirmed,
+    Surface,
+    confirmations_of,
+    mean_of,
+    surfaces_of,
+    with_ends,
 )
 from nas_retrain.studies.scoreboard.findings import factors_of
-
-SURFACES = {"batch": SURFACE, "none": design.PLAIN_SURFACE}
-"""The part that is the surface of each normalisation."""
 
 RULES = {
     "the paper's": RuleSettings(rule="paper", parameters={"initialisation": False}),
@@ -61,44 +64,6 @@ BENCHMARK_RATE = 0.1
 
 SEARCH_SEEDS = 3
 """Seeds of the paper's search for the base rate."""
-
-
-@dataclass(frozen=True)
-class Surface:
-    """What a part trained at a grid of rates says of networks that have every rate and seed.
-
-    cells: (networks,). rates: rising. accuracy: percent, (networks, rates, seeds). shares: the gradient of the first
-    step as a share of the weights, (networks,), the mean over trainings.
-    """
-
-    cells: Integers
-    rates: Floats
-    accuracy: Floats
-    shares: Floats
-
-    @classmethod
-    def of(cls, records: pd.DataFrame) -> Surface:
-        """From the records of one part and arm."""
-        table = records.pivot_table(index="cell", columns=["learning_rate", "seed"], values="test_accuracy", sort=True)
-        whole = table.dropna()
-        rates, seeds = (whole.columns.unique(level) for level in (0, 1))
-        shares = records.groupby("cell")["relative_gradient"].mean()
-        return cls(
-            whole.index.to_numpy(),
-            rates.to_numpy(dtype=float),
-            whole.to_numpy().reshape(len(whole), len(rates), len(seeds)),
-            shares.loc[whole.index].to_numpy(dtype=float),
-        )
-
-    def first(self, cells: Iterable[int]) -> Surface:
-        """Those of some networks."""
-        chosen = np.isin(self.cells, list(cells))
-        return Surface(self.cells[chosen], self.rates, self.accuracy[chosen], self.shares[chosen])
-
-    def between(self, lowest: float, highest: float) -> Surface:
-        """Those at some rates, which may be rounded otherwise than these ends."""
-        within = (self.rates >= 0.99 * lowest) & (self.rates <= 1.01 * highest)
-        return Surface(self.cells, self.rates[within], self.accuracy[:, within], self.shares)
 
 
 @dataclass(frozen=True)
@@ -122,7 +87,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
     counted = trainings(records, frame)
     whole = counted.loc[counted["wanted"] == counted["stored"], "part"]
     frame = frame[frame["part"].isin(whole)]
-    surfaces = _surfaces(frame)
+    surfaces = surfaces_of(frame)
     if not surfaces:
         raise NothingYet(
             f"Nothing to judge yet: a surface takes {FEWEST} networks, and every rate and seed of each must be trained."
@@ -136,7 +101,7 @@ def find_all(records: Records, settings: Settings) -> Findings:
         return pd.concat(made, ignore_index=True)
 
     shape = design.asked_for(settings)
-    confirmed = _confirmed(frame)
+    confirmed = confirmations_of(frame, settings.dataset.classes)
     tell_stage(f"Exponents, rules and hypotheses, on {len(surfaces)} surface(s), from {shape.draws:,} draws")
     tables = {
         "exponents": of_each(of_exponents),
@@ -149,6 +114,9 @@ def find_all(records: Records, settings: Settings) -> Findings:
         "halvings": halvings(surfaces, settings),
         "scalars": scalars(records, settings),
         "contrasts": contrasts(confirmed, [CONFIRMATION, PLAIN_CONFIRMATION]),
+        "by_edges": afterwards.by_edges(confirmed, settings),
+        "correlations": afterwards.correlations(surfaces, settings),
+        "initialisations": afterwards.initialisations(surfaces, settings),
         "longer": contrasts(confirmed, [design.longer_part(decay) for decay in shape.longer.weight_decays]),
         "ladder": ladder(frame, surfaces, settings),
         "trainings": counted,
@@ -171,17 +139,6 @@ def trainings(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     stored = frame["part"].value_counts()
     rows = [{"part": part, "wanted": number, "stored": stored.get(part, 0)} for part, number in wanted.items()]
     return pd.DataFrame(rows, columns=["part", "wanted", "stored"])
-
-
-def _surfaces(frame: pd.DataFrame) -> dict[tuple[str, str], Surface]:
-    """By normalisation and initialisation, those with enough networks."""
-    found: dict[tuple[str, str], Surface] = {}
-    for normalisation, part in SURFACES.items():
-        for initialisation in design.initialisations(plain=part == design.PLAIN_SURFACE):
-            ours = frame[(frame["part"] == part) & (frame["arm"] == initialisation)]
-            if len(ours) and len((surface := Surface.of(ours)).cells) >= FEWEST:
-                found[normalisation, initialisation] = surface
-    return found
 
 
 def _rules(surface: Surface, settings: Settings) -> Rules:
@@ -210,7 +167,7 @@ def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
                 "networks": len(surface.cells),
                 "exponent": exponent,
                 **gain.columns("gain"),
-                **_with_ends("permuted", float(null.mean()), tuple(np.quantile(null, _TAILS))),
+                **with_ends("permuted", float(null.mean()), tuple(np.quantile(null, _TAILS))),
                 "scalar": 2.0 ** best.mean[RULE],
                 "outside": rules.curves.outside(at),
             }
@@ -219,10 +176,6 @@ def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
 
 
 _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-
-
-def _with_ends(name: str, value: float, ends: Sequence[float]) -> dict[str, float]:
-    return {name: value, f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
 
 
 def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
@@ -403,56 +356,48 @@ def of_procedure(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface
     return pd.DataFrame(rows)
 
 
-Confirmed = Mapping[str, pd.DataFrame]
-"""By part, test accuracies by network and arm, the mean over seeds: of networks that have every arm and seed."""
-
-
-def _confirmed(frame: pd.DataFrame) -> Confirmed:
-    found = {}
-    for part, ours in frame.groupby("part"):
-        if not str(part).startswith(("longer_", CONFIRMATION, PLAIN_CONFIRMATION)):
-            continue
-        table = ours.pivot_table(index="cell", columns=["arm", "seed"], values="test_accuracy").dropna()
-        if len(table) >= FEWEST:
-            found[str(part)] = table.T.groupby(level=0).mean().T
-    return found
-
-
-def arms(confirmed: Confirmed) -> pd.DataFrame:
-    """A row for each part and arm: networks, and mean test accuracy."""
+def arms(confirmed: Mapping[str, Confirmed]) -> pd.DataFrame:
+    """A row for each part and arm: networks, mean test accuracy, and how many trainings diverged and failed."""
     rows = [
-        {"part": part, "arm": arm, "networks": len(table), "accuracy": float(table[arm].mean())}
-        for part, table in confirmed.items()
-        for arm in table
+        {
+            "part": part,
+            "arm": arm,
+            "networks": len(of_part.accuracy),
+            "accuracy": float(of_part.accuracy[arm].mean()),
+            "diverged": int(of_part.diverged[arm].sum()),
+            "failed": int(of_part.failed[arm].sum()),
+        }
+        for part, of_part in confirmed.items()
+        for arm in of_part.accuracy
     ]
     return pd.DataFrame(rows)
 
 
-def _difference(table: pd.DataFrame, first: str, second: str, initialisations: Sequence[str]) -> Floats:
-    """By network, how much more accurate it is in one arm than in another, on average over initialisations."""
-    both = [table[f"{one}_{first}"] - table[f"{one}_{second}"] for one in initialisations]
-    difference: Floats = np.mean(both, axis=0)
-    return difference
-
-
-def contrasts(confirmed: Confirmed, parts: Iterable[str]) -> pd.DataFrame:
-    """A row for each of these parts, initialisation and rival of the rule: difference in points, with ends."""
+def contrasts(confirmed: Mapping[str, Confirmed], parts: Iterable[str]) -> pd.DataFrame:
+    """A row for each of these parts, initialisation and rival of the rule: networks and difference in points, with
+    ends; median, its median; worse, the share of networks that do worse under the rule; steady_networks, of which no
+    training of the two arms failed, and their difference, steady, with ends."""
     rows = []
     for part in parts:
-        table = confirmed.get(part)
+        of_part = confirmed.get(part)
         for initialisation in design.confirmed(plain=part == PLAIN_CONFIRMATION):
             for rival in (ONE_RATE, PERMUTED):
-                if table is None or f"{initialisation}_{rival}" not in table:
+                if of_part is None or f"{initialisation}_{rival}" not in of_part.accuracy:
                     continue
-                values = _difference(table, RULE, rival, [initialisation])
-                ends = mean_interval(values, table.index.to_numpy())
+                values = of_part.difference(RULE, rival, [initialisation])
+                both = [f"{initialisation}_{arm}" for arm in (RULE, rival)]
+                steady = (of_part.failed[both].sum(axis=1) == 0).to_numpy()
                 rows.append(
                     {
                         "part": part,
                         "initialisation": initialisation,
                         "over": rival,
                         "networks": len(values),
-                        **_with_ends("difference", float(values.mean()), ends),
+                        **mean_of("difference", values),
+                        "median": float(np.median(values)),
+                        "worse": float((values < 0).mean()),
+                        "steady_networks": int(steady.sum()),
+                        **mean_of("steady", values[steady]),
                     }
                 )
     return pd.DataFrame(rows)
@@ -460,8 +405,9 @@ def contrasts(confirmed: Confirmed, parts: Iterable[str]) -> pd.DataFrame:
 
 def scalars(records: Records, settings: Settings) -> pd.DataFrame:
     """A row for each arm of the confirmation whose surface is whole: normalisation, initialisation, arm, scalar (the
-    geometric mean of the rates on the surface), octaves_below and octaves_above (from the grid's ends to the scalar),
-    and outside, the share of the confirmation's rates beyond them."""
+    geometric mean of the rates on the surface), lowest and highest of the confirmation's rates, octaves_below and
+    octaves_above (from the grid's ends to the scalar), and outside, the share of the confirmation's rates beyond these
+    ends."""
     made = design.Design(settings, records.stored)
     rows = [
         {
@@ -469,6 +415,8 @@ def scalars(records: Records, settings: Settings) -> pd.DataFrame:
             "initialisation": place.initialisation,
             "arm": place.arm,
             "scalar": place.scalar,
+            "lowest": place.lowest,
+            "highest": place.highest,
             "octaves_below": place.below,
             "octaves_above": place.above,
             "outside": place.outside,
@@ -479,7 +427,9 @@ def scalars(records: Records, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
+def hypotheses(
+    confirmed: Mapping[str, Confirmed], surfaces: Mapping[tuple[str, str], Surface], settings: Settings
+) -> pd.DataFrame:
     """A row for each hypothesis whose data are there: hypothesis, claim, unit, networks, difference with its 95 % ends,
     p_value (two-sided) and p_holm, margin, low_90 and high_90, equivalent (whether this 90 % interval lies within the
     margin, as in two one-sided tests), and verdict.
@@ -491,8 +441,8 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     tests: list[tuple[str, str, Floats | None, float]] = []
 
     def values(part: str, first: str, second: str, initialisations: Sequence[str]) -> Floats | None:
-        table = confirmed.get(part)
-        return None if table is None else _difference(table, first, second, initialisations)
+        of_part = confirmed.get(part)
+        return None if of_part is None else of_part.difference(first, second, initialisations)
 
     def add(name: str, claim: str, differences: Floats | None, margin: float = shape.margin) -> None:
         tests.append((name, claim, differences, margin))
@@ -500,9 +450,9 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     add("H1", "rule less one rate, PyTorch's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[:1]))
     add("H2", "rule less one rate, the paper's initialisation", values(CONFIRMATION, RULE, ONE_RATE, both[1:]))
     add("H3", "rule less permuted rule", values(CONFIRMATION, RULE, PERMUTED, both))
-    table = confirmed.get(CONFIRMATION)
     initialisation = None
-    if table is not None:
+    if CONFIRMATION in confirmed:
+        table = confirmed[CONFIRMATION].accuracy
         initialisation = (table[f"{both[1]}_{ONE_RATE}"] - table[f"{both[0]}_{ONE_RATE}"]).to_numpy(dtype=float)
     add("H4", "the paper's initialisation less PyTorch's, one rate", initialisation)
     plain = "without BatchNorm, the derived initialisation"
@@ -512,7 +462,6 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
     rows = []
     for name, claim, differences, margin in tests:
         if differences is not None:
-            classes = np.arange(len(differences))
             narrow = _interval(differences, 0.9)
             rows.append(
                 {
@@ -520,7 +469,7 @@ def hypotheses(confirmed: Confirmed, surfaces: Mapping[tuple[str, str], Surface]
                     "claim": claim,
                     "unit": "points",
                     "networks": len(differences),
-                    **_with_ends("difference", float(differences.mean()), mean_interval(differences, classes)),
+                    **mean_of("difference", differences),
                     "p_value": sign_flip_p(differences, shape.draws, random),
                     "margin": margin,
                     "low_90": narrow[0],

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_retrain.reports.document import write_document
-from nas_retrain.reports.figures import BLUE, GREEN, GREY, ORANGE, STYLE, draw_estimates, save
+from nas_retrain.reports.figures import BLUE, GREY, ORANGE, STYLE, draw_estimates, save
 from nas_retrain.reports.tables import interval_text, number_text, p_text, with_interval, write_tables
 from nas_retrain.reports.template import render_markdown
-from nas_retrain.studies.rule_shape.design import PERMUTED
+from nas_retrain.studies.rule_shape.design import PERMUTED, PLAIN_CONFIRMATION
 from nas_retrain.studies.rule_shape.findings import Findings
 
 FOLDER = "rule_shape"
@@ -46,7 +46,8 @@ def write(found: Findings, folder: Path) -> Path:
     text = render_markdown(
         __package__,
         title=TITLE,
-        statements=statements(found),
+        headline=headline(found),
+        described=described(found),
         tables={name: _ordered(table) for name, table in found.tables.items()},
         facts=found.facts,
     )
@@ -98,7 +99,7 @@ def _whether_it_works(where: str, over_one_rate: Mapping[str, Row], permuted: Ro
         f"it {_against(row)} one rate under {INITIALISATION[initialisation]} ({row['hypothesis']})"
         for initialisation, row in over_one_rate.items()
     ]
-    reasons.append(f"it {_against(permuted)} its own rates in the wrong networks ({permuted['hypothesis']})")
+    reasons.append(f"it {_against(permuted)} its own factors in the wrong networks ({permuted['hypothesis']})")
     if not _better(permuted):
         verdict = "is not shown to work"
     elif not better:
@@ -147,23 +148,27 @@ def _attributed(rows: Mapping[str, Row]) -> str:
     )
 
 
-def statements(found: Findings) -> list[str]:
-    """What holds, in sentences, that of the hypotheses first; each follows from an interval of a table."""
-    tables, said = found.tables, headline(found)
-    said += [
-        _of_surface(rows) for _, rows in tables["exponents"].groupby(["normalisation", "initialisation"], sort=False)
-    ]
-    said += [_of_own_rates(row) for _, row in tables["attainable"].iterrows()]
-    if "procedure" in tables:
-        said += [_of_procedure(row) for _, row in tables["procedure"].iterrows()]
-    if "base_rates" in tables:
-        said += [
-            _of_base_rate(rows) for _, rows in tables["base_rates"].groupby(["initialisation", "epochs"], sort=False)
-        ]
-    if "longer" in tables:
-        said += [_of_longer(row) for _, row in tables["longer"].iterrows()]
-    if "ladder" in tables:
-        said += [_of_size(row) for _, row in tables["ladder"].iterrows()]
+def described(found: Findings) -> dict[str, list[str]]:
+    """By table, what it says in sentences, each of which follows from an interval; none of it tests a hypothesis."""
+    of_row = {
+        "attainable": _of_own_rates,
+        "procedure": _of_procedure,
+        "contrasts": _of_contrast,
+        "correlations": _of_correlation,
+        "longer": _of_longer,
+        "ladder": _of_size,
+    }
+    of_rows = {
+        "exponents": (_of_surface, ["normalisation", "initialisation"]),
+        "base_rates": (_of_base_rate, ["initialisation", "epochs"]),
+    }
+    said = {}
+    for name, table in found.tables.items():
+        if name in of_row:
+            said[name] = [of_row[name](row) for _, row in table.iterrows()]
+        elif name in of_rows:
+            sentence, by = of_rows[name]
+            said[name] = [sentence(rows) for _, rows in table.groupby(by, sort=False)]
     return said
 
 
@@ -245,6 +250,32 @@ def _of_base_rate(rows: pd.DataFrame) -> str:
     )
 
 
+def _of_contrast(row: Row) -> str:
+    return (
+        f"{_confirmed_where(row)} the rule less {_rival(row)} comes to {_interval(row, 'difference', '+.3f')} points "
+        f"of test accuracy on {row['networks']} networks, with a median of {row['median']:+.3f}; {row['worse']:.0%} of "
+        f"the networks do worse under the rule. Of the {row['steady_networks']} networks none of whose trainings under "
+        f"the two failed, it is {_interval(row, 'steady', '+.3f')}."
+    )
+
+
+def _confirmed_where(row: Row) -> str:
+    normalisation = "none" if row["part"] == PLAIN_CONFIRMATION else "batch"
+    return f"{_named(normalisation)} under {INITIALISATION[row['initialisation']]}"
+
+
+def _rival(row: Row) -> str:
+    return "its own factors in the wrong networks" if row["over"] == PERMUTED else "one rate"
+
+
+def _of_correlation(row: Row) -> str:
+    return (
+        f"{_where(row)}, {row['compared']} and the best rate of {row['networks']} networks have a rank correlation of "
+        f"{_interval(row, 'best_rate')}, and with the largest rate that a network bears it is "
+        f"{_interval(row, 'largest_rate')}."
+    )
+
+
 def _of_longer(row: Row) -> str:
     decay = row["part"].removeprefix("longer_")
     return (
@@ -284,53 +315,47 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_of_exponents(exponents: pd.DataFrame) -> Figure:
-    """Gain over exponent 0 by exponent: a panel with BatchNorm and one without, a curve for each initialisation."""
-    panels = [name for name in NORMALISATION if (exponents["normalisation"] == name).any()]
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.6), layout="constrained")
-    for place, name in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        _draw(axes, exponents[exponents["normalisation"] == name])
-        axes.set_title(_named(name))
-        axes.set_xlabel("$\\alpha$: rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$")
-        if place == 0:
-            axes.set_ylabel("accuracy gained over one rate for all (points)")
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
-    figure.suptitle("Do rates that follow the rule do better than one rate, and than the rule's rates permuted?")
+    """Gain over exponent 0 by exponent: a row with BatchNorm and one without, a panel for each initialisation."""
+    names = [name for name in NORMALISATION if (exponents["normalisation"] == name).any()]
+    figure = Figure(figsize=(8.4, 1.2 + 2.9 * len(names)), layout="constrained")
+    grid = figure.add_gridspec(len(names), 2)
+    for place, name in enumerate(names):
+        ours, axes = exponents[exponents["normalisation"] == name], None
+        for column, (initialisation, rows) in enumerate(ours.groupby("initialisation", sort=False)):
+            axes = figure.add_subplot(grid[place, column], sharey=axes)
+            _draw(axes, rows.sort_values("exponent"))
+            its = INITIALISATION[str(initialisation)]
+            axes.set_title(f"{_named(name)}, {its}\n({rows['networks'].iloc[0]} networks)")
+            axes.set_xlabel("$\\alpha$, the power of the rule's factor")
+            axes.set_ylabel("validation accuracy gained\nover one rate for all (points)")
+        if axes is not None:
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high + 0.12 * (high - low))  # room for the names of the exponents
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=1)
+    figure.suptitle(
+        "Do rates that follow the rule do better than one rate, and than the rule's rates in the wrong networks?"
+    )
     return figure
 
 
-def _draw(axes: Axes, exponents: pd.DataFrame) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for initialisation, colour, hatch, shift in (
-        ("stock", BLUE, "///", -0.015),
-        ("source", ORANGE, "\\\\\\", 0.015),
-        ("target", GREEN, "\\\\\\", 0.015),
-    ):
-        rows = exponents[exponents["initialisation"] == initialisation].sort_values("exponent")
-        if not len(rows):
-            continue
-        x = rows["exponent"].to_numpy(dtype=float)
-        name = INITIALISATION[initialisation]
-        axes.fill_between(
-            x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
-            facecolor=(0.5, 0.5, 0.5, 0.18), edgecolor=colour, linewidth=0.4, hatch=hatch, alpha=0.5,
-            label=f"the same rates handed to the wrong networks, {name}",
-        )  # fmt: skip
-        draw_estimates(
-            axes, x + shift, rows["gain"], rows["gain_low"], rows["gain_high"], colour=colour, marker="-o", width=1.2,
-            label=name,
-        )  # fmt: skip
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.08 * (high - low))  # room for the names of the two exponents
-    for exponent, name in ((0, "one rate"), (1, "the rule")):
+    x = rows["exponent"].to_numpy(dtype=float)
+    axes.fill_between(
+        x, rows["permuted_low"].to_numpy(dtype=float), rows["permuted_high"].to_numpy(dtype=float),
+        color=GREY, alpha=0.35, linewidth=0, label="the same rates in the wrong networks (95 % of permutations)",
+    )  # fmt: skip
+    draw_estimates(
+        axes, x, rows["gain"], rows["gain_low"], rows["gain_high"], colour=BLUE, marker="-o", width=1.2,
+        label="rate = m x factor$^{\\,\\alpha}$, with m tuned for each $\\alpha$ (bars: 95 % intervals)",
+    )  # fmt: skip
+    for exponent, name in ((-1, "the rule\nturned round"), (0, "one rate"), (1, "the rule")):
         axes.axvline(exponent, color=GREY, linewidth=0.8, linestyle=":")
         axes.annotate(
-            name, (exponent, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points"
-        )
+            name, (exponent, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
+            verticalalignment="top", fontsize=8,
+        )  # fmt: skip
 
 
 def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
