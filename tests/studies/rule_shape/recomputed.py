@@ -82,18 +82,15 @@ def surface(frame: pd.DataFrame, part: str, arm: str) -> tuple[list[str], Floats
 
 def suiting_rates(rates: Floats, accuracy: Floats) -> tuple[list[float], list[float]]:
     """Of each network, the logarithm of the rate with the best mean accuracy, to a 32nd of an octave, and the largest
-    rate of the grid up to which every training was above 15 %."""
+    rate of the grid at which every training was above 15 %."""
     x = np.log2(rates)
     tried = np.minimum(x[0] + np.arange(round((x[-1] - x[0]) * 32) + 1) / 32, x[-1])
     best, largest = [], []
     for network in accuracy:
         best.append(tried[Akima1DInterpolator(x, network.mean(1))(tried).argmax()])
-        borne = 0.0
-        for rate, trainings in zip(rates, network, strict=True):
-            if min(trainings) <= 15:
-                break
-            borne = rate
-        largest.append(borne)
+        largest.append(
+            max((rate for rate, trainings in zip(rates, network, strict=True) if min(trainings) > 15), default=0.0)
+        )
     return best, largest
 
 
