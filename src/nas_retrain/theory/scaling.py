@@ -68,7 +68,8 @@ def variance_factors(
     """The factor C of each layer that has weights: they are drawn with variance C / fan-in.
 
     in_degree: whose in-degree divides. "target", C(l', l) = 2 / d_in(l), is what appendix A derives (eq. 12) and
-    what keeps E|z|^2 equal at every vertex (eq. 3); "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed.
+    what keeps E|z|^2 equal at every vertex (eq. 3) of a graph without skips and poolings, whose terms nothing divides;
+    "source", C(l', l) = 2 / d_in(l'), is eq. 4 as printed.
     "released" is "source" as the paper's released code counts it: edges from vertices that the input does not reach
     are counted too. They agree where every vertex has one incoming edge. None: nothing divides.
     gain_squared: in place of 2 for another activation than ReLU, see `GAIN_SQUARED`.

@@ -160,7 +160,7 @@ def test_the_report_says_first_what_the_hypotheses_came_to(with_rule: Findings, 
     text = (tmp_path / "rule_shape" / "report.md").read_text()
     first = with_rule.tables["hypotheses"].iloc[0]
     assert told[0].startswith("- With BatchNorm the rule is not shown to work: ")
-    assert told[1].startswith("- Without BatchNorm, for which the rule was derived, the rule ")
+    assert told[1].startswith("- Without BatchNorm, the positive control, the rule ")
     assert f"- H1, {first['claim']}: {first['difference']:+.3f}" in "\n".join(told)
     assert text.index("H1, ") < text.index("figures/gain_by_exponent.png")
     described = {name: len(said) for name, said in report.described(with_rule).items()}
@@ -220,7 +220,7 @@ def test_a_rule_works_only_if_it_beats_one_rate_and_its_own_permutation(permuted
 def test_so_it_is_without_batchnorm(one_rate: str, permuted: str) -> None:
     table = judged({"H6": permuted, "H7": one_rate})
     (said,) = report.conclusions(table, over_permuted(target=0.1))
-    assert said.startswith("Without BatchNorm, for which the rule was derived, the rule ")
+    assert said.startswith("Without BatchNorm, the positive control, the rule ")
     assert ("the rule works" in said) == (one_rate == permuted == "better")
     assert ("not enough" in said) == (permuted == "better" != one_rate)
 

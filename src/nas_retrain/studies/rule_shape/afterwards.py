@@ -17,7 +17,7 @@ from nas_retrain.statistics.rankings import Floats, Integers
 from nas_retrain.statistics.response_surface import Curves, Estimate, Halves, Rules
 from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import CONFIRMATION, ONE_RATE, PERMUTED, PLAIN_CONFIRMATION, RULE
-from nas_retrain.studies.rule_shape.observed import Confirmed, Surface, bearable, mean_of
+from nas_retrain.studies.rule_shape.observed import Confirmed, Surface, highest_collapsed, mean_of
 
 
 def edges_without_weights(settings: Settings, cells: Sequence[int]) -> Integers:
@@ -60,14 +60,14 @@ def correlations(surfaces: Mapping[tuple[str, str], Surface], settings: Settings
 
     A row for each normalisation, initialisation and what is compared (the rule's factor, the number of edges without
     weights): Spearman's correlation, with ends, with best_rate, at which a network's mean accuracy is best, and with
-    largest_rate, the largest of the grid at which no training of the network failed. NaN where one side does not vary.
+    largest_rate, the largest of the grid at which no training of the network collapsed. NaN where one side does not vary.
     """
     draws, rows = design.asked_for(settings).draws, []
     for (normalisation, initialisation), surface in surfaces.items():
         curves = Curves.of(surface.rates, surface.accuracy.mean(2))
         best = curves.logarithms[curves.accuracy.argmax(1)]
-        failed = surface.accuracy.min(2) <= bearable(settings.dataset.classes)
-        largest = np.where(failed, -1, np.arange(failed.shape[1])).max(1).astype(float)
+        collapsed = surface.accuracy.min(2) <= highest_collapsed(settings.dataset.classes)
+        largest = np.where(collapsed, -1, np.arange(collapsed.shape[1])).max(1).astype(float)
         cells = surface.cells.tolist()
         random = np.random.default_rng(settings.analysis.seed)
         drawn = random.integers(0, len(cells), (draws, len(cells)))

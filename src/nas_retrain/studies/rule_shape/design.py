@@ -38,7 +38,8 @@ INITIALISATIONS: tuple[Initialisation, ...] = ("stock", "source")
 """PyTorch's and the paper's, as its experiments had it."""
 
 PLAIN_INITIALISATIONS: tuple[Initialisation, ...] = ("stock", "target")
-"""Without BatchNorm: PyTorch's and the one that the paper derives, with which the signal keeps its scale (eq. 3)."""
+"""Without BatchNorm: PyTorch's and the one that the paper derives, with which the signal keeps its scale where all
+edges have weights (eq. 3)."""
 
 ONE_RATE, RULE, PERMUTED = "one_rate", "rule", "permuted"
 ARMS = (ONE_RATE, RULE, PERMUTED)

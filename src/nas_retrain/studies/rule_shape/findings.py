@@ -357,7 +357,7 @@ def of_procedure(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface
 
 
 def arms(confirmed: Mapping[str, Confirmed]) -> pd.DataFrame:
-    """A row for each part and arm: networks, mean test accuracy, and how many trainings diverged and failed."""
+    """A row for each part and arm: networks, mean test accuracy, and how many trainings diverged and collapsed."""
     rows = [
         {
             "part": part,
@@ -365,7 +365,7 @@ def arms(confirmed: Mapping[str, Confirmed]) -> pd.DataFrame:
             "networks": len(of_part.accuracy),
             "accuracy": float(of_part.accuracy[arm].mean()),
             "diverged": int(of_part.diverged[arm].sum()),
-            "failed": int(of_part.failed[arm].sum()),
+            "collapsed": int(of_part.collapsed[arm].sum()),
         }
         for part, of_part in confirmed.items()
         for arm in of_part.accuracy
@@ -376,7 +376,7 @@ def arms(confirmed: Mapping[str, Confirmed]) -> pd.DataFrame:
 def contrasts(confirmed: Mapping[str, Confirmed], parts: Iterable[str]) -> pd.DataFrame:
     """A row for each of these parts, initialisation and rival of the rule: networks and difference in points, with
     ends; median, its median; worse, the share of networks that do worse under the rule; steady_networks, of which no
-    training of the two arms failed, and their difference, steady, with ends."""
+    training of the two arms collapsed, and their difference, steady, with ends."""
     rows = []
     for part in parts:
         of_part = confirmed.get(part)
@@ -386,7 +386,7 @@ def contrasts(confirmed: Mapping[str, Confirmed], parts: Iterable[str]) -> pd.Da
                     continue
                 values = of_part.difference(RULE, rival, [initialisation])
                 both = [f"{initialisation}_{arm}" for arm in (RULE, rival)]
-                steady = (of_part.failed[both].sum(axis=1) == 0).to_numpy()
+                steady = (of_part.collapsed[both].sum(axis=1) == 0).to_numpy()
                 rows.append(
                     {
                         "part": part,

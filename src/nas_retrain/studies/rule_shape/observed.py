@@ -71,12 +71,12 @@ class Confirmed:
     """A part of the confirmation, by network and arm: of networks that have every arm and seed.
 
     accuracy: of test images in percent, the mean over seeds. diverged: how many of a network's trainings diverged.
-    failed: how many diverged or learned next to nothing, see `bearable`.
+    collapsed: how many diverged or learned next to nothing, see `highest_collapsed`.
     """
 
     accuracy: pd.DataFrame
     diverged: pd.DataFrame
-    failed: pd.DataFrame
+    collapsed: pd.DataFrame
 
     def difference(self, first: str, second: str, initialisations: Sequence[str]) -> Floats:
         """By network, how much more accurate it is in one arm than in another, on average over initialisations."""
@@ -85,8 +85,8 @@ class Confirmed:
         return found
 
 
-def bearable(classes: int) -> float:
-    """The accuracy in percent up to which a training is said to have failed: half as much again as chance."""
+def highest_collapsed(classes: int) -> float:
+    """The accuracy in percent up to which a training is said to have collapsed: half as much again as chance."""
     return 1.5 * 100 / classes
 
 
@@ -100,12 +100,13 @@ def confirmations_of(frame: pd.DataFrame, classes: int) -> Mapping[str, Confirme
         if len(table) < FEWEST:
             continue
         ours = ours.assign(
-            diverged=ours["status"] == "diverged", failed=ours["test_accuracy"] <= bearable(classes)
+            diverged=ours["status"] == "diverged", collapsed=ours["test_accuracy"] <= highest_collapsed(classes)
         ).loc[ours["cell"].isin(table.index)]
-        diverged, failed = (
-            ours.pivot_table(index="cell", columns="arm", values=what, aggfunc="sum") for what in ("diverged", "failed")
+        diverged, collapsed = (
+            ours.pivot_table(index="cell", columns="arm", values=what, aggfunc="sum")
+            for what in ("diverged", "collapsed")
         )
-        found[str(part)] = Confirmed(table.T.groupby(level=0).mean().T, diverged, failed)
+        found[str(part)] = Confirmed(table.T.groupby(level=0).mean().T, diverged, collapsed)
     return found
 
 

@@ -76,7 +76,7 @@ def conclusions(hypotheses: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
         over_one_rate = {"stock": rows["H1"], "source": rows["H2"]}
         said.append(_whether_it_works("With BatchNorm", over_one_rate, rows["H3"], contrasts))
     if {"H6", "H7"} <= rows.keys():
-        where = "Without BatchNorm, for which the rule was derived,"
+        where = "Without BatchNorm, the positive control,"
         said.append(_whether_it_works(where, {"target": rows["H7"]}, rows["H6"], contrasts))
     if {"H2", "H4", "H5"} <= rows.keys() and _differs(rows["H5"]):
         said.append(_attributed(rows))
@@ -255,7 +255,7 @@ def _of_contrast(row: Row) -> str:
         f"{_confirmed_where(row)} the rule less {_rival(row)} comes to {_interval(row, 'difference', '+.3f')} points "
         f"of test accuracy on {row['networks']} networks, with a median of {row['median']:+.3f}; {row['worse']:.0%} of "
         f"the networks do worse under the rule. Of the {row['steady_networks']} networks none of whose trainings under "
-        f"the two failed, it is {_interval(row, 'steady', '+.3f')}."
+        f"the two collapsed, it is {_interval(row, 'steady', '+.3f')}."
     )
 
 
