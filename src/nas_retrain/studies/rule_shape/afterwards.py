@@ -60,7 +60,8 @@ def correlations(surfaces: Mapping[tuple[str, str], Surface], settings: Settings
 
     A row for each normalisation, initialisation and what is compared (the rule's factor, the number of edges without
     weights): Spearman's correlation, with ends, with best_rate, at which a network's mean accuracy is best, and with
-    largest_rate, the largest of the grid at which no training of the network collapsed. NaN where one side does not vary.
+    largest_rate, the largest of the grid at which no training of the network collapsed. NaN where one side does not
+    vary.
     """
     draws, rows = design.asked_for(settings).draws, []
     for (normalisation, initialisation), surface in surfaces.items():
