@@ -24,6 +24,7 @@ from nas_retrain.studies.rule_shape.findings import ALL_CELLS
 from nas_retrain.trainings.store import COLUMNS, CURVES
 from tests import test_additions
 from tests.benches import test_toy
+from tests.studies.rule_shape.recomputed import edges_without_weights
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -187,6 +188,18 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     for over, where in contrasts.items():
         steady = interval("contrasts", "steady", ".2f", **where)
         assert f"no training collapsed it is {steady} on {of[over]['steady_networks']} networks" in findings
+    (none,) = rows_of("by_edges", edges=0, **contrasts["one_rate"])["networks"]
+    most = interval("by_edges", "difference", ".2f", edges=0, **contrasts["one_rate"])
+    assert f"lose as well: {most} points on {none} networks" in findings
+    runs = pd.read_parquet(tables.parents[1] / "runs.parquet")
+    rates = {
+        arm: runs[runs["recipe"] == f"plain_confirmation.target_{arm}"].groupby("arch")["learning_rate"].first()
+        for arm in ("rule", "one_rate")
+    }
+    layers_alone = rates["rule"][[edges_without_weights(str(arch)) == 0 for arch in rates["rule"].index]]
+    assert len(layers_alone) == none
+    (one_rate,) = rates["one_rate"].unique()
+    assert f"at most {layers_alone.median():.4f}, where the one rate is {one_rate:.4f}." in findings
     (five,) = rows_of("by_edges", edges=5, **contrasts["permuted"])["networks"]
     few = interval("by_edges", "difference", ".1f", edges=5, **contrasts["permuted"])
     assert f"it is {few} points on the {five} with five skips and poolings" in findings
