@@ -107,7 +107,15 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         {"part": outside("gain_over_one_rate", "gain_over_permuted", rule="paper")}
     ),
     "rule shape": lambda: rule_shape.figure_of_exponents(
-        outside("gain", normalisation="batch", initialisation="stock", exponent=1, permuted_low=0, permuted_high=0.2)
+        outside(
+            "gain",
+            normalisation="batch",
+            initialisation="stock",
+            networks=9,
+            exponent=1,
+            permuted_low=0,
+            permuted_high=0.2,
+        )
     ),
     "rule shape, sizes": lambda: rule_shape.figure_of_sizes(
         outside("over_one_rate", "over_permuted", image_size=7, channels=8)

@@ -254,6 +254,17 @@ def test_a_study_that_is_not_whole_says_first_what_is_missing(settings: Settings
     assert set(found.tables["contrasts"]["part"]) == {"plain_confirmation"}
 
 
+def test_sizes_are_looked_at_when_all_of_them_are_whole(settings: Settings) -> None:
+    records = made_up(settings, {"batch": 0.0, "none": 1.0})
+    lacking = (records.stored.column("recipe") != "ladder_28_16.stock") & (
+        records.stored.column("recipe") != "base_rate_2.stock"
+    )
+    found = STUDY.analyse(Records(records.trainings, records.stored.only(lacking)), settings)
+    assert isinstance(found, Findings)
+    assert not {"ladder", "base_rates"} & found.tables.keys()
+    assert set(found.tables["longer"]["part"]) == {"longer_0.0005", "longer_0.02"}
+
+
 def test_networks_that_lack_a_training_are_left_out(settings: Settings) -> None:
     frame = pd.DataFrame(
         [(cell, rate, seed, 50.0 + cell + rate, 0.2) for cell in (3, 5, 9) for rate in (0.1, 0.2) for seed in (1, 2)],

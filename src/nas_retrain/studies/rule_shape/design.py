@@ -378,6 +378,11 @@ def longer_part(weight_decay: float) -> str:
     return f"longer_{weight_decay:g}"
 
 
+def series(part: str) -> str:
+    """What a part has in common with those that differ from it in one number, as the sizes of the ladder."""
+    return next((name for name in ("base_rate", "longer", "ladder") if part.startswith(f"{name}_")), part)
+
+
 def ladder_part(image_size: int, channels: int) -> str:
     """What the trainings of this size are recorded as."""
     return f"ladder_{image_size}_{channels}"

@@ -75,8 +75,8 @@ class Findings:
 
 
 def find_all(records: Records, settings: Settings) -> Findings:
-    """What the parts say of which all trainings are stored: no part is looked at before it is whole, since a look may
-    decide when to stop. Raises NothingYet if there is no surface among them."""
+    """What the parts say of which all trainings are stored: none is looked at before it and those like it are whole,
+    since a look may decide when to stop. Raises NothingYet if there is no surface among them."""
     from nas_retrain.reports.document import facts as stage_facts
     from nas_retrain.reports.document import tell_stage
 
@@ -85,8 +85,9 @@ def find_all(records: Records, settings: Settings) -> Findings:
         part=[purpose.part for purpose in frame["purpose"]], arm=[purpose.arm for purpose in frame["purpose"]]
     )
     counted = trainings(records, frame)
-    whole = counted.loc[counted["wanted"] == counted["stored"], "part"]
-    frame = frame[frame["part"].isin(whole)]
+    like = counted["part"].map(design.series)
+    whole = (counted["wanted"] == counted["stored"]).groupby(like).transform("all")
+    frame = frame[frame["part"].isin(counted.loc[whole, "part"])]
     surfaces = surfaces_of(frame)
     if not surfaces:
         raise NothingYet(
