@@ -227,6 +227,15 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     assert f"turned round** gains {interval('exponents', 'gain', '.2f', **turned)} points" in findings
     assert f"under PyTorch's initialisation, with the best of twelve exponents ({turned['exponent']:g})" in findings
     assert (exponents["exponent"] != 0).sum() == 4 * 12
+    longer = [
+        interval("longer", "difference", part=f"longer_{decay}", initialisation=one)
+        for decay in ("0.0005", "0.02")
+        for one in ("stock", "source")
+    ]
+    assert "rule minus one rate comes to {} points under PyTorch's initialisation and {} under the".format(
+        *longer
+    ) in findings  # fmt: skip
+    assert "instead of 5e-4 it is {} and {}.".format(*longer[2:]) in findings
     shares = pd.read_csv(tables / "base_rates.csv").set_index(["initialisation", "epochs", "learning_rate"])["share"]
     found = shares["source", 1].sort_values(ascending=False)[:3]
     told = ["{:.3f} in {:.0%}".format(*one).replace("%", " %") for one in found.items()]

@@ -53,6 +53,12 @@ def test_what_cells_are_made_of(frame: pd.DataFrame, tables: dict[str, pd.DataFr
     test_recomputed.test_differences_by_what_cells_are_made_of(frame, tables, SIX_DIGITS)
 
 
+@pytest.mark.parametrize("decay", ["0.0005", "0.02"])
+@pytest.mark.parametrize("arm", ["stock", "source"])
+def test_longer_trainings(decay: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    test_recomputed.test_longer_trainings_are_compared_network_by_network(decay, arm, frame, tables, SIX_DIGITS)
+
+
 def test_the_ranking(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     test_recomputed.test_the_ranking_is_that_of_scipys_tau(frame, tables)
 
