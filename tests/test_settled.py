@@ -30,11 +30,9 @@ def tables() -> dict[str, pd.DataFrame]:
     return {path.stem: pd.read_csv(path) for path in (FOLDER / "rule_shape" / "tables").glob("*.csv")}
 
 
-@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES)
-def test_surfaces(
-    normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
-) -> None:
-    test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(normalisation, part, arm, frame, tables, SIX_DIGITS)
+@pytest.mark.parametrize("place", test_recomputed.SURFACES)
+def test_surfaces(place: test_recomputed.Place, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    test_recomputed.test_surfaces_are_read_as_plain_loops_read_them(place, frame, tables, SIX_DIGITS)
 
 
 @pytest.mark.parametrize("name", recomputed.HYPOTHESES)
@@ -42,11 +40,11 @@ def test_hypotheses(name: str, frame: pd.DataFrame, tables: dict[str, pd.DataFra
     test_recomputed.test_hypotheses_are_scipys_t_tests(name, frame, tables, settings, SIX_DIGITS)
 
 
-@pytest.mark.parametrize(("normalisation", "part", "arm"), test_recomputed.SURFACES)
+@pytest.mark.parametrize("place", test_recomputed.SURFACES)
 def test_rates_that_suit_networks(
-    normalisation: str, part: str, arm: str, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
+    place: test_recomputed.Place, frame: pd.DataFrame, tables: dict[str, pd.DataFrame]
 ) -> None:
-    test_recomputed.test_what_orders_the_rates_that_suit_networks(normalisation, part, arm, frame, tables, SIX_DIGITS)
+    test_recomputed.test_what_orders_the_rates_that_suit_networks(place, frame, tables, SIX_DIGITS)
 
 
 def test_what_cells_are_made_of(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:

@@ -338,6 +338,15 @@ def agreement(comparison: Comparison, draws: int, seed: int, by: Literal["first"
     return pd.DataFrame(rows)
 
 
+def rank_correlation(x: Floats, y: Floats) -> Floats:
+    """Spearman's correlation along the last axis; NaN where one side is constant."""
+    ranks = [scipy.stats.rankdata(values, axis=-1) for values in (x, y)]
+    a, b = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    found: Floats = np.divide((a * b).sum(-1), scale, out=np.full(np.shape(scale), np.nan), where=scale > 0)
+    return found
+
+
 def _spearman(x: Floats, y: Floats) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")

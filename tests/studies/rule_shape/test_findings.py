@@ -122,11 +122,10 @@ def test_what_was_looked_for_afterwards_is_what_was_planted(with_rule: Findings)
     gains = with_rule.tables["initialisations"].set_index("normalisation")
     assert 0.8 < gains.loc["batch", "gain_low"] < gains.loc["batch", "gain_high"] < 1.2
     assert gains.loc["none", "gain_low"] < 0 < gains.loc["none", "gain_high"]
-    by_edges = with_rule.tables["by_edges"]
-    for (part, initialisation, over), rows in by_edges.groupby(["part", "initialisation", "over"]):
-        whole = (
-            with_rule.tables["contrasts"].set_index(["part", "initialisation", "over"]).loc[part, initialisation, over]
-        )
+    what = ["part", "initialisation", "over"]
+    contrasts = with_rule.tables["contrasts"].set_index(what)
+    for contrast, rows in with_rule.tables["by_edges"].groupby(what):
+        whole = contrasts.loc[contrast]
         assert rows["networks"].sum() == whole["networks"]
         assert (rows["difference"] * rows["networks"]).sum() / whole["networks"] == pytest.approx(whole["difference"])
 

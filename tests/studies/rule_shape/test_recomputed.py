@@ -68,7 +68,10 @@ def test_the_ranking_is_that_of_scipys_tau(frame: pd.DataFrame, tables: dict[str
     assert abs(row["difference"] - differences.mean()) < 4 * differences.std() + 0.002
 
 
-SURFACES = [
+Place = tuple[str, str, str]
+"""Of a surface: its normalisation, part and arm."""
+
+SURFACES: list[Place] = [
     ("batch", "surface", "stock"),
     ("batch", "surface", "source"),
     ("none", "plain_surface", "stock"),
@@ -76,15 +79,11 @@ SURFACES = [
 ]
 
 
-@pytest.mark.parametrize(("normalisation", "part", "arm"), SURFACES)
+@pytest.mark.parametrize("place", SURFACES)
 def test_surfaces_are_read_as_plain_loops_read_them(
-    normalisation: str,
-    part: str,
-    arm: str,
-    frame: pd.DataFrame,
-    tables: dict[str, pd.DataFrame],
-    within: dict[str, float],
+    place: Place, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], within: dict[str, float]
 ) -> None:
+    normalisation, part, arm = place
     archs, rates, accuracy = recomputed.surface(frame, part, arm)
     factors = np.array([recomputed.log_factor(arch) for arch in archs])
 
@@ -101,15 +100,11 @@ def test_surfaces_are_read_as_plain_loops_read_them(
     assert abs(exponents.loc[1, "gain"] - gains.mean()) < 4 * gains.std() + 0.01
 
 
-@pytest.mark.parametrize(("normalisation", "part", "arm"), SURFACES)
+@pytest.mark.parametrize("place", SURFACES)
 def test_what_orders_the_rates_that_suit_networks(
-    normalisation: str,
-    part: str,
-    arm: str,
-    frame: pd.DataFrame,
-    tables: dict[str, pd.DataFrame],
-    within: dict[str, float],
+    place: Place, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], within: dict[str, float]
 ) -> None:
+    normalisation, part, arm = place
     archs, rates, accuracy = recomputed.surface(frame, part, arm)
     suiting = recomputed.suiting_rates(rates, accuracy)
     table = tables["correlations"].set_index(["normalisation", "initialisation", "compared"])

@@ -17,7 +17,7 @@ from nas_retrain.benches.registry import Bench, Sizes
 from nas_retrain.settings import Settings
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places, lean
 from nas_retrain.statistics.means import reliability_of_mean
-from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval
+from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval, rank_correlation
 from nas_retrain.statistics.significance import holm
 from nas_retrain.theory.graph import CellGraph
 from nas_retrain.theory.scaling import learning_rate_factor
@@ -80,15 +80,6 @@ def curves(grid: AccuracyGrid) -> pd.DataFrame:
             "share_best": np.bincount(best, minlength=len(grid.rates)) / len(best),
         }
     )
-
-
-def rank_correlation(x: Floats, y: Floats) -> Floats:
-    """Spearman's correlation along the last axis; NaN where one side is constant."""
-    ranks = [stats.rankdata(values, axis=-1) for values in (x, y)]
-    a, b = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
-    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    found: Floats = np.divide((a * b).sum(-1), scale, out=np.full(np.shape(scale), np.nan), where=scale > 0)
-    return found
 
 
 def explained(classes: pd.DataFrame, drawn: NDArray[np.int64]) -> pd.DataFrame:

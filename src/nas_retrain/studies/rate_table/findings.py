@@ -21,7 +21,7 @@ from nas_retrain.settings import AnalysisSettings, RateTableSettings, Settings
 from nas_retrain.statistics.accuracies import Accuracies
 from nas_retrain.statistics.accuracy_grid import AccuracyGrid, best_places
 from nas_retrain.statistics.noise import NoiseLevel, noise_level
-from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval, kendall_tau
+from nas_retrain.statistics.rankings import FEWEST, Floats, Integers, bootstrap_interval, kendall_tau, rank_correlation
 from nas_retrain.statistics.rate_tables import Budget, RateTable
 from nas_retrain.statistics.significance import holm
 from nas_retrain.studies.own_rates import by_rate
@@ -228,7 +228,7 @@ def _budgets(table: RateTable, main: Budget, factor: Floats, settings: Settings)
         own_log = np.log2(grid.rates[grid.own])
         ruled = np.array([of_cell[cell] for cell in grid.cells.tolist()])
         drawn = np.random.default_rng(chosen.seed).integers(0, len(grid), (200, len(grid)))
-        low, high = bootstrap_interval(by_rate.rank_correlation(ruled[drawn], own_log[drawn]), len(grid))
+        low, high = bootstrap_interval(rank_correlation(ruled[drawn], own_log[drawn]), len(grid))
         at_benchmark = grid.test[:, _nearest(grid, settings.rate_table.benchmark_rate)]
         taus = [kendall_tau(at_benchmark[:, seed], _split_own(grid, seed)) for seed in range(grid.seeds)]
         gains = {"own_gain": by_rate.own_gain(grid), "hindsight_gain": by_rate.hindsight_gain(grid)}
@@ -247,7 +247,7 @@ def _budgets(table: RateTable, main: Budget, factor: Floats, settings: Settings)
         for name, gain in gains.items():
             row |= {name.replace("gain", key): value for key, value in by_rate.gained(grid, gain).items()}
         row["tau_benchmark"] = float(np.mean(taus))
-        row |= {"paper_rho": float(by_rate.rank_correlation(ruled, own_log)), "paper_low": low, "paper_high": high}
+        row |= {"paper_rho": float(rank_correlation(ruled, own_log)), "paper_low": low, "paper_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 

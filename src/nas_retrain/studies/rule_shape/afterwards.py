@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from nas_retrain.benches import registry
 from nas_retrain.settings import Settings
-from nas_retrain.statistics.rankings import Floats, Integers
-from nas_retrain.statistics.response_surface import Curves, Estimate, Halves, Rules
+from nas_retrain.statistics.rankings import Floats, Integers, rank_correlation
+from nas_retrain.statistics.response_surface import Estimate
 from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import CONFIRMATION, ONE_RATE, PERMUTED, PLAIN_CONFIRMATION, RULE
 from nas_retrain.studies.rule_shape.observed import Confirmed, Surface, highest_collapsed, mean_of
@@ -65,8 +64,7 @@ def correlations(surfaces: Mapping[tuple[str, str], Surface], settings: Settings
     """
     draws, rows = design.asked_for(settings).draws, []
     for (normalisation, initialisation), surface in surfaces.items():
-        curves = Curves.of(surface.rates, surface.accuracy.mean(2))
-        best = curves.logarithms[curves.accuracy.argmax(1)]
+        best = surface.curves.logarithms[surface.curves.accuracy.argmax(1)]
         collapsed = surface.accuracy.min(2) <= highest_collapsed(settings.dataset.classes)
         largest = np.where(collapsed, -1, np.arange(collapsed.shape[1])).max(1).astype(float)
         cells = surface.cells.tolist()
@@ -91,17 +89,7 @@ def correlations(surfaces: Mapping[tuple[str, str], Surface], settings: Settings
 
 def _spearman(first: Floats, second: Floats, drawn: Integers) -> Estimate:
     """Spearman's correlation, and in resamples of networks, (draws, networks)."""
-    of_all = _pearson_of_ranks(first[None], second[None])
-    return Estimate(float(of_all[0]), _pearson_of_ranks(first[drawn], second[drawn]))
-
-
-def _pearson_of_ranks(first: Floats, second: Floats) -> Floats:
-    """By row, NaN where one side does not vary."""
-    ranks = [rankdata(side, axis=1) for side in (first, second)]
-    a, b = (side - side.mean(1, keepdims=True) for side in ranks)
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    found: Floats = np.divide((a * b).sum(1), scale, out=np.full(len(scale), np.nan), where=scale > 0)
-    return found
+    return Estimate(float(rank_correlation(first, second)), rank_correlation(first[drawn], second[drawn]))
 
 
 def initialisations(surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
@@ -113,19 +101,15 @@ def initialisations(surfaces: Mapping[tuple[str, str], Surface], settings: Setti
         ours = {name: surface for (norm, name), surface in surfaces.items() if norm == normalisation}
         if len(ours) != 2 or len({tuple(surface.cells.tolist()) for surface in ours.values()}) != 1:
             continue
-        random = np.random.default_rng(settings.analysis.seed)
-        halves = Halves.drawn(len(ours["stock"].cells), design.asked_for(settings).draws, random)
         (other,) = (name for name in ours if name != "stock")
-        levels = [
-            Rules(Curves.of(ours[name].rates, ours[name].accuracy.mean(2)), halves).level(np.zeros(len(halves.first)))
-            for name in (other, "stock")
-        ]
+        one_rate = np.zeros(len(ours[other].cells))
+        papers, stock = (ours[name].rules(settings).level(one_rate) for name in (other, "stock"))
         rows.append(
             {
                 "normalisation": normalisation,
                 "initialisation": other,
-                "networks": len(halves.first),
-                **(levels[0] - levels[1]).columns("gain"),
+                "networks": len(one_rate),
+                **(papers - stock).columns("gain"),
             }
         )
     return pd.DataFrame(rows)

@@ -142,19 +142,13 @@ def trainings(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part", "wanted", "stored"])
 
 
-def _rules(surface: Surface, settings: Settings) -> Rules:
-    random = np.random.default_rng(settings.analysis.seed)
-    halves = Halves.drawn(len(surface.cells), design.asked_for(settings).draws, random)
-    return Rules(Curves.of(surface.rates, surface.accuracy.mean(2)), halves)
-
-
 def of_exponents(surface: Surface, settings: Settings) -> pd.DataFrame:
     """A row for each exponent alpha of rate = m factor^alpha: networks; exponent; gain over exponent 0 in points, with
     gain_low and gain_high, where m is tuned for each exponent on one half of the networks and judged on the other;
     permuted, permuted_low and permuted_high, mean and 95 % of the same with the factors handed to the wrong networks;
     scalar, the geometric mean of the rates that is best on all networks; outside, the share of rates beyond the grid.
     """
-    shape, rules = design.asked_for(settings), _rules(surface, settings)
+    shape, rules = design.asked_for(settings), surface.rules(settings)
     log_factors = design.log_factors(settings, surface.cells.tolist())
     random = np.random.default_rng(settings.analysis.seed)
     rows = []
@@ -183,7 +177,7 @@ def of_rules(surface: Surface, settings: Settings) -> pd.DataFrame:
     """A row for each of `RULES` and for `ALL_CELLS`: its gain over one rate with ends, as in `of_exponents`;
     over_permuted, what it gains over its own factors in the wrong networks, on average over permutations, with ends of
     `over_null`; p_value, how often a permutation gains as much, and p_holm, adjusted for the number of rules."""
-    shape, rules = design.asked_for(settings), _rules(surface, settings)
+    shape, rules = design.asked_for(settings), surface.rules(settings)
     random, rows = np.random.default_rng(settings.analysis.seed), []
     for name, factors in _log_factors_of_rules(surface, settings).items():
         gain, null = rules.gain(factors), rules.gains_if_permuted(factors, shape.permutations, random)
@@ -207,8 +201,7 @@ def of_attainable(surface: Surface, settings: Settings) -> pd.DataFrame:
     much of it is a network's own and not a seed's, see `own_part`; own_near, the same within `NEAR` octaves of the best
     one rate. gain is a lower bound of what can be gained, since one seed chooses badly."""
     gain, null = own_rates(surface, settings)
-    curves = Curves.of(surface.rates, surface.accuracy.mean(2))
-    best = 2.0 ** design.scalars(curves, np.zeros(len(curves))).mean[ONE_RATE]
+    best = 2.0 ** design.scalars(surface.curves, np.zeros(len(surface.cells))).mean[ONE_RATE]
     near = surface.between(best / 2**NEAR, best * 2**NEAR)
     row = {
         "networks": len(surface.cells),
@@ -248,7 +241,7 @@ def own_rates(surface: Surface, settings: Settings) -> tuple[Estimate, Floats]:
     seeds; on average over which seed that is. And the same where networks have each other's best rates, by permutation.
     """
     shape, seeds = design.asked_for(settings), surface.accuracy.shape[2]
-    halves = _rules(surface, settings).halves
+    halves = surface.rules(settings).halves
     gains, nulls = [], []
     for seed in range(seeds):
         choosing = Curves.of(surface.rates, surface.accuracy[..., seed])
@@ -334,7 +327,7 @@ def of_procedure(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface
             continue
         common = np.intersect1d(surface.cells, control.cells)
         surface, its = surface.first(common), control.first(common)
-        curves, rules = Curves.of(surface.rates, surface.accuracy.mean(2)), _rules(its, settings)
+        curves, rules = surface.curves, its.rules(settings)
         factors = design.log_factors(settings, common.tolist())
         by_rate = np.array([curves.at(np.log2(rate) + factors) for rate in rates])
         benchmark = rules.curves.at(np.full(len(common), np.log2(BENCHMARK_RATE)))
@@ -532,7 +525,7 @@ def ranking_difference(surfaces: Mapping[tuple[str, str], Surface], settings: Se
     both = _both_initialisations(surfaces)
     if both is None:
         return None
-    return len(both[0].cells), _ranked(both, _rules(both[0], settings).halves, settings)
+    return len(both[0].cells), _ranked(both, both[0].rules(settings).halves, settings)
 
 
 def halvings(surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
@@ -597,7 +590,7 @@ def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], set
             parts = {(dataset.image_size, network.channels): narrow, **parts}
     rows = []
     for (image_size, channels), surface in parts.items():
-        rules, random = _rules(surface, settings), np.random.default_rng(settings.analysis.seed)
+        rules, random = surface.rules(settings), np.random.default_rng(settings.analysis.seed)
         factors = design.log_factors(settings, surface.cells.tolist())
         gain = rules.gain(factors)
         over = over_null(gain.value, rules.gains_if_permuted(factors, shape.permutations, random))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from nas_retrain.settings import Settings
 from nas_retrain.statistics.means import mean_interval
 from nas_retrain.statistics.rankings import FEWEST, Floats, Integers
+from nas_retrain.statistics.response_surface import Curves, Halves, Rules
 from nas_retrain.studies.rule_shape import design
 from nas_retrain.studies.rule_shape.design import CONFIRMATION, PLAIN_CONFIRMATION, SURFACE
 
@@ -43,6 +46,16 @@ class Surface:
             whole.to_numpy().reshape(len(whole), len(rates), len(seeds)),
             shares.loc[whole.index].to_numpy(dtype=float),
         )
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Each network's accuracy by rate, the mean over seeds."""
+        return Curves.of(self.rates, self.accuracy.mean(2))
+
+    def rules(self, settings: Settings) -> Rules:
+        """What rules are judged with: halves and resamples are the same for as many networks."""
+        random = np.random.default_rng(settings.analysis.seed)
+        return Rules(self.curves, Halves.drawn(len(self.cells), design.asked_for(settings).draws, random))
 
     def first(self, cells: Iterable[int]) -> Surface:
         """Those of some networks."""
