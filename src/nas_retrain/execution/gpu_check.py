@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -469,6 +470,8 @@ def _blamed_for_memory(device: torch.device) -> str:
 
 def _fail(connection: Any, device: torch.device) -> None:  # noqa: ANN401 - multiprocessing's, different on each system
     devices.take(device, 1)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - CUDA itself prints that the assertion failed, as it should
+        os.dup2(nowhere.fileno(), 2)
     try:
         torch.arange(3, device=device)[torch.tensor([7], device=device)].cpu()  # asserts on the device
     except RuntimeError as error:
@@ -503,8 +506,10 @@ def no_hidden_synchronisation(subject: Subject) -> Finding:
 
 @contextmanager
 def _raising_at_synchronisation() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

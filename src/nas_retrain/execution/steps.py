@@ -5,14 +5,15 @@ learning rate, weights, momenta and sums of losses. So on a CUDA device it is ca
 CUDA graph and then replayed: one call of the driver a step, with no copy from the host and no synchronisation. On other
 devices the same function is called each time.
 
-On a CUDA device every network has a stream and a memory pool of its own, so that several of them train side by side in
-one process, each with the kernels that it would have alone.
+On a CUDA device the networks of a group have a stream and a memory pool each, so that they train side by side in one
+process, each with the kernels that it would have alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,11 +30,18 @@ WARM_UP_STEPS = 3
 """Steps before a capture, undone: libraries load their kernels and allocate what they keep in the first ones."""
 
 
+@cache
+def _stream(device: torch.device, place: int) -> torch.cuda.Stream:
+    """The stream of all networks that have this place in their group. cuBLAS keeps a workspace for every stream that it
+    has worked on until the process ends: 65 MiB on an H100, for each of the 32 streams that torch hands out in turn."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class Stepper:
     """Takes the training steps of one network of one or several members, and holds all that a step changes.
 
     network: on any device; it is moved to the data's. rates, seeds: a learning rate and a generator's seed for each
-    member (see `epoch_seed`). decided: see `Sgd`.
+    member (see `epoch_seed`). decided: see `Sgd`. place: that among the networks which train side by side.
     """
 
     def __init__(
@@ -44,10 +52,11 @@ class Stepper:
         settings: Settings,
         data: DeviceData,
         decided: Sequence[Parametrisation | None] = (),
+        place: int = 0,
     ) -> None:
         self.data, self.recipe, self.seeds = data, settings.training, tuple(seeds)
         set_precision(self.recipe.precision, data.device)
-        self.stream = torch.cuda.Stream(data.device) if data.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.stream = _stream(data.device, place) if data.device.type == "cuda" else None
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(data.device))  # which the data were put there on
             self.pool = torch.cuda.graph_pool_handle()

@@ -174,8 +174,8 @@ def steppers_for(
     """
     decided = decided or [None] * len(built)
     if data.device.type == "cuda":
-        each = zip(built, rates, seeds, decided, strict=True)
-        return [Stepper(network, [rate], [seed], settings, data, [its]) for network, rate, seed, its in each]
+        each = enumerate(zip(built, rates, seeds, decided, strict=True))
+        return [Stepper(network, [rate], [seed], settings, data, [its], at) for at, (network, rate, seed, its) in each]
     return [Stepper(build.join(built), rates, seeds, settings, data, decided)]
 
 

@@ -33,34 +33,42 @@ def images(channels, dtype=torch.float64, batch=3):
     return made.to(dtype).contiguous(memory_format=LAST)
 
 
-def parts(number, channels, dtype, batch):
-    '''Dense tensors and slices of wider ones.'''
+def parts(number, channels, dtype, batch, last):
+    '''Dense tensors and slices of wider ones; channels first where they are not last.'''
     for place in range(number):
         of = drawn.randint(1, 3)
-        yield images(of * channels, dtype, batch).narrow(1, min(place, of - 1) * channels, channels)
+        wide = images(of * channels, dtype, batch)
+        yield (wide if last else wide.contiguous()).narrow(1, min(place, of - 1) * channels, channels)
 
 
 def equal(ours, theirs):
-    assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride(), (ours.stride(), theirs.stride())
+    assert ours.dtype == theirs.dtype
+    assert ours.is_contiguous(memory_format=LAST) and theirs.is_contiguous(memory_format=LAST)
     assert torch.equal(ours.nan_to_num(7e7), theirs.nan_to_num(7e7))
 
 
-cases = itertools.product((1, 2, 3), (False, True), (None, torch.float64, torch.float16), (3, 30))
-for number, plain, rectified, batch in cases:
+cases = itertools.product(
+    (1, 2, 3), (False, True), (None, torch.float64, torch.float16), ((3, 16), (30, 16), (3, 1)), (False, True)
+)
+for number, plain, rectified, (batch, channels), last in cases:
     if not plain and rectified is None:
         continue
     dtype = torch.float64 if rectified == torch.float64 else torch.float32
-    read = list(parts(number, 16, dtype, batch))
-    ours, theirs = sum_kernels.add(read, plain, rectified), sums._add(read, plain, rectified)
+    read = list(parts(number, channels, dtype, batch, last))
+    ours = sum_kernels.add(read, plain, rectified)
+    theirs = sums._add([part.contiguous(memory_format=LAST) for part in read], plain, rectified)
     assert len(ours) == len(theirs) == plain + (rectified is not None)
     for pair in zip(ours, theirs):
         equal(*pair)
     activated = theirs[-1] if rectified is not None else None
-    given = (images(16, dtype, batch) if plain else None, None if activated is None else torch.randn_like(activated))
-    wide = [[images(32, dtype, batch) for _ in range(number)] for _ in range(2)]
+    given = (
+        images(channels, dtype, batch) if plain else None,
+        None if activated is None else torch.randn_like(activated),
+    )
+    wide = [[images(2 * channels, dtype, batch) for _ in range(number)] for _ in range(2)]
     wide[1] = [each.clone() for each in wide[0]]
     for write, whole in zip((sum_kernels.send_back, sums._send_back), wide):
-        write(*given, activated, [each.narrow(1, 16, 16) for each in whole])
+        write(*given, activated, [each.narrow(1, channels, channels) for each in whole])
     for pair in zip(*wide):
         equal(*pair)
 

@@ -71,7 +71,7 @@ def add(parts: Sequence[Tensor], plain: bool, rectified: torch.dtype | None) -> 
     kind = reduce(torch.promote_types, [part.dtype for part in parts])
     kinds = ([kind] if plain else []) + ([rectified] if rectified is not None else [])
     made = [torch.empty_like(parts[0], dtype=one, memory_format=torch.channels_last) for one in kinds]
-    tables = [_table(part) for part in parts]
+    tables = [_table(_channels_last(part)) for part in parts]
     written = [_table(each) for each in made]
     _launch(
         _add_kernel,
@@ -115,8 +115,14 @@ def _three(tables: Sequence[Tensor]) -> list[Tensor]:
     return [*tables, *[tables[0]] * (MOST - len(tables))]
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images with the channels of a pixel side by side: a copy only of what cuDNN made in float64, where its
+    convolutions have no other layout than channels first."""
+    return images if images.stride(1) == 1 else images.contiguous(memory_format=torch.channels_last)
+
+
 def _table(images: Tensor) -> Tensor:
     """A view of (batch, channels, height, width) as (pixels, channels), each row of which lies together."""
     table = images.permute(0, 2, 3, 1).view(-1, images.shape[1])  # raises if it is not laid out channels-last
-    assert table.stride(1) == 1
+    assert table.stride(1) == 1 or table.shape[1] == 1
     return table
