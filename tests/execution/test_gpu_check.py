@@ -46,6 +46,7 @@ def test_on_the_cpu_checks_pass_or_say_why_they_were_not_run(subject: Subject) -
         "environment": "not run",
         "arithmetic": "passed",
         "augmentation": "passed",
+        "operations": "passed",
         "equality with the cpu": "passed",
         "side by side": "not run",
         "graph and eager": "not run",
@@ -71,7 +72,7 @@ def test_short_trainings_must_reach_what_float32_does(subject: Subject, monkeypa
     assert gpu_check.short_trainings(again, seeds=2, epochs=2).verdict == "failed"
 
 
-@pytest.mark.parametrize(("wrong", "by"), [("float64", 1e-6), ("float32", 1e-3), ("bfloat16", 10.0)])
+@pytest.mark.parametrize(("wrong", "by"), [("float64", 1e-6), ("float32", 0.3), ("bfloat16", 10.0)])
 def test_a_device_that_computes_wrongly_fails(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, wrong: str, by: float
 ) -> None:
@@ -86,7 +87,22 @@ def test_a_device_that_computes_wrongly_fails(
     found = gpu_check.equality_with_the_cpu(replace(subject, device=torch.device("cpu", 0)))
     assert found.verdict == "failed"
     too_far = [name for name, far in found.figures["differences"].items() if far > found.figures["allowed"][name]]
-    assert too_far == [f"{wrong} gradients"]
+    assert too_far == [f"{wrong} gradients of cell {cell}" for cell in subject.cells]
+
+
+def test_an_operation_with_a_wrong_gradient_is_named(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gradients = gpu_check._with_gradients
+
+    def without_gradient(
+        module: torch.nn.Module, size: int, device: torch.device, precision: str
+    ) -> list[torch.Tensor]:
+        made, *gradients = with_gradients(module, size, device, precision)
+        wrong = device.index == 0 and isinstance(module, torch.nn.Conv2d) and module.stride == (2, 2)
+        return [made, *(0 * each if wrong else each for each in gradients)]
+
+    monkeypatch.setattr(gpu_check, "_with_gradients", without_gradient)
+    found = gpu_check.operations(replace(subject, device=torch.device("cpu", 0)))
+    assert (found.verdict, found.told) == ("failed", "3x3 convolution of stride 2 is off by 1.0e+00")
 
 
 def test_trainings_that_differ_each_time_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +198,8 @@ def test_the_command_passes_on_the_cpu_and_stores_nothing(tmp_path: Path) -> Non
     told = on_the_cpu_in(tmp_path, *SMALL, "launcher.device=cpu")
     verdicts = {line.partition(":")[0].split(maxsplit=1)[1] for line in told.splitlines() if line.startswith("passed")}
     assert verdicts == {
-        *("arithmetic", "augmentation", "equality with the cpu", "determinism", "resume", "short trainings"),
+        *("arithmetic", "augmentation", "operations", "equality with the cpu", "determinism", "resume"),
+        "short trainings",
     }
     assert "failed" not in told
     assert "Nothing is stored: there is no CUDA device." in told
@@ -204,6 +221,7 @@ def test_the_command_fails_on_a_gpu_that_computes_nothing_and_says_what_was_run(
         "environment": "passed",
         "arithmetic": "failed",
         "augmentation": "not run",
+        "operations": "not run",
         "equality with the cpu": "not run",
         "determinism": "not run",
         "side by side": "not run",

@@ -31,7 +31,7 @@ WARM_UP_STEPS = 3
 
 
 @cache
-def _stream(device: torch.device, place: int) -> torch.cuda.Stream:
+def _stream(device: torch.device, place: int) -> torch.cuda.Stream:  # noqa: ARG001 - each has its own
     """The stream of all networks that have this place in their group. cuBLAS keeps a workspace for every stream that it
     has worked on until the process ends: 65 MiB on an H100, for each of the 32 streams that torch hands out in turn."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

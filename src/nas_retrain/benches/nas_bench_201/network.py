@@ -36,6 +36,7 @@ from nas_retrain.benches.nas_bench_201 import sums
 from nas_retrain.benches.nas_bench_201.space import STAGES
 from nas_retrain.benches.nas_bench_201.sums import Addend, Sent, settle
 from nas_retrain.benches.parametrised import Block, Blocks
+from nas_retrain.benches.pooling import averaged, halved
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.settings import Settings
 from nas_retrain.theory.graph import CellGraph, Edge
@@ -79,7 +80,7 @@ class Vertex(nn.Module):
         """
         sent = [(target, value, False) for target in self.skips]
         if self.pools:
-            pooled = _pool(value)
+            pooled = averaged(value)
             sent += [(target, pooled, len(self.pools) == 1) for target in self.pools]
         if self.joined:
             lowered = value.to(cast("nn.Conv2d", self.convolutions[0]).weight.dtype)  # once for all of them
@@ -105,7 +106,7 @@ class Vertex(nn.Module):
             skipped = Sent(total)
             sent += [(target, (skipped, 0)) for target in self.skips]
             if self.pools:
-                pooled = Sent(_pool(total))
+                pooled = Sent(averaged(total))
                 sent += [(target, (pooled, 0)) for target in self.pools]
         for group, convolution, norm in self.layers():
             joined = Sent(norm(convolution(rectified)), len(group))
@@ -183,7 +184,7 @@ class Constants(nn.Module):
                 # Over the whole batch, since the running variance is that of a sample of so many values.
                 sent = norm(convolved.expand(x.shape))[:1]
             elif edge.operation.kind == "pool":
-                sent = _pool(held[edge.source])
+                sent = averaged(held[edge.source])
             else:
                 sent = held[edge.source]
             held[edge.target] = held[edge.target] + sent if edge.target in held else sent
@@ -261,14 +262,14 @@ class Reduction(nn.Module):
         """Map (batch, channels, height, width) to (batch, 2 channels, height / 2, width / 2), rounded up."""
         branch = self.first_norm(self.first(functional.relu(x)))
         branch = self.second_norm(self.second(functional.relu(branch)))
-        return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
+        return cast("Tensor", self.shortcut(halved(x)) + branch)
 
     def hand_on(self, addends: Sequence[Addend]) -> list[Addend]:
         """The same from and to what is to be summed."""
         total, rectified = settle(addends, plain=True, rectified=self.first.weight.dtype)
         branch = (Sent(self.first_norm(self.first(rectified))), 0)
         _, rectified = settle([branch], plain=False, rectified=self.second.weight.dtype)
-        shortcut = self.shortcut(functional.avg_pool2d(cast("Tensor", total), 2, ceil_mode=True))
+        shortcut = self.shortcut(halved(cast("Tensor", total)))
         return [(Sent(shortcut), 0), (Sent(self.second_norm(self.second(rectified))), 0)]
 
 
@@ -376,10 +377,6 @@ def build(graph: CellGraph, settings: Settings) -> Network:
 
 def _normalisation(channels: int, *, normalised: bool) -> nn.Module:
     return build_module.BatchNorm(channels) if normalised else nn.Identity()
-
-
-def _pool(value: Tensor) -> Tensor:
-    return functional.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def initialise(network: Network, initialisation: Initialisation) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from nas_retrain.benches import build as build_module
 from nas_retrain.benches.nats_size.space import SizedGraph, scaled
 from nas_retrain.benches.parametrised import Block, Blocks
+from nas_retrain.benches.pooling import halved
 from nas_retrain.benches.registry import Sizes
 from nas_retrain.errors import NasRetrainError
 from nas_retrain.settings import Settings
@@ -98,7 +99,7 @@ class Reduction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, outputs, height / 2, width / 2), rounded up."""
         branch = self.second(functional.relu(self.first(functional.relu(x))))
-        return cast("Tensor", self.shortcut(functional.avg_pool2d(x, 2, ceil_mode=True)) + branch)
+        return cast("Tensor", self.shortcut(halved(x)) + branch)
 
 
 class Network(build_module.Network):
