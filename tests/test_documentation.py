@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,8 +18,9 @@ from nbclient import NotebookClient
 
 import nas_retrain
 from nas_retrain.commands import composition
-from nas_retrain.commands.command_line import given_to_make
+from nas_retrain.commands.command_line import compose, given_to_make
 from nas_retrain.data.own import ARRAYS
+from nas_retrain.execution import roofline
 from nas_retrain.reports.tables import with_interval
 from nas_retrain.studies.rule_shape.findings import ALL_CELLS
 from nas_retrain.trainings.store import COLUMNS, CURVES
@@ -261,6 +263,46 @@ def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
 
 
 SHOWN = ("pearson", "gain_over_one_rate", "gain_over_permuted")
+
+
+def test_what_is_said_of_a_gpu_is_in_its_record() -> None:
+    page = (DOCS / "speed.md").read_text()
+    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
+    assert checked["key"]["gpu"] in page
+    assert f"torch {checked['key']['torch'].partition('+')[0]}" in page
+    assert {found["verdict"] for found in checked["findings"].values()} == {"passed"}
+    precisions = ("float32", "tf32", "bfloat16")
+    rows = pd.DataFrame(checked["tuning"]["speeds"])
+    one = rows[rows["together"] == 1].set_index(["precision", "captured"])["images_per_second"]
+    best = checked["tuning"]["best"]
+    several = [f"{best[name]['images_per_second']:,.0f} ({best[name]['together']})" for name in precisions[:2]]
+    for row in (
+        [f"{one[name, False]:,.0f}" for name in precisions],
+        [f"{one[name, True]:,.0f}" for name in precisions],
+        [*several, "not measured"],
+        [f"{best[name]['gpu_hours']:,.0f}" for name in precisions],
+    ):
+        assert f" | {' | '.join(row)} |" in page
+    assert not ((rows["precision"] == "bfloat16") & (rows["together"] > 1)).any()
+    batch = compose("dataset=cifar10", "profile=full", "launcher=local").training.batch_size
+    milliseconds = [f"{1000 * batch / one[name, True]:.1f}" for name in precisions]
+    assert f"{milliseconds[0]}, {milliseconds[1]} and {milliseconds[2]} ms" in page
+    times = [f"{one[name, True] / one[name, False]:.1f}" for name in (precisions[0], precisions[2])]
+    changes = " ".join((ROOT / "CHANGELOG.md").read_text().split())
+    assert f"{times[0]} (float32) to {times[1]} times (bfloat16)" in changes
+    fastest = [f"{best[name]['images_per_second']:,.0f}" for name in (precisions[0], precisions[2])]
+    assert f"{fastest[0]} in float32 and {fastest[1]} in bfloat16" in (DOCS / "cluster.md").read_text()
+
+
+def test_what_is_said_of_a_gpu_s_least_time_is_computed() -> None:
+    cells = [7581, 10387, 461, 8118, 8511, 5577]
+    page = (DOCS / "speed.md").read_text()
+    assert f"cells=[{','.join(map(str, cells))}]" in page
+    least = []
+    for precision in ("float32", "tf32", "bfloat16"):
+        settings = compose("dataset=cifar10", "profile=full", "gpu=h100", f"training.precision={precision}")
+        least.append(f"{roofline.measure(cells, settings)['milliseconds'].mean():.1f}")
+    assert f"{least[0]}, {least[1]} and {least[2]} ms at least" in page
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -2,10 +2,11 @@
 the fastest.
 
 All combinations of precision, captured or eager steps, trainings side by side in a process and processes would take
-hours. So one factor is varied at a time, in each precision: first eager steps against captured ones, of one training;
-then captured steps of 1 to 6 trainings side by side, each on a stream of its own (which is what launcher.together means
-on a GPU); then 1 to 4 processes, with as many trainings in each as were best for one. Where time runs out, what is left
-is left out, and told.
+hours. So one factor is varied at a time, and what the settings ask for comes first: one training in each precision;
+then, for the precision that is set and after it for the others, 2 to 6 trainings side by side, each on a stream of its
+own (which is what launcher.together means on a GPU), and 2 to 4 processes with as many trainings in each as were best
+for one. Eager steps, which no launcher takes, come last, to tell what capturing is worth. Where time runs out, what is
+left is left out, and told.
 
 Times are the GPU's own, between two events, repeated until the last three differ by less than `SPREAD`.
 """
@@ -30,7 +31,7 @@ import torch
 
 from nas_retrain.benches import build, registry
 from nas_retrain.errors import NasRetrainError
-from nas_retrain.execution import devices, mps
+from nas_retrain.execution import devices, gpu_verdicts, mps
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.gpu_check import RATE, Subject
 from nas_retrain.execution.steps import Stepper
@@ -43,9 +44,9 @@ CELLS = 6
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 TOGETHER = (1, 2, 3, 4, 6)
 WORKERS = (2, 3, 4)
-STEPS = 16
+STEPS = 8
 SPREAD = 0.03
-MOST_REPEATS = 12
+MOST_REPEATS = 8
 PATIENCE = 200.0
 
 FIRST_LINE = "# Written by make gpu-check"
@@ -97,18 +98,22 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
     with _pool(subject.device, 1) as pool:
         for precision in PRECISIONS:
             measure(pool, Way(precision))
-        for precision in PRECISIONS:
-            measure(pool, Way(precision, captured=False))
-            for together in TOGETHER[1:]:
-                measure(pool, Way(precision, together=together))
     # Memory was too small for the others.
     fitting = [precision for precision in PRECISIONS if Way(precision) in speeds]
-    alone = {precision: best(precision) for precision in fitting}
-    with mps.running() as no_mps:
-        for workers in () if no_mps else WORKERS:
-            with _pool(subject.device, workers) as pool:
-                for precision in fitting:
-                    measure(pool, replace(alone[precision], workers=workers))
+    no_mps = "no training fits into the GPU's memory"
+    for precision in sorted(fitting, key=lambda each: each != subject.settings.training.precision):
+        with _pool(subject.device, 1) as pool:
+            for together in TOGETHER[1:]:
+                measure(pool, Way(precision, together=together))
+        chosen = best(precision)
+        with mps.running() as missing:
+            no_mps = missing
+            for workers in () if missing else WORKERS:
+                with _pool(subject.device, workers) as pool:
+                    measure(pool, replace(chosen, workers=workers))
+    with _pool(subject.device, 1) as pool:
+        for precision in fitting:
+            measure(pool, Way(precision, captured=False))
     if no_mps:
         say(f"tuning   several workers were not tried: {no_mps}")
     if left_out:
@@ -254,6 +259,8 @@ def write_site(tuned: dict[str, Any], folder: Path, settings: Settings) -> Path:
         f"for all {tuned['images']:,} images (workers {row['workers']}, together {row['together']})."
         for precision, row in tuned["best"].items()
     ]
+    if tuned["left_out"]:
+        told.append(f"# For {len(tuned['left_out'])} other ways there was no time; {gpu_verdicts.FILE} names them.")
     lines = [
         f"{FIRST_LINE} on {tuned['gpu']}; what it costs is these GPU hours times your site's price of one.",
         *told,
