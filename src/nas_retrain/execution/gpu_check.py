@@ -267,7 +267,7 @@ def _with_gradients(module: nn.Module, size: int, device: torch.device, precisio
     module = copy.deepcopy(module).to(device, kind).to(memory_format=torch.channels_last)
     set_precision("float32" if precision == "float64" else precision, device)
     made = forward(module, images, precision)
-    made.backward(torch.randn(made.shape, generator=generator).to(made))
+    made.backward(torch.randn(made.shape, generator=generator).to(made))  # type: ignore[no-untyped-call]
     set_precision("float32", device)
     gradients = [leaf.grad for leaf in (images, *module.parameters()) if leaf.grad is not None]
     return [tensor.detach().double().cpu() for tensor in (made, *gradients)]
