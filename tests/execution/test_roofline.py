@@ -18,7 +18,9 @@ from tests.conftest import MakeSettings
 from tests.strategies import NAS_BENCH_201
 
 ALL_3X3 = NAS_BENCH_201.index_of("|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format("nor_conv_3x3"))
-POOL_AND_1X1 = NAS_BENCH_201.index_of("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|none~1|none~2|")
+POOL_AND_1X1 = NAS_BENCH_201.index_of(
+    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
+)
 
 
 @pytest.fixture

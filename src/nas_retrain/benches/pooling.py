@@ -1,8 +1,9 @@
-"""Average pooling whose gradient is right on every device.
+"""Average pooling, with a gradient that does not depend on how torch computes it on GPUs.
 
 torch's own is silently wrong where the channels of a pixel lie side by side, as they do in these networks: on CUDA
-devices if images are padded (seen on an H100 with torch 2.11; https://github.com/pytorch/pytorch/issues/188344), and on
-Apple's GPUs (https://github.com/pytorch/pytorch/issues/175190). Its forward pass is right on both.
+devices if images are padded (seen on an H100 with torch 2.11; mended by https://github.com/pytorch/pytorch/pull/188345),
+and on Apple's GPUs in any pooling (https://github.com/pytorch/pytorch/issues/175190). For the latter, on which none of
+this was run, images are laid out anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -38,14 +40,15 @@ def _mean_of_neighbours(images: Tensor) -> Tensor:
 
 
 class _Averaged(torch.autograd.Function):
-    """Who is whose neighbour is the same both ways, so that the gradient is a pooling, too: of what comes back to each
-    mean, over how many pixels it is of."""
+    """The gradient of a pixel is a sum over its neighbours and itself: of the gradient of the mean there, divided by
+    how many pixels that is the mean of. Such sums are a pooling, too."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:  # noqa: ANN401, ARG004 - torch's own, without a public type
         return _mean_of_neighbours(images)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401, ARG004 - as above
         shares = _shares(*gradient.shape[2:], gradient.dtype, gradient.device)
         return functional.avg_pool2d(gradient * shares, 3, stride=1, padding=1)

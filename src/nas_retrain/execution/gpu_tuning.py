@@ -27,6 +27,7 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
 
+import numpy as np
 import torch
 
 from nas_retrain.benches import build, registry
@@ -75,7 +76,8 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
     Several processes are tried only where they can share the GPU (see `mps`), without which they take turns.
     """
     end = time.monotonic() + seconds
-    cells = subject.cells[:: max(1, len(subject.cells) // CELLS)][:CELLS]
+    places = np.linspace(0, len(subject.cells) - 1, min(CELLS, len(subject.cells))).round().astype(int)
+    cells = tuple(subject.cells[place] for place in places)
     subject = replace(subject, cells=cells)
     speeds: dict[Way, float] = {}
     left_out: list[str] = []
@@ -100,14 +102,14 @@ def tune(subject: Subject, say: Callable[..., None], seconds: float) -> dict[str
             measure(pool, Way(precision))
     # Memory was too small for the others.
     fitting = [precision for precision in PRECISIONS if Way(precision) in speeds]
-    no_mps = "no training fits into the GPU's memory"
+    no_mps = ""
     for precision in sorted(fitting, key=lambda each: each != subject.settings.training.precision):
         with _pool(subject.device, 1) as pool:
             for together in TOGETHER[1:]:
                 measure(pool, Way(precision, together=together))
         chosen = best(precision)
         with mps.running() as missing:
-            no_mps = missing
+            no_mps = no_mps or missing
             for workers in () if missing else WORKERS:
                 with _pool(subject.device, workers) as pool:
                     measure(pool, replace(chosen, workers=workers))

@@ -34,7 +34,7 @@ def images(channels, dtype=torch.float64, batch=3):
 
 
 def parts(number, channels, dtype, batch, last):
-    '''Dense tensors and slices of wider ones; channels first where they are not last.'''
+    '''Dense tensors and slices of wider ones; in double precision they may come with channels first.'''
     for place in range(number):
         of = drawn.randint(1, 3)
         wide = images(of * channels, dtype, batch)
@@ -51,7 +51,7 @@ cases = itertools.product(
     (1, 2, 3), (False, True), (None, torch.float64, torch.float16), ((3, 16), (30, 16), (3, 1)), (False, True)
 )
 for number, plain, rectified, (batch, channels), last in cases:
-    if not plain and rectified is None:
+    if (not plain and rectified is None) or (rectified != torch.float64 and not last):
         continue
     dtype = torch.float64 if rectified == torch.float64 else torch.float32
     read = list(parts(number, channels, dtype, batch, last))
