@@ -375,7 +375,7 @@ def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
     sizes = zip(ladder["image_size"], ladder["channels"], strict=True)
     axes.set_xticks(places, [f"{side:.0f}x{side:.0f} pixels\n{channels:.0f} channels" for side, channels in sizes])
     axes.set_xlim(-0.5, len(ladder) - 0.5)
-    axes.set_ylabel("accuracy gained (points)")
+    axes.set_ylabel("validation accuracy gained (points)")
     axes.set_title("Does the rule gain more in larger networks on larger images?")
     figure.legend(loc="outside lower center", ncols=1)
     return figure
