@@ -244,8 +244,18 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     assert f"find {told[0]}, {told[1]} and {told[2]} of cases" in findings
     often = [shares["source", epochs].idxmax() for epochs in (2, 8)]
     assert "most often {:.3f} after two epochs and {:.1f} after eight".format(*often) in findings
-    trainings = pd.read_csv(tables / "trainings.csv")[["wanted", "stored"]].sum()
-    assert f"of {trainings['wanted']:,} trainings {trainings['stored']:,} are done" in findings
+    smallest, largest = ({"image_size": size} for size in (7, 28))
+    for over, text in (
+        (
+            "over_one_rate",
+            "the rule minus one rate comes to {} points at 7x7 pixels and 8 channels, and to {} at 28x28 and",
+        ),
+        ("over_permuted", "the rule minus its own factors in the wrong networks to {} and {}. So few"),
+    ):
+        assert text.format(*(interval("ladder", over, **size) for size in (smallest, largest))) in findings
+    assert not (pd.read_csv(tables / "ladder.csv")[["over_one_rate_low", "over_permuted_low"]] > 0).any(axis=None)
+    trainings = pd.read_csv(tables / "trainings.csv")
+    assert (trainings["stored"] == trainings["wanted"]).all()
 
 
 def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:

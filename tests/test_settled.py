@@ -57,6 +57,10 @@ def test_longer_trainings(decay: str, arm: str, frame: pd.DataFrame, tables: dic
     test_recomputed.test_longer_trainings_are_compared_network_by_network(decay, arm, frame, tables, SIX_DIGITS)
 
 
+def test_larger_images(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    test_recomputed.test_sizes_are_read_as_plain_loops_read_them(frame, tables)
+
+
 def test_the_ranking(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     test_recomputed.test_the_ranking_is_that_of_scipys_tau(frame, tables)
 

@@ -100,6 +100,17 @@ def test_surfaces_are_read_as_plain_loops_read_them(
     assert abs(exponents.loc[1, "gain"] - gains.mean()) < 4 * gains.std() + 0.01
 
 
+def test_sizes_are_read_as_plain_loops_read_them(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    _, *larger = tables["ladder"].itertuples()
+    assert len(larger) == 3
+    for row in larger:
+        archs, rates, accuracy = recomputed.surface(frame, f"ladder_{row.image_size}_{row.channels}", "stock")
+        assert row.networks == len(archs)
+        factors = np.array([recomputed.log_factor(arch) for arch in archs])
+        gains = recomputed.gain(rates, accuracy.mean(2), factors, 100)
+        assert abs(row.over_one_rate - gains.mean()) < 4 * gains.std() + 0.01
+
+
 @pytest.mark.parametrize("place", SURFACES)
 def test_what_orders_the_rates_that_suit_networks(
     place: Place, frame: pd.DataFrame, tables: dict[str, pd.DataFrame], within: dict[str, float]
