@@ -17,10 +17,13 @@ import pytest
 from nbclient import NotebookClient
 
 import nas_retrain
+from nas_retrain.benches import registry
+from nas_retrain.benches.registry import Sizes
 from nas_retrain.commands import composition
 from nas_retrain.commands.command_line import compose, given_to_make
 from nas_retrain.data.own import ARRAYS
 from nas_retrain.execution import roofline
+from nas_retrain.plan.plan import recipe_trainings
 from nas_retrain.reports.tables import with_interval
 from nas_retrain.studies.rule_shape.findings import ALL_CELLS
 from nas_retrain.trainings.store import COLUMNS, CURVES
@@ -305,14 +308,33 @@ def test_what_is_said_of_a_gpu_is_in_its_record() -> None:
 
 
 def test_what_is_said_of_a_gpu_s_least_time_is_computed() -> None:
-    cells = [7581, 10387, 461, 8118, 8511, 5577]
     page = (DOCS / "speed.md").read_text()
+    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
+    cells = checked["tuning"]["cells"]
     assert f"cells=[{','.join(map(str, cells))}]" in page
-    least = []
-    for precision in ("float32", "tf32", "bfloat16"):
+    alone = {row["precision"]: row["images_per_second"] for row in checked["tuning"]["speeds"][:3]}
+    least, left = [], []
+    for precision, speed in alone.items():
         settings = compose("dataset=cifar10", "profile=full", "gpu=h100", f"training.precision={precision}")
-        least.append(f"{roofline.measure(cells, settings)['milliseconds'].mean():.1f}")
+        mean = roofline.measure(cells, settings)["milliseconds"].mean()
+        least.append(f"{mean:.1f}")
+        left.append(f"{1000 * settings.training.batch_size / speed / mean:.1f}")
     assert f"{least[0]}, {least[1]} and {least[2]} ms at least" in page
+    assert f"at most a factor of {left[0]}, {left[1]} and {left[2]} is left" in " ".join(page.split())
+
+
+def test_what_is_said_of_the_work_of_a_gpu_s_networks_is_computed() -> None:
+    settings = compose("dataset=cifar10", "profile=full", "launcher=local", "cells=all", "seeds=[777]")
+    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
+    bench, sizes = registry.of(settings.bench), Sizes.of(settings)
+    trained = {one.cell for one in recipe_trainings(settings, 0.1) if one.learning_rate is not None}
+    means = [
+        np.mean([bench.flops(bench.graph_at(cell), sizes) for cell in cells])
+        for cells in (checked["tuning"]["cells"], trained)
+    ]
+    page = " ".join((DOCS / "speed.md").read_text().split())
+    assert f"These six networks have {means[0] / means[1]:.2f} times the mean work" in page
+    assert 1.2 < means[1] / means[0] < 1.25
 
 
 @pytest.mark.parametrize("page", PAGES)
