@@ -91,6 +91,11 @@ def test_a_device_that_computes_wrongly_fails(
     assert too_far == [f"{wrong} gradients of cell {cell}" for cell in subject.cells]
 
 
+def test_networks_without_normalisation_can_be_checked(make_settings: MakeSettings, subject: Subject) -> None:
+    settings = make_settings("network.normalisation=none", "network.cells_per_stage=1", "training.batch_size=16")
+    assert gpu_check.equality_with_the_cpu(replace(subject, settings=settings)).verdict == "passed"
+
+
 def test_an_operation_with_a_wrong_gradient_is_named(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gradients = gpu_check._with_gradients
 
