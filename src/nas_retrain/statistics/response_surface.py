@@ -148,6 +148,11 @@ class Estimate:
         """The mean of several, of the same resamples."""
         return cls(float(np.mean([one.value for one in estimates])), np.mean([one.draws for one in estimates], axis=0))
 
+    @classmethod
+    def pooled(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """The mean of several, each with draws of its own."""
+        return cls(float(np.mean([one.value for one in estimates])), np.concatenate([one.draws for one in estimates]))
+
     def columns(self, name: str) -> dict[str, float]:
         """The value and the ends of the 95 % interval, as tables have them: name, name_low and name_high."""
         low, high = self.ends

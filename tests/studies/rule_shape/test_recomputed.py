@@ -101,14 +101,22 @@ def test_surfaces_are_read_as_plain_loops_read_them(
 
 
 def test_sizes_are_read_as_plain_loops_read_them(frame: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
-    _, *larger = tables["ladder"].itertuples()
+    own, *larger = tables["ladder"].itertuples()
     assert len(larger) == 3
-    for row in larger:
-        archs, rates, accuracy = recomputed.surface(frame, f"ladder_{row.image_size}_{row.channels}", "stock")
-        assert row.networks == len(archs)
+    parts = {own: "surface"} | {row: f"ladder_{row.image_size}_{row.channels}" for row in larger}
+    of_ladder = frame[frame["part"].str.startswith("ladder_")]
+    rates = of_ladder["learning_rate"].round(6)
+    kept = frame["cell"].isin(of_ladder["cell"]) & frame["learning_rate"].round(6).between(rates.min(), rates.max())
+    for row, part in parts.items():
+        archs, tried, accuracy = recomputed.surface(frame[kept], part, "stock")
+        assert (row.networks, row.seeds) == (len(archs), accuracy.shape[2])
         factors = np.array([recomputed.log_factor(arch) for arch in archs])
-        gains = recomputed.gain(rates, accuracy.mean(2), factors, 100)
-        assert abs(row.over_one_rate - gains.mean()) < 4 * gains.std() + 0.01
+        gains = recomputed.gain(tried, accuracy.mean(2), factors, 100)
+        assert abs(row.over_one_rate - gains.mean()) < 4 * gains.std() * (2 / 100) ** 0.5 + 0.01
+        random = np.random.default_rng(5)
+        permuted = [recomputed.gain(tried, accuracy.mean(2), random.permutation(factors), 4).mean() for _ in range(50)]
+        spread = 4 * np.std(permuted) / 50**0.5 + 0.02
+        assert abs(row.over_permuted - (gains.mean() - np.mean(permuted))) < spread
 
 
 @pytest.mark.parametrize("place", SURFACES)

@@ -573,8 +573,13 @@ def _ranked(both: tuple[Surface, Surface], halves: Halves, settings: Settings) -
 
 
 def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], settings: Settings) -> pd.DataFrame:
-    """A row for each size, the study's own first: image_size, channels, networks, over_one_rate and over_permuted in
-    points with ends, as in `of_rules`, all under PyTorch's initialisation and of the same networks."""
+    """A row for each size, the study's own first: image_size, channels, networks, seeds, what the rule gains in points
+    (over_one_rate and over_permuted, with ends) and the median of what networks gain over one rate, all under PyTorch's
+    initialisation and of the same networks.
+
+    So few networks gain more or less by how they are cut into two halves. So values are means over many halvings, and
+    the ends hold 95 % of the resamples (permutations) of all halvings together.
+    """
     shape, dataset, network = design.asked_for(settings), settings.dataset, settings.network
     parts: dict[tuple[int, int], Surface] = {}
     for size in shape.ladder.sizes:
@@ -590,17 +595,24 @@ def ladder(frame: pd.DataFrame, surfaces: Mapping[tuple[str, str], Surface], set
             parts = {(dataset.image_size, network.channels): narrow, **parts}
     rows = []
     for (image_size, channels), surface in parts.items():
-        rules, random = surface.rules(settings), np.random.default_rng(settings.analysis.seed)
+        networks, random = len(surface.cells), np.random.default_rng([settings.analysis.seed, 2])
         factors = design.log_factors(settings, surface.cells.tolist())
-        gain = rules.gain(factors)
-        over = over_null(gain.value, rules.gains_if_permuted(factors, shape.permutations, random))
+        under_rule, permutations = surface.curves.by_scalar(factors), max(1, shape.permutations // HALVINGS)
+        gains, overs, of_networks = [], [], []
+        for _ in range(HALVINGS):
+            rules = Rules(surface.curves, Halves.drawn(networks, max(1, shape.draws // HALVINGS), random))
+            gains.append(rules.gain(factors))
+            overs.append(over_null(gains[-1].value, rules.gains_if_permuted(factors, permutations, random)))
+            of_networks.append(rules.halves.judged(under_rule) - rules.halves.judged(rules.one_rate))
         rows.append(
             {
                 "image_size": image_size,
                 "channels": channels,
-                "networks": len(surface.cells),
-                **gain.columns("over_one_rate"),
-                **over.columns("over_permuted"),
+                "networks": networks,
+                "seeds": surface.accuracy.shape[2],
+                **Estimate.pooled(gains).columns("over_one_rate"),
+                "median": np.median(np.mean(of_networks, axis=0)),
+                **Estimate.pooled(overs).columns("over_permuted"),
             }
         )
     return pd.DataFrame(rows)

@@ -303,8 +303,9 @@ def _of_own_rates(row: Row) -> str:
 def _of_size(row: Row) -> str:
     return (
         f"At {row['image_size']:.0f}x{row['image_size']:.0f} pixels and {row['channels']:.0f} channels the rule gains "
-        f"{_interval(row, 'over_one_rate')} points over one rate and {_interval(row, 'over_permuted')} over permuted "
-        f"factors, on {row['networks']:.0f} networks."
+        f"{_interval(row, 'over_one_rate')} points over one rate, with a median of {row['median']:+.2f}, and "
+        f"{_interval(row, 'over_permuted')} over permuted factors, on {row['networks']:.0f} networks with "
+        f"{row['seeds']:.0f} seed(s)."
     )
 
 
@@ -365,8 +366,8 @@ def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
     axes.axhline(0, color=GREY, linewidth=0.8)
     places = np.arange(len(ladder), dtype=float)
     for column, name, colour, shift in (
-        ("over_one_rate", "the rule less one rate for all", BLUE, -0.06),
-        ("over_permuted", "the rule less its rates handed to the wrong networks", ORANGE, 0.06),
+        ("over_one_rate", "the rule less one rate for all (bars: 95 % of resampled networks)", BLUE, -0.06),
+        ("over_permuted", "the rule less its rates in the wrong networks (bars: 95 % of permutations)", ORANGE, 0.06),
     ):
         draw_estimates(
             axes, places + shift, ladder[column], ladder[f"{column}_low"], ladder[f"{column}_high"], colour=colour,
@@ -376,6 +377,9 @@ def figure_of_sizes(ladder: pd.DataFrame) -> Figure:
     axes.set_xticks(places, [f"{side:.0f}x{side:.0f} pixels\n{channels:.0f} channels" for side, channels in sizes])
     axes.set_xlim(-0.5, len(ladder) - 0.5)
     axes.set_ylabel("validation accuracy gained (points)")
-    axes.set_title("Does the rule gain more in larger networks on larger images?")
+    axes.set_title(
+        "Does the rule gain more on larger images and in wider networks?\n"
+        f"({ladder['networks'].min():.0f} networks with BatchNorm, PyTorch's initialisation)"
+    )
     figure.legend(loc="outside lower center", ncols=1)
     return figure
