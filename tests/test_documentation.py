@@ -251,12 +251,18 @@ def test_what_is_said_of_the_rule_s_shape_is_in_the_tables() -> None:
     for over, text in (
         (
             "over_one_rate",
-            "the rule minus one rate comes to {} points at 7x7 pixels and 8 channels, and to {} at 28x28 and",
+            "the rule minus one rate comes to {} points at 7x7 pixels and 8 channels, and to {} at 28x28 and 16;",
         ),
-        ("over_permuted", "the rule minus its own factors in the wrong networks to {} and {}. So few"),
+        ("over_permuted", "the rule minus its own factors in the wrong networks to {} and {}. So no"),
     ):
         assert text.format(*(interval("ladder", over, **size) for size in (smallest, largest))) in findings
-    assert not (pd.read_csv(tables / "ladder.csv")[["over_one_rate_low", "over_permuted_low"]] > 0).any(axis=None)
+    ladder = pd.read_csv(tables / "ladder.csv")
+    assert not (ladder[["over_one_rate_low", "over_permuted_low"]] > 0).any(axis=None)
+    assert (
+        f"The intervals end at {ladder[['over_one_rate_high', 'over_permuted_high']].max(axis=None):.2f} points at most"
+        in findings
+    )
+    assert (ladder["networks"].unique().tolist(), ladder["seeds"].tolist()) == ([40], [2, 1, 1, 1])
     trainings = pd.read_csv(tables / "trainings.csv")
     assert (trainings["stored"] == trainings["wanted"]).all()
 
@@ -303,6 +309,10 @@ def test_what_is_said_of_a_gpu_is_in_its_record() -> None:
     times = [f"{one[name, True] / one[name, False]:.1f}" for name in (precisions[0], precisions[2])]
     changes = " ".join((ROOT / "CHANGELOG.md").read_text().split())
     assert f"{times[0]} (float32) to {times[1]} times (bfloat16)" in changes
+    images = checked["tuning"]["images"]
+    hours = [f"at {speed:,} that is {images / speed / 3600:,.0f} GPU hours" for speed in (10_000,)]
+    assert f"{hours[0]}, at 40,000 it is {images / 40_000 / 3600:,.0f}." in (DOCS / "cluster.md").read_text()
+    assert f"{images:,} training images" in (DOCS / "cluster.md").read_text()
     fastest = [f"{best[name]['images_per_second']:,.0f}" for name in (precisions[0], precisions[2])]
     assert f"{fastest[0]} in float32 and {fastest[1]} in bfloat16" in (DOCS / "cluster.md").read_text()
 

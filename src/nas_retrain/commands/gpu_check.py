@@ -69,7 +69,7 @@ def gpu_check(settings: Settings) -> None:
         say(f"{gpu_verdicts.FILE}: {verdict}")
         if tuned:
             path = gpu_tuning.write_site(tuned, Path("slurm/site"), settings)
-            say(f"{path}: choose it with SITE={path.stem}, after naming partition and account in it.")
+            say(f"{path}: choose it with SITE={path.stem}. For SLURM, name partition and account in it first.")
     if failed:
         raise NasRetrainError(
             f"{', '.join(failed)} failed on {devices.called(str(device))}: do not train there. If another GPU of the "
