@@ -118,7 +118,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         )
     ),
     "rule shape, sizes": lambda: rule_shape.figure_of_sizes(
-        outside("over_one_rate", "over_permuted", image_size=7, channels=8)
+        outside("over_one_rate", "over_permuted", image_size=7, channels=8, networks=9)
     ),
     "proxies": lambda: proxies._figure(
         Proxies("long", "cheap", "mine", outside("kendall_tau", "tau_ceiling", recipe="mine", top_percent=100))
