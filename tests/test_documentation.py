@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -284,9 +285,15 @@ def test_the_readme_s_scoreboard_is_that_of_the_tables() -> None:
 SHOWN = ("pearson", "gain_over_one_rate", "gain_over_permuted")
 
 
-def test_what_is_said_of_a_gpu_is_in_its_record() -> None:
+@pytest.fixture(scope="module")
+def checked() -> dict[str, Any]:
+    """What make gpu-check found on the one GPU that the pages speak of."""
+    (found,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
+    return dict(found)
+
+
+def test_what_is_said_of_a_gpu_is_in_its_record(checked: dict[str, Any]) -> None:
     page = (DOCS / "speed.md").read_text()
-    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
     assert checked["key"]["gpu"] in page
     assert f"torch {checked['key']['torch'].partition('+')[0]}" in page
     assert {found["verdict"] for found in checked["findings"].values()} == {"passed"}
@@ -310,16 +317,16 @@ def test_what_is_said_of_a_gpu_is_in_its_record() -> None:
     changes = " ".join((ROOT / "CHANGELOG.md").read_text().split())
     assert f"{times[0]} (float32) to {times[1]} times (bfloat16)" in changes
     images = checked["tuning"]["images"]
-    hours = [f"at {speed:,} that is {images / speed / 3600:,.0f} GPU hours" for speed in (10_000,)]
-    assert f"{hours[0]}, at 40,000 it is {images / 40_000 / 3600:,.0f}." in (DOCS / "cluster.md").read_text()
-    assert f"{images:,} training images" in (DOCS / "cluster.md").read_text()
+    guide = (DOCS / "cluster.md").read_text()
+    slow, fast = (f"{images / speed / 3600:,.0f}" for speed in (10_000, 40_000))
+    assert f"at 10,000 that is {slow} GPU hours, at 40,000 it is {fast}." in guide
+    assert f"{images:,} training images" in guide
     fastest = [f"{best[name]['images_per_second']:,.0f}" for name in (precisions[0], precisions[2])]
-    assert f"{fastest[0]} in float32 and {fastest[1]} in bfloat16" in (DOCS / "cluster.md").read_text()
+    assert f"{fastest[0]} in float32 and {fastest[1]} in bfloat16" in guide
 
 
-def test_what_is_said_of_a_gpu_s_least_time_is_computed() -> None:
+def test_what_is_said_of_a_gpu_s_least_time_is_computed(checked: dict[str, Any]) -> None:
     page = (DOCS / "speed.md").read_text()
-    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
     cells = checked["tuning"]["cells"]
     assert f"cells=[{','.join(map(str, cells))}]" in page
     alone = {row["precision"]: row["images_per_second"] for row in checked["tuning"]["speeds"][:3]}
@@ -333,9 +340,8 @@ def test_what_is_said_of_a_gpu_s_least_time_is_computed() -> None:
     assert f"at most a factor of {left[0]}, {left[1]} and {left[2]} is left" in " ".join(page.split())
 
 
-def test_what_is_said_of_the_work_of_a_gpu_s_networks_is_computed() -> None:
+def test_what_is_said_of_the_work_of_a_gpu_s_networks_is_computed(checked: dict[str, Any]) -> None:
     settings = compose("dataset=cifar10", "profile=full", "launcher=local", "cells=all", "seeds=[777]")
-    (checked,) = json.loads((ROOT / "results/reference/gpu/nvidia_h100_80gb_hbm3.json").read_text())["checks"]
     bench, sizes = registry.of(settings.bench), Sizes.of(settings)
     trained = {one.cell for one in recipe_trainings(settings, 0.1) if one.learning_rate is not None}
     means = [

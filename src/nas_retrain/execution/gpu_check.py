@@ -39,6 +39,7 @@ from nas_retrain.data.batches import DeviceData
 from nas_retrain.execution import checkpoints, devices, mps, train
 from nas_retrain.execution.cost import made_up_images
 from nas_retrain.execution.precision import forward, set_precision
+from nas_retrain.execution.roofline import with_cells_per_stage
 from nas_retrain.execution.steps import Stepper
 from nas_retrain.plan import plan
 from nas_retrain.settings import Settings
@@ -212,8 +213,8 @@ def operations(subject: Subject) -> Finding:
             differences[name] = max(map(_far, found, exact))
             if differences[name] > OF_AN_OPERATION[precision]:
                 wrong.append(f"{name} is off by {differences[name]:.1e}")
-    told = ", ".join(wrong)
-    return _judged(not wrong, told or "no value or gradient is farther from the CPU's than allowed", **differences)
+    told = ", ".join(wrong) or "no value or gradient is farther from the CPU's than allowed"
+    return _judged(not wrong, told, **differences)
 
 
 def _precisions(device: torch.device) -> tuple[str, ...]:
@@ -259,17 +260,25 @@ class _Readout(nn.Module):
         return build.read_out(images.mean((2, 3)), self.readout, members=1)
 
 
+@contextmanager
+def _computing_in(precision: str, device: torch.device) -> Iterator[torch.dtype]:
+    """A context in which the device computes in a precision, which may be float64. It yields the kind of weights."""
+    set_precision("float32" if precision == "float64" else precision, device)
+    try:
+        yield torch.float64 if precision == "float64" else torch.float32
+    finally:
+        set_precision("float32", device)
+
+
 def _with_gradients(module: nn.Module, size: int, device: torch.device, precision: str) -> list[Tensor]:
     """On the CPU, what an operation makes of random images, and the gradients of the images and of its weights."""
-    kind = torch.float64 if precision == "float64" else torch.float32
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(8, 16, size, size, generator=generator).to(device, kind, memory_format=torch.channels_last)
-    images.requires_grad_()
-    module = copy.deepcopy(module).to(device, kind).to(memory_format=torch.channels_last)
-    set_precision("float32" if precision == "float64" else precision, device)
-    made = forward(module, images, precision)
-    made.backward(torch.randn(made.shape, generator=generator).to(made))  # type: ignore[no-untyped-call]
-    set_precision("float32", device)
+    images, module = torch.randn(8, 16, size, size, generator=generator), copy.deepcopy(module)
+    with _computing_in(precision, device) as kind:
+        images = images.to(device, kind, memory_format=torch.channels_last).requires_grad_()
+        module = module.to(device, kind).to(memory_format=torch.channels_last)
+        made = forward(module, images, precision)
+        made.backward(torch.randn(made.shape, generator=generator).to(made))  # type: ignore[no-untyped-call]
     gradients = [leaf.grad for leaf in (images, *module.parameters()) if leaf.grad is not None]
     return [tensor.detach().double().cpu() for tensor in (made, *gradients)]
 
@@ -280,8 +289,7 @@ def equality_with_the_cpu(subject: Subject) -> Finding:
     if (unable := _without_numbers(subject)) is not None:
         return unable
     cpu, differences, allowed = torch.device("cpu"), dict[str, float](), dict[str, float]()
-    network = subject.settings.network.model_copy(update={"cells_per_stage": 1})
-    shallow = replace(subject, settings=subject.settings.model_copy(update={"network": network}))
+    shallow = replace(subject, settings=with_cells_per_stage(subject.settings, 1))
     for cell in subject.cells:
         exact = _one_pass(cell, subject, cpu, "float64")
         for kind, found in _one_pass(cell, subject, subject.device, "float64").items():
@@ -316,14 +324,12 @@ def _one_pass(cell: int, subject: Subject, device: torch.device, precision: str)
     statistics that BatchNorm keeps."""
     settings = subject.settings
     data = subject.data(torch.device("cpu"))
-    kind = torch.float64 if precision == "float64" else torch.float32
-    images, labels = data.test_images[:16].to(device, kind), data.test_labels[:16].to(device)
     network = build.build(registry.of(settings.bench).graph_at(cell), settings, initialisation="stock", seed=1)
-    network = network.to(device, kind).train()
-    set_precision("float32" if precision == "float64" else precision, device)
-    logits = forward(network, images, precision)
-    functional.cross_entropy(logits.to(kind), labels).backward()  # type: ignore[no-untyped-call]
-    set_precision("float32", device)
+    with _computing_in(precision, device) as kind:
+        images, labels = data.test_images[:16].to(device, kind), data.test_labels[:16].to(device)
+        network = network.to(device, kind).train()
+        logits = forward(network, images, precision)
+        functional.cross_entropy(logits.to(kind), labels).backward()  # type: ignore[no-untyped-call]
 
     def joined(tensors: Iterable[Tensor | None]) -> Tensor:
         flat = [each.detach().double().cpu().flatten() for each in tensors if each is not None]

@@ -149,7 +149,7 @@ def work_of_step(cell: int, settings: Settings) -> Work:
     cells = settings.network.cells_per_stage
     if cells <= 2:
         return _work(cell, settings)
-    one, two = (_work(cell, _of_size(settings, number)) for number in (1, 2))
+    one, two = (_work(cell, with_cells_per_stage(settings, number)) for number in (1, 2))
     return Work(**{name: value + (cells - 1) * (vars(two)[name] - value) for name, value in vars(one).items()})
 
 
@@ -160,7 +160,8 @@ def _work(cell: int, settings: Settings) -> Work:
     return work
 
 
-def _of_size(settings: Settings, cells_per_stage: int) -> Settings:
+def with_cells_per_stage(settings: Settings, cells_per_stage: int) -> Settings:
+    """The same settings with networks of another depth."""
     network = settings.network.model_copy(update={"cells_per_stage": cells_per_stage})
     return settings.model_copy(update={"network": network})
 
